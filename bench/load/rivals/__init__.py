@@ -1,0 +1,1 @@
+"""Gateways of ordinary make, to measure against."""

@@ -1,0 +1,1 @@
+"""The dialects of clients and providers, as pure functions over bytes."""

@@ -1,0 +1,168 @@
+"""A request as a call: which model, streamed or not, what must be changed for the provider that takes it.
+
+`read` judges a body and names what steers; `body_for` gives the bytes for one provider: the caller's own,
+with the model's name replaced where the provider knows it by another, the provider's configured defaults
+where the caller is silent, and usage asked for where a stream would otherwise not tell it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from dandolo.api import multipart
+from dandolo.api.body import JsonBody, judge
+from dandolo.api.endpoints import Endpoint
+from dandolo.api.multipart import FormBody
+from dandolo.errors import RequestError
+
+FALLBACKS_MAX = 16
+MODEL_CHARS_MAX = 256
+
+_encoder = msgspec.json.Encoder()
+_strings = msgspec.json.Decoder(list[str])
+_INCLUDE_USAGE = b'{"include_usage":true}'
+_USAGE_DIALECTS = frozenset(("chat", "completions"))
+
+
+class Call:
+    """What one request asks for.
+
+    `models` are the names to try in order, the caller's spelling (empty: the endpoint has a default);
+    `stream` whether events are wanted; `usage_wanted` whether the caller asked for usage in them.
+    `content_type` is what to tell the provider about the body.
+    """
+
+    __slots__ = ("content_type", "endpoint", "form", "json", "models", "raw", "stream", "usage_wanted")
+
+    def __init__(self, endpoint: Endpoint, raw: bytes) -> None:
+        self.endpoint = endpoint
+        self.raw = raw
+        self.json: JsonBody | None = None
+        self.form: FormBody | None = None
+        self.models: tuple[str, ...] = ()
+        self.stream = False
+        self.usage_wanted = True
+        self.content_type = b"application/json"
+
+    @property
+    def model(self) -> str:
+        """The first name asked for, "" when there is none."""
+        return self.models[0] if self.models else ""
+
+    def injects_usage(self, allowed: bool) -> bool:
+        """Whether usage is asked for on the caller's behalf (and its extra chunk hidden)."""
+        return allowed and self.stream and not self.usage_wanted
+
+    def body_for(self, model: str, name: str, defaults: Mapping[str, Any], *, inject_usage: bool) -> bytes:
+        """The body for a provider that knows `name` (as the caller said it) as `model`."""
+        if self.form is not None:
+            if name and model != name:
+                return self.form.replaced("model", model.encode())
+            return self.raw
+        body = self.json
+        if body is None:
+            return self.raw
+        edits: dict[str, bytes | None] = {}
+        if name and (model != name or name != self.models[0]):
+            edits["model"] = _encoder.encode(model)
+        if "models" in body.fields:
+            edits["models"] = None
+        if inject_usage:
+            edits["stream_options"] = self._stream_options(body)
+        for field, value in defaults.items():
+            merged = _merged(body, field, value)
+            if merged is not None:
+                edits[field] = merged
+        return body.edited(edits) if edits else self.raw
+
+    @staticmethod
+    def _stream_options(body: JsonBody) -> bytes:
+        raw = body.get("stream_options")
+        if raw is None or raw[0] != 0x7B:
+            return _INCLUDE_USAGE
+        options = body.value("stream_options")
+        return _encoder.encode({**options, "include_usage": True})
+
+
+def read(endpoint: Endpoint, raw: bytes, content_type: bytes) -> Call:
+    """Judge the body of a request to `endpoint`. Raises RequestError (400, 415) naming the field."""
+    call = Call(endpoint, raw)
+    if endpoint.body == "none":
+        return call
+    if endpoint.body == "multipart":
+        _read_form(call, raw, content_type)
+        return call
+    body = judge(raw)
+    call.json = body
+    for name, opening, kind in endpoint.needs:
+        body.require(name, opening, kind)
+    call.models = _models(body, required=endpoint.model)
+    if "stream" in body.fields:
+        call.stream = body.flag("stream")
+        if call.stream and endpoint.dialect in _USAGE_DIALECTS:
+            options = body.value("stream_options") if "stream_options" in body.fields else None
+            if options is not None and not isinstance(options, dict):
+                raise RequestError("the field 'stream_options' must be an object", param="stream_options")
+            call.usage_wanted = options is not None and options.get("include_usage") is True
+    return call
+
+
+def _read_form(call: Call, raw: bytes, content_type: bytes) -> None:
+    form = multipart.read(raw, content_type)
+    call.form = form
+    call.content_type = content_type
+    model = form.text("model")
+    if model:
+        call.models = (_checked(model),)
+    elif call.endpoint.model:
+        raise RequestError("the form field 'model' is missing; give the name of a model", param="model")
+    call.stream = form.text("stream") in ("true", "1")
+
+
+def _models(body: JsonBody, *, required: bool) -> tuple[str, ...]:
+    """`model` and then `models`, without repetitions."""
+    others = body.fields.get("models")
+    if others is None or bytes(others) == b"null":
+        model = body.text("model", required=required)
+        return () if model is None else (_checked(model),)
+    try:
+        names = _strings.decode(others)
+    except msgspec.ValidationError:
+        raise RequestError("the field 'models' must be an array of strings", param="models") from None
+    if len(names) > FALLBACKS_MAX:
+        raise RequestError(f"the field 'models' names more than {FALLBACKS_MAX} models", param="models")
+    model = body.text("model", required=required and not names)
+    return tuple(dict.fromkeys(_checked(name) for name in ([] if model is None else [model]) + names))
+
+
+def _checked(name: str) -> str:
+    if not name:
+        raise RequestError("the field 'model' is empty; give the name of a model", param="model")
+    if len(name) > MODEL_CHARS_MAX or not name.isprintable():
+        raise RequestError(f"the field 'model' must be at most {MODEL_CHARS_MAX} printable characters", param="model")
+    return name
+
+
+def _merged(body: JsonBody, field: str, default: Any) -> bytes | None:
+    """The default for a field, merged into what the caller gave; None when nothing is to change."""
+    raw = body.get(field)
+    if raw is None:
+        return _encoder.encode(default)
+    if not isinstance(default, Mapping) or raw[0] != 0x7B:
+        return None
+    given = body.value(field)
+    merged = _merge(given, default)
+    return None if merged == given else _encoder.encode(merged)
+
+
+def _merge(given: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(given)
+    for key, value in default.items():
+        if key not in merged:
+            merged[key] = value
+        elif isinstance(value, Mapping) and isinstance(merged[key], Mapping):
+            merged[key] = _merge(merged[key], value)
+    return merged

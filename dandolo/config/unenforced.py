@@ -1,0 +1,53 @@
+"""Keys that are read and checked but that this version does not act on yet.
+
+Whoever makes one work takes its entry out. An operator who sets such a key is told so at every start:
+a limit that is silently not kept is worse than one that is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from dandolo.config.spec import At
+
+NOT_YET: Final[Mapping[str, tuple[str, tuple[Any, ...]]]] = MappingProxyType(
+    {
+        # key: (what happens instead, values that ask for nothing)
+        "server.workers": ("one worker runs", (1,)),
+        "keys.rpm": ("requests per minute are not counted", ()),
+        "keys.tpm": ("tokens per minute are not counted", ()),
+        "keys.budget_usd_per_day": ("spending is not bounded", ()),
+        "keys.budget_usd_per_month": ("spending is not bounded", ()),
+        "keys.cache_scope": ("nothing is cached", ("key",)),
+        "keys.slots_reserved": ("no slots are kept back", (0, 0.0)),
+        "routing.weights": ("the built-in weights apply", ({},)),
+        "routing.hedge": ("no second provider is asked while the first is silent", (False,)),
+        "routing.probe_interval": ("providers are judged by real requests only", ()),
+        "cache.levels": ("nothing is cached", ([],)),
+        "cache.sampled": ("nothing is cached", ("bypass",)),
+        "cache.secret": ("nothing is cached", ()),
+        "cache.memory": ("nothing is cached", ({},)),
+        "cache.redis": ("nothing is cached", ({},)),
+        "cache.sqlite": ("nothing is cached", ({},)),
+    }
+)
+
+
+def warn_unenforced(document: Mapping[str, Any], at: At) -> None:
+    """Warns of every key of NOT_YET that `document` (what TOML gave, already checked) sets."""
+    for dotted, (instead, harmless) in NOT_YET.items():
+        section, name = dotted.split(".")
+        tables = document.get(section, {})
+        here = at.child(section)
+        for table, place in (
+            [(one, here.child(index)) for index, one in enumerate(tables)]
+            if isinstance(tables, list)
+            else [(tables, here)]
+        ):
+            # 1.0 == True in Python; what is harmless must be of the same type.
+            if name in table and not any(
+                table[name] == value and type(table[name]) is type(value) for value in harmless
+            ):
+                place.child(name).warn(f"is accepted but not enforced yet: {instead}")

@@ -1,0 +1,86 @@
+"""What a client is sent around an answer: header lines, error envelopes, the forms of a failing stream."""
+
+from __future__ import annotations
+
+import math
+import time
+from email.utils import formatdate
+
+from dandolo.api import anthropic, openai
+from dandolo.api.endpoints import Dialect
+from dandolo.errors import GatewayError
+from dandolo.wire import fields
+
+_PASSED = frozenset((b"content-type", b"retry-after", b"retry-after-ms", b"content-disposition"))
+_PASSED_PREFIXES = (b"x-ratelimit-", b"openai-", b"anthropic-", b"x-venice-")
+REMEMBERED_MAX = 1024
+JSON = b"Content-Type: application/json\r\n"
+# RFC 9111 and nginx's own header: no cache and no proxy may keep, transform or buffer an event stream.
+STREAM = b"Cache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n"
+
+_passes: dict[bytes, bool] = {}
+
+
+def provider_fields(head: dict[bytes, bytes]) -> bytes:
+    """Encoded lines of a provider's headers that clients may see: an allowlist (http.md 19).
+
+    Names and values were judged when they were parsed, which is what makes them fit to be sent.
+    """
+    lines: list[bytes] = []
+    for name, value in head.items():
+        passes = _passes.get(name)
+        if passes is None:
+            passes = name in _PASSED or name.startswith(_PASSED_PREFIXES)
+            if len(_passes) >= REMEMBERED_MAX:
+                _passes.clear()
+            _passes[name] = passes
+        if passes:
+            lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(lines)
+
+
+class Dates:
+    """The Date header's line, made once a second (RFC 9110 §6.6.1)."""
+
+    __slots__ = ("_line", "_until")
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._line = b""
+
+    def line(self, now: float) -> bytes:
+        """The line at monotonic time `now`."""
+        if now >= self._until:
+            self._until = now + 1.0
+            self._line = b"Date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
+        return self._line
+
+
+def error_answer(error: GatewayError, dialect: Dialect, request_id: str) -> tuple[bytes, bytes]:
+    """Header lines (without framing, date and request id) and body of an error in its dialect's envelope."""
+    lines = [JSON]
+    if error.retry_after_s is not None:
+        # Whole seconds for whoever reads RFC 9110 only, milliseconds for the SDKs, which look there first.
+        lines.append(
+            b"retry-after: %d\r\nretry-after-ms: %d\r\n"
+            % (math.ceil(error.retry_after_s), math.ceil(error.retry_after_s * 1000))
+        )
+    if error.status in (502, 504):
+        # Our own retries are spent: an SDK's would multiply them. Never on 429 and 503 (surface.md).
+        lines.append(b"x-should-retry: false\r\n")
+    if error.allow is not None:
+        lines.append(fields.encode_fields([(b"allow", error.allow.encode("ascii"))]))
+    if error.status == 401:
+        lines.append(b"www-authenticate: Bearer\r\n")
+    if dialect == "messages":
+        return b"".join(lines), anthropic.error_body(error, request_id)
+    return b"".join(lines), openai.error_body(error)
+
+
+def error_event(error: GatewayError, dialect: Dialect, request_id: str, events: int) -> bytes:
+    """The event that tells a failure within a stream, in its dialect's form. `events` were sent before."""
+    if dialect == "messages":
+        return anthropic.error_event(error, request_id)
+    if dialect == "responses":
+        return openai.responses_error_event(error, events)
+    return openai.error_event(error)

@@ -1,0 +1,467 @@
+"""A client's connection: bytes to requests on the way in, answers and streams on the way out.
+
+Owns everything that concerns one client socket: the deadlines of heads, bodies and idleness, pipelining
+(strictly in order, one request handled at a time, reading paused when the client runs ahead), framing of
+answers, backpressure, draining of unread bodies and the lingering close that lets a client read its
+answer. What a request means is the business of the `Service` it was made with; the connection calls
+`admit` when a head is complete, `start` when the body is, and the service calls back `answer`, or
+`begin_stream`, `write`, `end_stream` and `cut`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import struct
+from dataclasses import dataclass
+from http import HTTPStatus
+from socket import SO_LINGER, SOL_SOCKET
+from typing import Protocol, cast
+
+from dandolo.errors import GatewayError, ProtocolError
+from dandolo.net.sweep import NEVER, Sweep
+from dandolo.wire.chunked import LAST_CHUNK
+from dandolo.wire.server import DRAIN_BYTES_MAX, HeadLimits, Request, RequestReader
+
+PIPELINED_BYTES_MAX = 64 * 1024
+WRITE_HIGH_BYTES = 64 * 1024
+WRITE_LOW_BYTES = 16 * 1024
+LINGER_S = 5.0
+MIN_BODY_RATE = 16 * 1024
+"""Bytes a second that a large body must keep up to outlive `body_total` (http.md §0)."""
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+
+
+def status_line(status: int) -> bytes:
+    """The status line of an answer; statuses without a registered phrase get an empty one."""
+    return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+@dataclass(frozen=True, slots=True)
+class DownstreamLimits:
+    """What a client's connection may do: seconds, bytes and counts of the configuration."""
+
+    head: HeadLimits
+    header_read_s: float = 10.0
+    body_idle_s: float = 15.0
+    body_total_s: float = 60.0
+    first_request_s: float = 10.0
+    keep_alive_idle_s: float = 75.0
+    write_stall_s: float = 30.0
+    requests_max: int = 1000
+    age_max_s: float = 3600.0
+
+
+class Flow(Protocol):
+    """Whoever feeds a stream: told when the client cannot keep up."""
+
+    def pause(self) -> None:
+        """Stop producing."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+
+class Service(Protocol):
+    """What a connection needs from the gateway."""
+
+    limits: DownstreamLimits
+    sweep: Sweep
+    draining: bool
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+
+    def admit(self, connection: Downstream, request: Request) -> int:
+        """Judge a head before its body is read; the body's limit in bytes, or raise GatewayError."""
+
+    def body_grew(self, connection: Downstream, size: int) -> None:
+        """`size` more bytes of an unfinished body are held; may raise GatewayError."""
+
+    def start(self, connection: Downstream, request: Request) -> None:
+        """Handle a complete request; must lead to `finish` exactly once."""
+
+    def refusal(self, connection: Downstream, request: Request | None, error: GatewayError) -> tuple[int, bytes, bytes]:
+        """Status, encoded header lines and body that tell `error`."""
+
+    def gone(self, connection: Downstream) -> None:
+        """The client has disconnected; cancel what runs for it."""
+
+
+class Downstream(asyncio.Protocol):
+    """One client connection."""
+
+    __slots__ = (
+        "_advancing", "_body_at", "_body_bytes", "_body_from", "_born", "_busy", "_chunked", "_closing", "_discarded",
+        "_draining", "_flow", "_framed", "_last_buffered", "_last_progress", "_read_paused", "_reader", "_request",
+        "_requests", "_service", "_stalled", "deadline", "exchange", "held_bytes", "listener_name", "lost", "peer", "secure",
+        "transport",
+    )  # fmt: skip
+
+    def __init__(self, service: Service, peer: str, *, secure: bool = False, listener_name: str = "") -> None:
+        self._service = service
+        self._reader = RequestReader(service.limits.head)
+        self._request: Request | None = None
+        self._busy = False
+        self._advancing = False
+        self._draining = False
+        self._closing = False
+        self._read_paused = False
+        self._chunked = False
+        self._framed = False
+        self._stalled = False
+        self._flow: Flow | None = None
+        self._requests = 0
+        self._discarded = 0
+        self._body_bytes = 0
+        self._body_at = self._body_from = 0.0
+        self._last_buffered = 0
+        self._last_progress = 0.0
+        self._born = 0.0
+        self.deadline = NEVER
+        self.exchange: object | None = None
+        self.held_bytes = 0
+        self.peer = peer
+        self.secure = secure
+        self.listener_name = listener_name
+        self.lost = False
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+
+    # -- the socket speaks -----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the clock for the first request."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
+        self._born = now = self._service.now()
+        self.deadline = now + self._service.limits.first_request_s
+        self._service.sweep.items.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; parse them unless a request is being handled."""
+        if self._closing:
+            self._discarded += len(data)
+            if self._discarded > DRAIN_BYTES_MAX:
+                self.transport.abort()
+            return
+        reader = self._reader
+        reader.receive(data)
+        if self._busy:
+            if reader.buffered_bytes > PIPELINED_BYTES_MAX and not self._read_paused:
+                self._read_paused = True
+                self.transport.pause_reading()
+            return
+        self._advance(len(data))
+
+    def eof_received(self) -> bool:
+        """A half-close counts as a disconnect: no client we know sends one and still waits (documented)."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Release everything; whatever ran for this client is cancelled."""
+        self.lost = True
+        self._closing = True
+        self.deadline = NEVER
+        self._reader.kill()
+        self._flow = None
+        self._service.sweep.items.discard(self)
+        self._service.gone(self)
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly: stop its stream's source."""
+        self._stalled = True
+        self._note_progress(self._service.now())
+        self.deadline = self._last_progress + self._service.limits.write_stall_s
+        if self._flow is not None:
+            self._flow.pause()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._stalled = False
+        if not self._closing:
+            self.deadline = NEVER if self._busy else self._service.now() + self._service.limits.keep_alive_idle_s
+        if self._flow is not None:
+            self._flow.resume()
+
+    # -- requests --------------------------------------------------------------------------------------
+
+    def _advance(self, arrived: int) -> None:
+        """Handle what the reader holds until it needs more bytes or a request is under way."""
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while not self._busy and not self._closing:
+                try:
+                    if not self._next(arrived):
+                        return
+                except GatewayError as error:
+                    self._refuse(error)
+                arrived = 0
+        finally:
+            self._advancing = False
+
+    def _next(self, arrived: int) -> bool:
+        """One step: a head, a body, or the knowledge that more bytes are needed (False)."""
+        reader = self._reader
+        service = self._service
+        request = self._request
+        if request is None:
+            request = reader.next_head()
+            if request is None:
+                if reader.in_head and self._body_from == 0.0:
+                    self._body_from = service.now()
+                    self.deadline = self._body_from + service.limits.header_read_s
+                return False
+            self._request = request
+            self._body_from = 0.0
+            body_bytes_max = service.admit(self, request)
+            reader.begin_body(body_bytes_max)
+            if request.expect and reader.body_missing:
+                self.transport.write(_CONTINUE)
+            arrived = 0
+        body = reader.next_body()
+        if body is None:
+            if not self._draining:
+                self._await_body(arrived)
+            return False
+        self._body_from = 0.0
+        if self._draining:
+            self._draining = False
+            self._request = None
+            self.deadline = service.now() + service.limits.keep_alive_idle_s
+            return True
+        request.body = body
+        self._busy = True
+        self._requests += 1
+        self.deadline = NEVER
+        service.start(self, request)
+        return True
+
+    def _await_body(self, arrived: int) -> None:
+        service = self._service
+        now = service.now()
+        if self._body_from == 0.0:
+            self._body_from = now
+            self._body_bytes = 0
+        self._body_at = now
+        self._body_bytes += arrived
+        service.body_grew(self, arrived)
+        limits = service.limits
+        self.deadline = min(now + limits.body_idle_s, max(self._body_from + limits.body_total_s, now))
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer without handling: for a broken request, or one that admission declined."""
+        request = self._request
+        close = error.close or self._reader.dead or self._closing
+        if not close and request is not None:
+            # RFC 9110 §10.1.1: after a final answer to Expect we cannot know whether the body will come.
+            close = request.expect or not request.keep_alive or not self._reader.drain()
+            self._draining = not close
+        status, head, body = self._service.refusal(self, request, error)
+        self._requests += 1
+        self._put(status, head, body, request, close)
+        if close:
+            self._linger()
+        else:
+            self.deadline = self._service.now() + LINGER_S
+
+    # -- answers ---------------------------------------------------------------------------------------
+
+    def will_close(self, request: Request) -> bool:
+        """Whether the answer to `request` is the last on this connection."""
+        service = self._service
+        limits = service.limits
+        if not request.keep_alive or service.draining or self._reader.dead:
+            return True
+        if self._requests >= limits.requests_max * (0.9 + 0.1 * random.random()):  # noqa: S311 - spreads reconnects
+            return True
+        return service.now() - self._born > limits.age_max_s
+
+    def answer(self, status: int, head: bytes, body: bytes, *, close: bool = False) -> None:
+        """Send a whole answer. `head` are encoded field lines without framing; `finish` must follow."""
+        request = self._request
+        assert request is not None
+        if self._requests > 900 or not request.keep_alive or self._service.draining:
+            close = close or self.will_close(request)
+        self._closing = self._closing or close
+        self._put(status, head, body, request, close)
+
+    def _put(self, status: int, head: bytes, body: bytes, request: Request | None, close: bool) -> None:
+        if self.lost:
+            return
+        ending = b"Connection: close\r\n" if close else b""
+        if status == 204 or status == 304:
+            self.transport.write(b"%b%b%b\r\n" % (status_line(status), head, ending))
+        elif request is not None and request.method == b"HEAD":
+            self.transport.write(b"%b%bContent-Length: %d\r\n%b\r\n" % (status_line(status), head, len(body), ending))
+        else:
+            self.transport.write(
+                b"%b%bContent-Length: %d\r\n%b\r\n%b" % (status_line(status), head, len(body), ending, body)
+            )
+
+    def begin_stream(self, status: int, head: bytes, flow: Flow, length: int | None = None) -> None:
+        """Send a head whose body follows piece by piece; `length` keeps an original Content-Length.
+
+        HTTP/1.0 clients get the body until the connection closes, others the chunked coding.
+        """
+        request = self._request
+        assert request is not None
+        close = self.will_close(request)
+        self._closing = close
+        self._chunked = request.minor == 1 and length is None
+        self._framed = self._chunked or length is not None
+        if length is not None:
+            framing = b"Content-Length: %d\r\n" % length
+        else:
+            framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b""
+        ending = b"Connection: close\r\n" if close else b""
+        self._flow = flow
+        if not self.lost:
+            self.transport.write(b"%b%b%b%b\r\n" % (status_line(status), head, framing, ending))
+        if self._stalled:
+            flow.pause()
+
+    def write(self, content: bytes) -> None:
+        """Send content of a stream (never empty)."""
+        if self._chunked:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(content), content))
+        else:
+            self.transport.write(content)
+
+    def end_stream(self) -> None:
+        """The stream is complete; `finish` must follow."""
+        self._flow = None
+        if self._chunked and not self.lost:
+            self.transport.write(LAST_CHUNK)
+
+    def cut(self) -> None:
+        """End a stream so that nobody can take it for complete: flush, no final chunk, close (http.md 26).
+
+        A body that only the end of the connection delimits (HTTP/1.0) can be told from a complete one by
+        nothing but a reset. `finish` must follow.
+        """
+        self._flow = None
+        self._closing = True
+        self._reader.kill()
+        if self.lost:
+            return
+        if not self._framed:
+            socket = self.transport.get_extra_info("socket")
+            if socket is not None:
+                socket.setsockopt(SOL_SOCKET, SO_LINGER, _RESET_ON_CLOSE)
+        self.transport.close()
+
+    def finish(self) -> None:
+        """The request is over; go on with what was pipelined, or close."""
+        service = self._service
+        self._busy = False
+        self._request = None
+        self._flow = None
+        self.exchange = None
+        if self.lost:
+            return
+        if self._closing:
+            self._linger()
+            return
+        self.deadline = service.now() + (
+            service.limits.write_stall_s if self._stalled else service.limits.keep_alive_idle_s
+        )
+        if self._read_paused:
+            self._read_paused = False
+            self.transport.resume_reading()
+        if self._reader.buffered_bytes:
+            self._advance(0)
+
+    # -- endings ---------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way on this connection."""
+        return not self._busy and self._request is None and not self._reader.buffered_bytes
+
+    def close_when_idle(self) -> None:
+        """End the connection now if nothing is under way (a drain)."""
+        if self.idle and not self._closing:
+            self._linger()
+
+    def abort(self) -> None:
+        """End the connection without ceremony."""
+        if not self.lost:
+            self.transport.abort()
+
+    def _linger(self) -> None:
+        # RFC 9112 §9.6: half-close, then read and discard until the client closes or the time is up, so
+        # that no reset overtakes the answer.
+        self._closing = True
+        self._reader.kill()
+        if self.lost:
+            return
+        now = self._service.now()
+        self._note_progress(now)
+        self.deadline = now + LINGER_S
+        if self._read_paused:
+            self._read_paused = False
+            self.transport.resume_reading()
+        if self.transport.is_closing():
+            return
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def _note_progress(self, now: float) -> bool:
+        buffered = self.transport.get_write_buffer_size()
+        moved = buffered != self._last_buffered
+        self._last_buffered = buffered
+        if moved or not buffered:
+            self._last_progress = now
+        return moved
+
+    def expire(self, now: float) -> None:
+        """A deadline of this connection has passed (called by the sweep)."""
+        limits = self._service.limits
+        if self.transport.get_write_buffer_size():
+            moved = self._note_progress(now)
+            if moved or now - self._last_progress < limits.write_stall_s:
+                self.deadline = self._last_progress + limits.write_stall_s
+            else:
+                self.transport.abort()
+            return
+        if self._closing or self._draining:
+            self.deadline = NEVER
+            self.transport.abort()
+            return
+        if self._busy:
+            self.deadline = NEVER
+            return
+        if self._request is not None:
+            received = self._body_bytes
+            elapsed = now - self._body_from
+            if now - self._body_at < limits.body_idle_s and received >= MIN_BODY_RATE * elapsed:
+                self.deadline = now + 1.0
+                return
+            self._reader.kill()
+            self._refuse(
+                ProtocolError(
+                    f"the request body did not arrive in time: {received} bytes in {elapsed:.0f} s",
+                    status=408,
+                    code="request_timeout",
+                )
+            )
+            return
+        if self._reader.in_head:
+            self._reader.kill()
+            self._refuse(
+                ProtocolError(
+                    f"the request headers were not complete within {limits.header_read_s:g} s",
+                    status=408,
+                    code="request_timeout",
+                )
+            )
+            return
+        self.deadline = NEVER
+        self.transport.close()

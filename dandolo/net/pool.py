@@ -1,0 +1,93 @@
+"""Keep-alive connections of one account, last in first out. It decides; its owner dials and closes.
+
+How many connections there may be is not decided here: whoever holds a slot of `route.capacity` takes an
+idle connection or dials one, so there are never more connections than slots. LIFO keeps the busy ones warm
+and lets the others age out (http.md 32).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Pooled(Protocol):
+    """What the pool needs to know of a connection."""
+
+    born: float
+    idle_since: float
+    reused: bool
+    secure: bool
+
+    @property
+    def usable(self) -> bool:
+        """Open, and its last answer read completely."""
+
+    def readable(self) -> bool:
+        """Bytes or an end wait to be read."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class Pool:
+    """Idle connections of one account.
+
+    `idle_s` is how long an idle connection is kept (4 s less than the provider's own limit), `age_max_s`
+    how old one may become (so that DNS changes are followed), `idle_max` how many are kept.
+    """
+
+    __slots__ = ("_age_max_s", "_idle", "_idle_max", "_idle_s")
+
+    def __init__(self, *, idle_s: float, age_max_s: float, idle_max: int) -> None:
+        self._idle: list[Pooled] = []
+        self._idle_s = idle_s
+        self._age_max_s = age_max_s
+        self._idle_max = idle_max
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def take(self, now: float) -> Pooled | None:
+        """The connection used last, if it is still good; the dead ones found on the way are closed."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if not connection.usable:
+                connection.close()
+                continue
+            if now - connection.idle_since > self._idle_s or now - connection.born > self._age_max_s:
+                connection.close()
+                continue
+            # Reads stay armed while a connection is idle, so what came was seen, except within this very
+            # turn of the loop: only then is the kernel asked. TLS may hold a session ticket, no answer.
+            if now - connection.idle_since < 0.002 and not connection.secure and connection.readable():
+                connection.close()
+                continue
+            connection.reused = True
+            return connection
+        return None
+
+    def give(self, connection: Pooled, now: float) -> None:
+        """Keep a connection whose answer is complete; close it when it cannot be used again."""
+        if not connection.usable or now - connection.born > self._age_max_s or len(self._idle) >= self._idle_max:
+            connection.close()
+            return
+        connection.idle_since = now
+        self._idle.append(connection)
+
+    def expire(self, now: float) -> None:
+        """Close what has been idle or alive for too long, and what the provider closed (every few seconds)."""
+        keep: list[Pooled] = []
+        for connection in self._idle:
+            fresh = now - connection.idle_since <= self._idle_s and now - connection.born <= self._age_max_s
+            if fresh and connection.usable:
+                keep.append(connection)
+            else:
+                connection.close()
+        self._idle = keep
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()

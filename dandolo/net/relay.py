@@ -1,0 +1,295 @@
+"""Passing an answer on while it arrives: events with the boundaries kept, everything else as bytes.
+
+`EventRelay` forwards through the last complete event and holds the unfinished tail, at most `TAIL_BYTES_MAX`
+of it; a larger event passes piecewise. It forwards before anybody looks: a `Tap` is asked first only whether
+the bytes could concern it at all (a few substring searches), and reads them after they are gone unless they
+must be changed. Until the first content the relay may hold everything (so that another provider can still
+take over), at most `HELD_BYTES_MAX`; `commit` is called when the client's head must go out.
+
+Backpressure is direct: a client that cannot keep up pauses the provider's socket, so a stream holds at most
+the tail, one read and the client's write buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Protocol
+
+from dandolo.errors import UpstreamError, UpstreamInvalid
+from dandolo.net.downstream import Downstream
+from dandolo.net.strand import Waiter
+from dandolo.net.upstream import Upstream
+from dandolo.wire.sse import EventStream, split
+
+TAIL_BYTES_MAX = 64 * 1024
+HELD_BYTES_MAX = 64 * 1024
+EVENT_BYTES_MAX = 16 * 1024 * 1024
+BODY_BYTES_MAX = 32 * 1024 * 1024
+
+
+class Opening(IntEnum):
+    """What the first events of a stream amount to."""
+
+    EMPTY = 0
+    """Comments and role-only chunks: nothing a client would miss."""
+    CONTENT = 1
+    """Content, reasoning, a tool call, or the end of the stream."""
+
+
+class Tap(Protocol):
+    """Whoever understands the events of a dialect."""
+
+    terminated: bool
+    """The dialect's own end has been seen; nothing after it is passed on."""
+    error: UpstreamError | None
+    """The provider reported a failure within the stream; nothing after it is passed on."""
+
+    def opening(self, events: bytes) -> Opening:
+        """Judge complete events before anything was sent. Raises UpstreamError for an error event."""
+
+    def concerns(self, events: bytes) -> bool:
+        """Whether the events must be looked at before they are forwarded. Cheap: it runs for every read."""
+
+    def rewrite(self, events: bytes) -> bytes:
+        """What to forward instead. Sets `terminated` or `error` when the stream ends with it."""
+
+    def observe(self, events: bytes) -> None:
+        """Read events that have been forwarded."""
+
+    def finish(self) -> bytes:
+        """The stream's bytes have ended: what is still to be sent. Raises UpstreamInvalid when it was cut short."""
+
+
+class EventRelay:
+    """Relays one event stream from a provider's connection to a client's."""
+
+    __slots__ = (
+        "_client", "_commit", "_events", "_held", "_hold", "_in_event_bytes", "_on_payload", "_provider", "_tap",
+        "committed", "done", "oversized", "payload_bytes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        client: Downstream,
+        provider: Upstream,
+        tap: Tap,
+        *,
+        hold: bool,
+        commit: Callable[[], None],
+        on_payload: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._provider = provider
+        self._tap = tap
+        self._hold = hold
+        self._commit = commit
+        self._on_payload = on_payload
+        self._events = EventStream()
+        self._held = b""
+        self._in_event_bytes = 0
+        self.committed = False
+        self.oversized = False
+        self.payload_bytes = 0
+        self.done: Waiter[None] = Waiter()
+
+    # -- from the provider -----------------------------------------------------------------------------
+
+    def data(self, content: bytes) -> None:
+        """Content from the provider."""
+        if self.done.done:
+            return
+        try:
+            if self.oversized:
+                self._piecewise(content)
+                return
+            events = self._events.push(content)
+            if events:
+                self._forward(events)
+            if len(self._events.tail) > TAIL_BYTES_MAX and not self.done.done:
+                self._begin_piecewise()
+        except UpstreamError as error:
+            self.broken(error)
+
+    def end(self) -> None:
+        """The provider's framing is complete: so is the stream if its dialect says so."""
+        if self.done.done:
+            return
+        try:
+            tail = self._events.take_tail()
+            if tail.strip(b"\r\n"):
+                # The last event may lack its blank line; every SDK takes it all the same.
+                self._forward(tail + b"\n\n")
+            if self.done.done:
+                return
+            closing = self._tap.finish()
+            if not self.committed:
+                self._commit_now()
+            if closing:
+                self._client.write(closing)
+        except UpstreamError as error:
+            self.broken(error)
+            return
+        self.done.set(None)
+
+    def broken(self, error: UpstreamError) -> None:
+        """The stream ended badly; what was forwarded ends at an event boundary."""
+        self.done.fail(error)
+
+    # -- from the client -------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """The client is slow."""
+        self._provider.pause()
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        self._provider.resume()
+
+    # -- between ---------------------------------------------------------------------------------------
+
+    def _forward(self, events: bytes) -> None:
+        tap = self._tap
+        if not self.committed:
+            if self._held:
+                events = self._held + events
+                self._held = b""
+            opening = tap.opening(events)
+            if opening is Opening.EMPTY and self._hold and len(events) <= HELD_BYTES_MAX:
+                self._held = events
+                return
+            self._commit_now()
+        if tap.concerns(events):
+            events = tap.rewrite(events)
+            if events:
+                self._client.write(events)
+                self.payload_bytes += len(events)
+            if tap.error is not None:
+                self.done.fail(tap.error)
+                return
+            if tap.terminated:
+                self.done.set(None)
+                return
+        else:
+            self._client.write(events)
+            self.payload_bytes += len(events)
+            tap.observe(events)
+        # A comment alone is a sign of life, no payload: it does not move the idle deadline.
+        if events[:1] != b":":
+            self._on_payload()
+
+    def _commit_now(self) -> None:
+        self.committed = True
+        self._commit()
+
+    def _begin_piecewise(self) -> None:
+        """An event larger than the tail may grow passes in pieces (http.md 26)."""
+        if not self.committed:
+            self._commit_now()
+        if self._held:
+            self._client.write(self._held)
+            self._held = b""
+        self.oversized = True
+        self._in_event_bytes = 0
+        self._piecewise(self._events.take_tail())
+
+    def _piecewise(self, content: bytes) -> None:
+        self._in_event_bytes += len(content)
+        if self._in_event_bytes > EVENT_BYTES_MAX:
+            raise UpstreamInvalid(f"the provider sent one event of more than {EVENT_BYTES_MAX} bytes")
+        complete = self._events.push(content)
+        if not complete:
+            # Hold back what could be half of the blank line, so that its end is found.
+            tail = self._events.take_tail()
+            keep = 3 if len(tail) > 3 else 0
+            if keep:
+                self._client.write(tail[:-keep])
+                self._events.tail = tail[-keep:]
+            else:
+                self._events.tail = tail
+        else:
+            self.oversized = False
+            first, *rest = split(complete)
+            self._client.write(first)
+            if rest:
+                self._forward(b"".join(rest))
+        self._on_payload()
+
+
+class BytesRelay:
+    """Relays any other body: its length, if it has one, stays visible, so that truncation does too."""
+
+    __slots__ = ("_client", "_on_payload", "_provider", "_tail", "done", "payload_bytes")
+
+    TAIL_BYTES = 4096
+
+    def __init__(self, client: Downstream, provider: Upstream, *, on_payload: Callable[[], None]) -> None:
+        self._client = client
+        self._provider = provider
+        self._on_payload = on_payload
+        self._tail = b""
+        self.payload_bytes = 0
+        self.done: Waiter[None] = Waiter()
+
+    @property
+    def tail(self) -> bytes:
+        """The last bytes of the body (where a large JSON answer has its usage)."""
+        return self._tail[-self.TAIL_BYTES :]
+
+    def data(self, content: bytes) -> None:
+        """Content from the provider."""
+        if self.done.done:
+            return
+        self.payload_bytes += len(content)
+        if self.payload_bytes > BODY_BYTES_MAX:
+            self.broken(UpstreamInvalid(f"the provider's answer has more than {BODY_BYTES_MAX} bytes"))
+            return
+        self._client.write(content)
+        self._tail = content if len(content) >= self.TAIL_BYTES else (self._tail + content)[-self.TAIL_BYTES :]
+        self._on_payload()
+
+    def end(self) -> None:
+        """The body is complete."""
+        self.done.set(None)
+
+    def broken(self, error: UpstreamError) -> None:
+        """The body was cut short."""
+        self.done.fail(error)
+
+    def pause(self) -> None:
+        """The client is slow."""
+        self._provider.pause()
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        self._provider.resume()
+
+
+class Remainder:
+    """Reads what a provider still has to say after the client's answer is complete, then lets go of it.
+
+    An answer whose connection does not end within `deadline` costs that connection, nothing else.
+    """
+
+    __slots__ = ("_on_end", "_provider", "deadline")
+
+    def __init__(self, provider: Upstream, deadline: float, on_end: Callable[[Remainder], None]) -> None:
+        self._provider = provider
+        self.deadline = deadline
+        self._on_end = on_end
+
+    def data(self, content: bytes) -> None:
+        """Data after the end is dropped."""
+
+    def end(self) -> None:
+        """The connection is free."""
+        self._on_end(self)
+
+    def broken(self, error: UpstreamError) -> None:
+        """The connection is of no more use."""
+        self._on_end(self)
+
+    def expire(self, now: float) -> None:
+        """Waited long enough."""
+        self._provider.close()
+        self._on_end(self)

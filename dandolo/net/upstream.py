@@ -1,0 +1,258 @@
+"""A connection to a provider: one request out, one answer in, then again.
+
+Three ways to receive. A plain answer of up to `PLAIN_BYTES_MAX` is gathered whole, so that it can be
+checked before anything reaches the client. A larger one, an event stream or any other content resolves as
+soon as its head is there, with reading paused until `relay_to` names a sink; from then on content goes to
+the sink in the very call that received it. Bytes that nobody asked for end the connection and are never read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from typing import Protocol, cast
+
+from dandolo.errors import UpstreamError, UpstreamInvalid, UpstreamUnavailable
+from dandolo.net.strand import Waiter
+from dandolo.wire.client import Response, ResponseReader
+
+PLAIN_BYTES_MAX = 256 * 1024
+WRITE_JOIN_BYTES_MAX = 64 * 1024
+
+
+class Sink(Protocol):
+    """Where the content of a streamed answer goes."""
+
+    def data(self, content: bytes) -> None:
+        """Content, in order."""
+
+    def end(self) -> None:
+        """The answer is complete in its framing."""
+
+    def broken(self, error: UpstreamError) -> None:
+        """The answer was cut short or broke its framing."""
+
+
+class Upstream(asyncio.Protocol):
+    """One connection to a provider, used by at most one exchange at a time."""
+
+    __slots__ = (
+        "_fd", "_gathered", "_large", "_paused", "_pieces", "_sink", "_waiter", "born", "closed", "idle_since",
+        "on_closed", "reader", "response", "reused", "secure", "transport",
+    )  # fmt: skip
+
+    def __init__(self, now: float, *, secure: bool) -> None:
+        self.reader = ResponseReader()
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.secure = secure
+        self.born = now
+        self.idle_since = now
+        self.reused = False
+        self.closed = False
+        self.response: Response | None = None
+        self.on_closed: Waiter[None] | None = None
+        self._waiter: Waiter[bytes | None] | None = None
+        self._sink: Sink | None = None
+        self._pieces: list[bytes] = []
+        self._gathered = 0
+        self._paused = False
+        self._large = False
+        self._fd = -1
+
+    # -- one exchange ----------------------------------------------------------------------------------
+
+    def send(self, head: bytes, body: bytes, *, head_only: bool = False) -> Waiter[bytes | None]:
+        """Send a request. The waiter resolves to the whole body, or to None when it must be relayed.
+
+        `response` is then set. It fails with UpstreamUnavailable (no answer) or UpstreamInvalid (not HTTP).
+        """
+        self.reader.begin(head_only=head_only)
+        self.response = None
+        self._sink = None
+        self._gathered = 0
+        if self._pieces:
+            self._pieces = []
+        waiter: Waiter[bytes | None] = Waiter()
+        self._waiter = waiter
+        if self.closed or self.transport.is_closing():
+            self._waiter = None
+            waiter.fail(UpstreamUnavailable("the provider had closed this connection"))
+        elif len(body) <= WRITE_JOIN_BYTES_MAX:
+            self._large = False
+            self.transport.write(head + body)
+        else:
+            self._large = True
+            self.transport.writelines((head, body))
+        return waiter
+
+    def relay_to(self, sink: Sink) -> None:
+        """Pass the content of the current answer to `sink`: what has come already, then the rest."""
+        self._sink = sink
+        pieces, self._pieces = self._pieces, []
+        self._gathered = 0
+        for piece in pieces:
+            sink.data(piece)
+            if self._sink is not sink:
+                return
+        if self.reader.complete:
+            self._sink = None
+            sink.end()
+        elif self.closed:
+            self._sink = None
+            try:
+                self.reader.eof()
+            except UpstreamError as error:
+                sink.broken(error)
+            else:
+                sink.end()
+        else:
+            self.resume()
+
+    def detach(self) -> None:
+        """The exchange is no longer interested; the connection is closed unless its answer is complete."""
+        self._sink = None
+        self._waiter = None
+        self._pieces = []
+        if not self.reader.reusable or self._paused:
+            self.close()
+
+    @property
+    def usable(self) -> bool:
+        """Whether the connection can carry another request as far as its last answer tells."""
+        if self.closed or self._paused or not self.reader.reusable or self.transport.is_closing():
+            return False
+        # An answer that came before our request was out leaves the rest of it on the wire.
+        return not self._large or not self.transport.get_write_buffer_size()
+
+    def readable(self) -> bool:
+        """Whether bytes (or the end) wait in the kernel: on an idle plain connection that means dead."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN | select.POLLHUP | select.POLLERR)
+        return bool(poll.poll(0))
+
+    def pause(self) -> None:
+        """Stop reading: the client is slower than the provider."""
+        if not self._paused and not self.closed:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused and not self.closed:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def close(self) -> None:
+        """End the connection at once; a provider that is still producing is told by it to stop."""
+        if not self.closed:
+            self.closed = True
+            self.transport.abort()
+
+    # -- the socket speaks -----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the transport and its descriptor (the pre-use check polls it)."""
+        self.transport = cast(asyncio.Transport, transport)
+        socket = transport.get_extra_info("socket")
+        self._fd = socket.fileno() if socket is not None else -1
+
+    def data_received(self, data: bytes) -> None:
+        """Interpret bytes by the state of the answer."""
+        try:
+            if self.response is None:
+                response = self.reader.head(data)
+                if response is None:
+                    return
+                self.response = response
+                content = self.reader.body(b"")
+            else:
+                content = self.reader.body(data)
+        except UpstreamError as error:
+            self._fail(error)
+            return
+        sink = self._sink
+        if sink is None:
+            self._gather(content)
+            return
+        if content:
+            sink.data(content)
+        if self.reader.complete and self._sink is sink:
+            self._sink = None
+            sink.end()
+
+    def eof_received(self) -> bool:
+        """The provider closes: for some answers that is their end."""
+        self._ended(None)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._ended(exc)
+        self.closed = True
+        if self.on_closed is not None:
+            self.on_closed.set(None)
+
+    def _ended(self, exc: Exception | None) -> None:
+        if self._waiter is None and self._sink is None:
+            self.closed = True
+            return
+        self.closed = True
+        try:
+            if exc is not None and not self.reader.complete:
+                if self.reader.received:
+                    raise UpstreamInvalid("the connection to the provider was reset within its answer")
+                raise UpstreamUnavailable("the provider reset the connection before it answered")
+            self.reader.eof()
+        except UpstreamError as error:
+            self._fail(error)
+            return
+        sink, self._sink = self._sink, None
+        waiter, self._waiter = self._waiter, None
+        if sink is not None:
+            sink.end()
+        elif waiter is not None:
+            waiter.set(b"".join(self._pieces))
+
+    def _fail(self, error: UpstreamError) -> None:
+        self.close()
+        sink, self._sink = self._sink, None
+        waiter, self._waiter = self._waiter, None
+        if sink is not None:
+            sink.broken(error)
+        elif waiter is not None:
+            waiter.fail(error)
+
+    def _gather(self, content: bytes) -> None:
+        waiter = self._waiter
+        response = self.response
+        if waiter is None or response is None:
+            # No exchange listens: what comes now was not asked for, or is asked for no more.
+            if not self.reader.complete or content:
+                self.close()
+            return
+        if self.reader.complete:
+            self._waiter = None
+            if self._pieces:
+                self._pieces.append(content)
+                content = b"".join(self._pieces)
+                self._pieces = []
+            waiter.set(content)
+            return
+        if content:
+            self._pieces.append(content)
+            self._gathered += len(content)
+        declared = response.length or 0
+        if _is_plain(response) and self._gathered <= PLAIN_BYTES_MAX and declared <= PLAIN_BYTES_MAX:
+            return
+        # To be relayed: nothing more is read until a sink is named, so this cannot grow.
+        self._waiter = None
+        self.pause()
+        waiter.set(None)
+
+
+def _is_plain(response: Response) -> bool:
+    """Whether an answer is gathered: JSON, and whatever explains a failure."""
+    if response.status >= 300:
+        return True
+    kind = response.fields.get(b"content-type", b"")
+    return kind.startswith((b"application/json", b"text/html", b"text/plain")) or not kind

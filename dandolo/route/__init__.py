@@ -1,0 +1,1 @@
+"""Synchronous decisions about where a call goes; time is always an argument."""

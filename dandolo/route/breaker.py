@@ -1,0 +1,107 @@
+"""The circuit breaker of one account and model. Closed means calls flow, open means they do not.
+
+It opens on three failures in a row, or when at least half of at least eight calls within ten seconds
+failed: the count alone never trips on a brownout, the window never fills at three calls a second. Open
+time doubles from one second to fifteen, spread by a fifth either way; then one call at a time probes it, and
+two successes close it. A probe that never comes back is given up after its own deadline, so that it cannot
+hold the breaker half open for ever. Time is monotonic seconds and always an argument.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+FAILURES_MAX = 3
+WINDOW_S = 10.0
+WINDOW_CALLS_MIN = 8
+WINDOW_CALLS_MAX = 256
+FAILED_SHARE = 0.5
+OPEN_FIRST_S = 1.0
+OPEN_MAX_S = 15.0
+SPREAD = 0.2
+SUCCESSES_TO_CLOSE = 2
+PROBE_S = 30.0
+
+
+class Breaker:
+    """One breaker. `random` gives numbers in [0, 1) (a test passes its own)."""
+
+    __slots__ = ("_calls", "_consecutive", "_open_until", "_probe_until", "_random", "_successes", "_trips", "state")
+
+    def __init__(self, random: Callable[[], float]) -> None:
+        self.state = "closed"
+        self._random = random
+        self._consecutive = 0
+        self._calls: deque[tuple[float, bool]] = deque(maxlen=WINDOW_CALLS_MAX)
+        self._open_until = 0.0
+        self._probe_until = 0.0
+        self._trips = 0
+        self._successes = 0
+
+    def admits(self, now: float) -> bool:
+        """Whether a call may go now. In half-open, True makes the caller the probe."""
+        if self.state == "closed":
+            return True
+        if self.state == "open":
+            if now < self._open_until:
+                return False
+            self.state = "half-open"
+            self._successes = 0
+            self._probe_until = 0.0
+        if now < self._probe_until:
+            return False
+        self._probe_until = now + PROBE_S
+        return True
+
+    def retry_after_s(self, now: float) -> float:
+        """Seconds until it may admit a call again."""
+        if self.state == "open":
+            return max(0.0, self._open_until - now)
+        return max(0.0, self._probe_until - now) if self.state == "half-open" else 0.0
+
+    def succeeded(self, now: float) -> None:
+        """A call ended well."""
+        self._consecutive = 0
+        if self.state == "closed":
+            self._calls.append((now, True))
+        elif self.state == "half-open":
+            self._probe_until = 0.0
+            self._successes += 1
+            if self._successes >= SUCCESSES_TO_CLOSE:
+                self.state = "closed"
+                self._trips = 0
+                self._calls.clear()
+
+    def failed(self, now: float) -> None:
+        """A call failed in a way that speaks against the provider."""
+        self._consecutive += 1
+        if self.state == "half-open":
+            self._open(now)
+            return
+        if self.state == "open":
+            return
+        self._calls.append((now, False))
+        if self._consecutive >= FAILURES_MAX or self._window_bad(now):
+            self._open(now)
+
+    def abandoned(self) -> None:
+        """A call ended without saying anything (the client left): a probe makes room for the next."""
+        self._probe_until = 0.0
+
+    def _window_bad(self, now: float) -> bool:
+        while self._calls and self._calls[0][0] < now - WINDOW_S:
+            self._calls.popleft()
+        if len(self._calls) < WINDOW_CALLS_MIN:
+            return False
+        failed = sum(not ok for _, ok in self._calls)
+        return failed >= FAILED_SHARE * len(self._calls)
+
+    def _open(self, now: float) -> None:
+        length = min(OPEN_MAX_S, OPEN_FIRST_S * 2**self._trips)
+        self._trips = min(self._trips + 1, 8)
+        self.state = "open"
+        self._open_until = now + length * (1 - SPREAD + 2 * SPREAD * self._random())
+        self._probe_until = 0.0
+        self._consecutive = 0
+        self._calls.clear()

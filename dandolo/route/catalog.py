@@ -1,0 +1,150 @@
+"""Names to candidates: which account of which provider can take a call, under which name, in which order.
+
+Built once from the configuration and frozen. A name is an alias or an id that some provider lists; else
+`provider/id`; else it is passed on to the providers that list no models (their ids may contain slashes).
+The order is the configured one, primaries before secondaries before overflow; choosing among candidates by
+what is measured is another module's business, which takes this order as its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from dandolo.api.profiles import Profile, profile
+from dandolo.api.profiles.profile import Endpoint as Speech
+from dandolo.config.schema import Config, Model
+from dandolo.config.schema import Provider as ProviderConfig
+
+REMEMBERED_MAX = 4096
+_ROLES = {"primary": 0, "secondary": 1, "overflow": 2}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Account:
+    """One credential of one provider. `label` is safe to show; `secret` is None where no key is needed."""
+
+    provider: Provider
+    index: int
+    owner: str
+    secret: str | None
+
+    @property
+    def label(self) -> str:
+        """For records and messages: the provider's name, and the owner where there are several accounts."""
+        return self.provider.name if len(self.provider.accounts) < 2 else f"{self.provider.name}/{self.owner}"
+
+
+class Provider:
+    """A configured provider with its profile. Immutable after construction."""
+
+    __slots__ = ("accounts", "config", "defaults", "name", "prices", "profile", "role")
+
+    def __init__(self, config: ProviderConfig) -> None:
+        self.config = config
+        self.name = config.name
+        self.profile: Profile = profile(config.profile)
+        self.role = _ROLES[config.role]
+        self.defaults: Mapping[str, Any] = config.defaults
+        self.prices: dict[str, Model] = {model.id: model for model in config.models}
+        self.accounts = tuple(
+            Account(self, index, account.owner, account.key.reveal() if account.key is not None else None)
+            for index, account in enumerate(config.accounts)
+        )
+
+    def speaks(self, speech: Speech) -> bool:
+        """Whether it offers an endpoint."""
+        return speech in self.profile.dialects
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A candidate: an account, asked for `model` (the provider's own id) because the caller said `name`."""
+
+    account: Account
+    model: str
+    name: str
+
+    @property
+    def provider(self) -> Provider:
+        """The provider of the account."""
+        return self.account.provider
+
+    def cost_usd(self, input_tokens: int, output_tokens: int) -> float | None:
+        """What the price list says, None when it does not know the model."""
+        price = self.provider.prices.get(self.model)
+        if price is None or price.input_usd_per_mtok is None or price.output_usd_per_mtok is None:
+            return None
+        return (input_tokens * price.input_usd_per_mtok + output_tokens * price.output_usd_per_mtok) / 1e6
+
+
+class Catalog:
+    """All providers of a configuration, and what their models are called."""
+
+    def __init__(self, config: Config) -> None:
+        self.providers = tuple(Provider(item) for item in config.providers)
+        self._by_name = {provider.name: provider for provider in self.providers}
+        self._aliases = config.models
+        self._remembered: dict[tuple[str, Speech], tuple[Target, ...]] = {}
+
+    def candidates(self, name: str, speech: Speech) -> tuple[Target, ...]:
+        """Who can take a call for `name` at an endpoint, in order; empty when nobody has it.
+
+        An empty name (an endpoint with a default model) is everybody who offers the endpoint.
+        """
+        remembered = self._remembered.get((name, speech))
+        if remembered is not None:
+            return remembered
+        found = tuple(
+            Target(account, model, name)
+            for provider, model in self._resolve(name)
+            if provider.speaks(speech)
+            for account in provider.accounts
+        )
+        if len(self._remembered) >= REMEMBERED_MAX:
+            self._remembered.clear()
+        self._remembered[name, speech] = found
+        return found
+
+    def knows(self, name: str) -> bool:
+        """Whether any provider has the name at all, whatever the endpoint."""
+        return bool(self._resolve(name))
+
+    def names(self) -> list[str]:
+        """Every name that can be listed: aliases, then `provider/id` of all listed models."""
+        listed = [f"{provider.name}/{model}" for provider in self.providers for model in provider.prices]
+        return [*self._aliases, *listed]
+
+    def _resolve(self, name: str) -> list[tuple[Provider, str]]:
+        if not name:
+            return [(provider, "") for provider in self._ordered(self.providers)]
+        alias = self._aliases.get(name)
+        if alias is not None:
+            # An alias keeps the order in which it was written.
+            return [pair for target in alias for pair in self._one(target)]
+        return self._one(name)
+
+    def _one(self, name: str) -> list[tuple[Provider, str]]:
+        listing = [provider for provider in self.providers if name in provider.prices]
+        if listing:
+            return [(provider, name) for provider in self._ordered(listing)]
+        prefix, slash, rest = name.partition("/")
+        named = self._by_name.get(prefix) if slash and rest else None
+        if named is not None and (not named.prices or rest in named.prices):
+            return [(named, rest)]
+        open_ended = [provider for provider in self.providers if not provider.prices]
+        return [(provider, name) for provider in self._ordered(open_ended)]
+
+    @staticmethod
+    def _ordered(providers: Iterable[Provider]) -> list[Provider]:
+        return sorted(providers, key=lambda provider: provider.role)
+
+
+def allowed(target: Target, patterns: tuple[str, ...]) -> bool:
+    """Whether a key's `models` patterns admit a target, by the name asked for or as `provider/id`."""
+    full = f"{target.provider.name}/{target.model}"
+    return any(
+        pattern == "*" or fnmatchcase(target.name, pattern) or fnmatchcase(full, pattern) for pattern in patterns
+    )

@@ -1,0 +1,165 @@
+"""The chunked transfer coding, strictly (RFC 9112 §7.1), for requests and answers alike.
+
+Takes bytes in any pieces and gives back the decoded content. Extensions are parsed, bounded and dropped;
+trailers are validated, bounded and dropped. Bare CR or LF anywhere is an error. What a decoder refuses to
+know is who sent the bytes: it raises ChunkError, and its owner decides what that means.
+"""
+
+from __future__ import annotations
+
+import re
+
+from dandolo.wire import fields
+
+LINE_BYTES_MAX = 256
+OVERHEAD_FREE_BYTES = 64 * 1024
+TRAILER_BYTES_MAX = 32 * 1024
+TRAILERS_MAX = 100
+
+_TOKEN = rb"[" + fields.TCHAR + rb"]+"
+_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
+# chunk-size is 1*HEXDIG: zeros in front are legal, more than 15 digits that count are not a length.
+_LINE = re.compile(
+    rb"0*([0-9A-Fa-f]{1,15})(?:[ \t]*;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*"
+)
+_sizes: dict[bytes, int] = {b"%x" % size: size for size in range(1, 2048)}
+
+_SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
+
+
+class ChunkError(ValueError):
+    """The bytes are not the chunked coding. Everything decoded before stays valid."""
+
+
+class ChunkedDecoder:
+    """An incremental decoder.
+
+    `feed` returns the content that became available; `complete` tells that the terminating chunk and its
+    trailers have passed, after which `rest` holds the bytes that follow the coding. `trailer_bytes_max`
+    bounds the trailer section.
+    """
+
+    __slots__ = (
+        "_left",
+        "_overhead",
+        "_state",
+        "_tail",
+        "_trailer_bytes",
+        "_trailers",
+        "complete",
+        "content_bytes",
+        "rest",
+    )
+
+    def __init__(self) -> None:
+        self._state = _SIZE
+        self._left = 0
+        self._tail = b""
+        self._overhead = 0
+        self._trailers = 0
+        self._trailer_bytes = 0
+        self.content_bytes = 0
+        self.complete = False
+        self.rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Decode `data` and return the content in it. Raises ChunkError; the decoder is then of no more use."""
+        if self._state == _SIZE and not self._tail:
+            # Nearly every read of a stream is one whole chunk: one look-up, one slice.
+            end = data.find(b"\r\n", 0, LINE_BYTES_MAX + 2)
+            size = _sizes.get(data[:end], 0) if end > 0 else 0
+            if size and len(data) == end + size + 4 and data.endswith(b"\r\n"):
+                self.content_bytes += size
+                return data[end + 2 : -2]
+        return self._feed_slowly(data)
+
+    def _feed_slowly(self, data: bytes) -> bytes:
+        if self._tail:
+            data = self._tail + data
+            self._tail = b""
+        pieces: list[bytes] = []
+        at = 0
+        size = len(data)
+        while True:
+            if self._state == _DATA:
+                take = min(self._left, size - at)
+                if take:
+                    pieces.append(data[at : at + take])
+                    at += take
+                    self._left -= take
+                    self.content_bytes += take
+                if self._left:
+                    break
+                self._state = _DATA_END
+            if self._state == _DATA_END:
+                end = data[at : at + 2]
+                if end != b"\r\n":
+                    if end in (b"", b"\r"):
+                        break
+                    raise ChunkError("chunk data is not followed by CRLF")
+                at += 2
+                self._state = _SIZE
+            if self._state == _DONE:
+                self.rest += data[at:]
+                at = size
+                break
+            line_max = LINE_BYTES_MAX if self._state == _SIZE else TRAILER_BYTES_MAX
+            line = self._line(data, at, line_max)
+            if line is None:
+                break
+            at += len(line) + 2
+            if self._state == _SIZE:
+                self._size_line(line)
+            else:
+                self._trailer_line(line)
+        self._tail = data[at:]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _line(self, data: bytes, at: int, bytes_max: int) -> bytes | None:
+        end = data.find(b"\n", at, at + bytes_max + 2)
+        if end < 0:
+            if len(data) - at > bytes_max + 1:
+                raise ChunkError(f"a line of the chunked coding is longer than {bytes_max} bytes")
+            head = data[at:]
+            if b"\r" in head[:-1]:
+                raise ChunkError("a bare CR in a line of the chunked coding")
+            return None
+        line = data[at : end - 1] if end > at else b""
+        if end == at or data[end - 1] != 0x0D or b"\r" in line:
+            raise ChunkError("a line of the chunked coding does not end in CRLF")
+        return line
+
+    def _size_line(self, line: bytes) -> None:
+        size = _sizes.get(line)
+        if size is None:
+            match = _LINE.fullmatch(line)
+            if match is None:
+                raise ChunkError("a chunk-size line is malformed")
+            size = int(match[1], 16)
+        self._overhead += len(line) + 4
+        if self._overhead > OVERHEAD_FREE_BYTES + 2 * self.content_bytes + 2 * size:
+            raise ChunkError("the chunked coding carries more framing than content")
+        self._left = size
+        self._state = _DATA if size else _TRAILER
+
+    def _trailer_line(self, line: bytes) -> None:
+        if not line:
+            self._state = _DONE
+            self.complete = True
+            return
+        self._trailers += 1
+        self._trailer_bytes += len(line) + 2
+        if self._trailers > TRAILERS_MAX or self._trailer_bytes > TRAILER_BYTES_MAX:
+            raise ChunkError("the trailer section is too large")
+        try:
+            fields.parse_line(line)
+        except fields.FieldError as error:
+            raise ChunkError(f"in the trailers: {error}") from None
+
+
+def encode_chunk(content: bytes) -> bytes:
+    """One chunk around `content`, which must not be empty (an empty chunk would end the body)."""
+    return b"%x\r\n%b\r\n" % (len(content), content)
+
+
+LAST_CHUNK = b"0\r\n\r\n"

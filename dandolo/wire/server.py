@@ -1,0 +1,460 @@
+"""The client-facing half of HTTP/1.1, without I/O: bytes in, requests out, one at a time.
+
+A reader takes whatever pieces the socket gives. It hands out a request as soon as its head is complete
+(so that key, limits and Content-Length are judged before a body is read), then the body once the caller
+has agreed to take it. What follows a request stays in the reader, unread, until the caller comes back
+for it: pipelined requests are answered in order and nothing is parsed ahead.
+
+Strictness is by construction: a head is accepted only when each of its lines matches RFC 9112's grammar
+whole, and everything that would make two parsers disagree (two lengths, a length beside a coding, folded
+or bare line ends, versions other than 1.0 and 1.1) is refused with `ProtocolError`, after which the
+reader interprets no further byte. Nothing of a client's framing ever reaches a provider.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from dandolo.errors import ProtocolError
+from dandolo.wire import fields
+from dandolo.wire.chunked import ChunkedDecoder, ChunkError
+
+EMPTY_LINES_MAX = 2
+DRAIN_BYTES_MAX = 2 * 1024 * 1024
+
+# method SP request-target SP HTTP-version (RFC 9112 §3): exactly two spaces, and no '#' in a target.
+_REQUEST_LINE = re.compile(
+    rb"([" + fields.TCHAR + rb"]+) ([\x21\x22\x24-\x7e]+) HTTP/1\.([01])",
+)
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#@\\]+)((?:/[^?]*)?)((?:\?.*)?)")
+# uri-host [ ":" port ] (RFC 9110 §7.2): a name, an IPv4 address, or an IPv6 address in brackets.
+_AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::[0-9]{0,5})?")
+_BARE_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\r\r")
+
+_REMEMBERED_MAX = 1024
+_RequestLine = tuple[bytes, bytes, bytes, int, bytes | None]
+_request_lines: dict[bytes, _RequestLine] = {}
+_hosts: set[bytes] = set()
+
+_ONCE = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"authorization", b"x-api-key", b"expect",
+     b"content-type", b"content-encoding", b"content-range", b"origin")
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """Bounds of a request head, in bytes and counts (RFC 9112 §3: at least 8,000 bytes of request line)."""
+
+    request_line_bytes_max: int = 8 * 1024
+    header_bytes_max: int = 32 * 1024
+    headers_max: int = 100
+    header_line_bytes_max: int = 16 * 1024
+
+
+class Request:
+    """A request whose head has been judged.
+
+    `path` and `query` are the raw target, split at the first '?' (`query` without it); `target` is '*'
+    for OPTIONS *. `fields` maps lower-case names to values; repeated list-valued fields are joined with
+    commas. `length` is the declared body length in bytes, None when chunked. `keep_alive` says whether
+    the connection may carry another request. `body` is filled by the reader when it is complete.
+    """
+
+    __slots__ = (
+        "authority", "body", "chunked", "context", "expect", "fields", "head_bytes", "keep_alive", "length", "method",
+        "minor", "path", "query", "upgrade",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.method = b""
+        self.path = b""
+        self.query = b""
+        self.minor = 1
+        self.fields: dict[bytes, bytes] = {}
+        self.authority = b""
+        self.length: int | None = 0
+        self.chunked = False
+        self.keep_alive = True
+        self.expect = False
+        self.upgrade = False
+        self.head_bytes = 0
+        self.body = b""
+        self.context: object = None
+        """The owner's to use: what it decided about this request when it saw the head."""
+
+
+_HEAD, _BODY, _CHUNKED, _DEAD = range(4)
+
+
+class RequestReader:
+    """Turns one connection's bytes into requests. `receive` stores, `next_head` and `next_body` decide."""
+
+    __slots__ = ("_body_max", "_buffer", "_decoder", "_left", "_limits", "_pieces", "_request", "_scanned", "_state")
+
+    def __init__(self, limits: HeadLimits) -> None:
+        self._limits = limits
+        self._buffer = b""
+        self._scanned = 0
+        self._state = _HEAD
+        self._left = 0
+        self._body_max = 0
+        self._pieces: list[bytes] | None = None
+        self._decoder: ChunkedDecoder | None = None
+        self._request: Request | None = None
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes received and not yet interpreted."""
+        return len(self._buffer)
+
+    @property
+    def in_head(self) -> bool:
+        """Whether a head has begun and is not complete (a deadline runs from its first byte)."""
+        return self._state == _HEAD and bool(self._buffer)
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the socket. The caller bounds them by pausing reads while a request is handled."""
+        if self._state != _DEAD:
+            self._buffer = self._buffer + data if self._buffer else data
+
+    def next_head(self) -> Request | None:
+        """The next request's head, or None when more bytes are needed.
+
+        Raises ProtocolError, after which the reader is dead. The body must then be asked for with
+        `begin_body` (or given up with `drain`), also when its length is zero.
+        """
+        buffer = self._buffer
+        if not buffer:
+            return None
+        if buffer[0] in b"\r\n":
+            buffer = self._skip_empty_lines(buffer)
+        limits = self._limits
+        end = buffer.find(b"\r\n\r\n", self._scanned)
+        if end < 0:
+            self._judge_partial(buffer)
+            return None
+        self._scanned = 0
+        try:
+            if end > limits.header_bytes_max:
+                raise ProtocolError(
+                    f"the request's headers take {end} bytes; at most {limits.header_bytes_max} are accepted",
+                    status=431,
+                    code="headers_too_large",
+                )
+            lines = buffer[:end].split(b"\r\n")
+            request = self._judge(lines)
+            request.head_bytes = end + 4
+        except ProtocolError:
+            self.kill()
+            raise
+        self._buffer = buffer[end + 4 :]
+        self._request = request
+        return request
+
+    def begin_body(self, body_bytes_max: int) -> None:
+        """Agree to read the body of the request last handed out, at most `body_bytes_max` decoded bytes.
+
+        Raises ProtocolError (413) at once when the declared length is larger.
+        """
+        request = self._request
+        assert request is not None
+        if request.chunked:
+            self._state = _CHUNKED
+            self._decoder = ChunkedDecoder()
+            self._body_max = body_bytes_max
+            self._pieces = []
+            return
+        length = request.length or 0
+        if length > body_bytes_max:
+            self.kill()
+            raise _too_large(length, body_bytes_max)
+        self._state = _BODY
+        self._left = length
+
+    def next_body(self) -> bytes | None:
+        """The whole body, or None when more bytes are needed. Raises ProtocolError for broken chunking."""
+        if self._state == _CHUNKED:
+            return self._next_chunked()
+        buffer = self._buffer
+        left = self._left
+        have = len(buffer)
+        if have < left:
+            if have:
+                if self._pieces is None:
+                    self._pieces = []
+                self._pieces.append(buffer)
+                self._buffer = b""
+                self._left = left - have
+            return None
+        if have == left:
+            body = buffer
+            self._buffer = b""
+        else:
+            body = buffer[:left]
+            self._buffer = buffer[left:]
+        if self._pieces:
+            self._pieces.append(body)
+            body = b"".join(self._pieces)
+        self._finish()
+        return body
+
+    @property
+    def body_missing(self) -> int:
+        """Bytes of the current body still to come; for a chunked one 1 until it is complete."""
+        if self._state == _CHUNKED:
+            return 1
+        return max(0, self._left - len(self._buffer)) if self._state == _BODY else 0
+
+    def drain(self) -> bool:
+        """Give up the current body: True when it is small enough to be read past, False when it must not be.
+
+        After True the caller goes on with `next_body`, throwing away what it returns (RFC 9112 §9.3: a
+        server reads the whole request body or closes the connection).
+        """
+        request = self._request
+        assert request is not None
+        if self._state == _HEAD:
+            if request.chunked or (request.length or 0) > DRAIN_BYTES_MAX:
+                self.kill()
+                return False
+            self.begin_body(DRAIN_BYTES_MAX)
+        elif self._state == _CHUNKED or self._left > DRAIN_BYTES_MAX:
+            self.kill()
+            return False
+        return True
+
+    def kill(self) -> None:
+        """Interpret no later byte of this connection."""
+        self._state = _DEAD
+        self._buffer = b""
+        self._pieces = None
+        self._decoder = None
+
+    @property
+    def dead(self) -> bool:
+        """Whether bytes are only thrown away from here on."""
+        return self._state == _DEAD
+
+    def _finish(self) -> None:
+        self._state = _HEAD
+        self._left = 0
+        self._pieces = None
+        self._decoder = None
+        self._request = None
+
+    def _next_chunked(self) -> bytes | None:
+        decoder, pieces = self._decoder, self._pieces
+        assert decoder is not None
+        assert pieces is not None
+        data, self._buffer = self._buffer, b""
+        try:
+            if data:
+                piece = decoder.feed(data)
+                if piece:
+                    pieces.append(piece)
+        except ChunkError as error:
+            self.kill()
+            raise ProtocolError(f"the chunked body is broken: {error}") from None
+        if decoder.content_bytes > self._body_max:
+            bytes_max = self._body_max
+            self.kill()
+            raise _too_large(decoder.content_bytes, bytes_max)
+        if not decoder.complete:
+            return None
+        body = b"".join(pieces)
+        self._buffer = decoder.rest
+        self._finish()
+        return body
+
+    def _skip_empty_lines(self, buffer: bytes) -> bytes:
+        # RFC 9112 §2.2: "a server ... SHOULD ignore at least one empty line (CRLF) received prior to the
+        # request-line"; we ignore two, and no bare LF.
+        empty = 0
+        while buffer.startswith(b"\r\n"):
+            empty += 1
+            if empty > EMPTY_LINES_MAX:
+                self.kill()
+                raise ProtocolError(f"more than {EMPTY_LINES_MAX} empty lines before a request line")
+            buffer = buffer[2:]
+        if buffer and buffer[0] in b"\r\n" and buffer != b"\r":
+            self.kill()
+            raise ProtocolError("a bare CR or LF before a request line")
+        # Empty lines stay counted until a request line follows, so that they cannot be sent for ever.
+        if buffer:
+            self._buffer = buffer
+        return buffer
+
+    def _judge_partial(self, buffer: bytes) -> None:
+        limits = self._limits
+        scanned = max(0, self._scanned - 1)
+        broken = _BARE_LINE_END.search(buffer, scanned)
+        if broken is not None:
+            self.kill()
+            raise ProtocolError("a bare CR or LF in a request head; lines end in CRLF")
+        if (
+            buffer.find(b"\r\n", 0, limits.request_line_bytes_max + 2) < 0
+            and len(buffer) > limits.request_line_bytes_max
+        ):
+            self.kill()
+            raise _line_too_long(limits.request_line_bytes_max)
+        if len(buffer) > limits.header_bytes_max + 3:
+            self.kill()
+            raise ProtocolError(
+                f"the request's headers take more than {limits.header_bytes_max} bytes",
+                status=431,
+                code="headers_too_large",
+            )
+        self._scanned = max(0, len(buffer) - 3)
+
+    def _judge(self, lines: list[bytes]) -> Request:
+        limits = self._limits
+        line = lines[0]
+        if len(line) > limits.request_line_bytes_max:
+            raise _line_too_long(limits.request_line_bytes_max)
+        if len(lines) - 1 > limits.headers_max:
+            raise ProtocolError(
+                f"the request has {len(lines) - 1} headers; at most {limits.headers_max} are accepted",
+                status=431,
+                code="headers_too_large",
+            )
+        request = Request()
+        request.method, request.path, request.query, request.minor, authority = _request_lines.get(
+            line
+        ) or _judge_request_line(line)
+        del lines[0]
+        try:
+            pairs = fields.parse_lines(lines)
+        except fields.FieldError as error:
+            raise ProtocolError(f"the request head holds {error}") from None
+        head = dict(pairs)
+        if len(head) != len(pairs):
+            head = _joined(pairs)
+        if max(map(len, lines), default=0) > limits.header_line_bytes_max:
+            raise ProtocolError(
+                f"one header takes more than {limits.header_line_bytes_max} bytes",
+                status=431,
+                code="headers_too_large",
+            )
+        request.fields = head
+        self._judge_host(request, head, authority)
+        self._judge_framing(request, head)
+        return request
+
+    @staticmethod
+    def _judge_host(request: Request, head: dict[bytes, bytes], authority: bytes | None) -> None:
+        host = head.get(b"host")
+        if host is None:
+            # RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1
+            # request message that lacks a Host header field".
+            if request.minor == 1:
+                raise ProtocolError("the Host header is missing; HTTP/1.1 needs exactly one")
+            host = b""
+        elif host not in _hosts:
+            if not _AUTHORITY.fullmatch(host) or len(host) > 255 + 6:
+                raise ProtocolError("the Host header is not a host name or address with an optional port")
+            if len(_hosts) >= _REMEMBERED_MAX:
+                _hosts.clear()
+            _hosts.add(host)
+        request.authority = host if authority is None else authority
+
+    @staticmethod
+    def _judge_framing(request: Request, head: dict[bytes, bytes]) -> None:
+        length = head.get(b"content-length")
+        coding = head.get(b"transfer-encoding")
+        if coding is not None:
+            if length is not None:
+                raise ProtocolError("Content-Length and Transfer-Encoding in one request (RFC 9112 §6.1)")
+            if request.minor == 0:
+                raise ProtocolError("Transfer-Encoding in an HTTP/1.0 request (RFC 9112 §6.1)")
+            if coding.lower() != b"chunked":
+                known = set(fields.list_members(coding)) <= {b"chunked", b"identity", b"gzip", b"deflate", b"compress"}
+                raise ProtocolError(
+                    "the only Transfer-Encoding accepted is a single 'chunked'",
+                    status=400 if known else 501,
+                    code="bad_request" if known else "unsupported_transfer_encoding",
+                )
+            request.chunked = True
+            request.length = None
+        elif length is not None:
+            size = fields.parse_length(length)
+            if size is None:
+                raise ProtocolError("Content-Length is not a number of 1 to 15 digits")
+            request.length = size
+        connection = head.get(b"connection")
+        if request.minor == 0:
+            request.keep_alive = False
+        elif connection is not None and connection != b"keep-alive":
+            request.keep_alive = b"close" not in fields.list_members(connection)
+        if b"upgrade" in head:
+            # Ignored (RFC 9110 §7.8): answered as HTTP/1.1, then closed, since the client may believe otherwise.
+            request.upgrade = True
+            request.keep_alive = False
+        expect = head.get(b"expect")
+        if expect is not None and request.minor == 1:
+            if expect.lower() != b"100-continue":
+                raise ProtocolError("the only Expect accepted is 100-continue", status=417, code="expectation_failed")
+            request.expect = True
+
+
+def _judge_request_line(line: bytes) -> _RequestLine:
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise _why_line(line)
+    method, target, minor = match[1], match[2], int(match[3])
+    authority: bytes | None = None
+    if target[0] == 0x2F:
+        path, _, query = target.partition(b"?")
+    elif target == b"*" and method == b"OPTIONS":
+        path, query = target, b""
+    elif method == b"CONNECT":
+        path, query = target, b""  # judged by the route table: 405, whatever the target
+    else:
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is None or not _AUTHORITY.fullmatch(absolute[1]):
+            raise ProtocolError("the request target is neither a path nor an http(s) URL")
+        # RFC 9112 §3.2.2: the authority of an absolute-form target replaces Host.
+        authority, path, query = absolute[1], absolute[2] or b"/", absolute[3][1:]
+    judged = (method, path, query, minor, authority)
+    if len(line) <= fields.REMEMBERED_LINE_BYTES_MAX:
+        if len(_request_lines) >= _REMEMBERED_MAX:
+            _request_lines.clear()
+        _request_lines[line] = judged
+    return judged
+
+
+def _why_line(line: bytes) -> ProtocolError:
+    version = line.rpartition(b" ")[2]
+    if re.fullmatch(rb"[A-Z]{2,8}/[0-9]{1,4}(?:\.[0-9]{1,4})?", version) and version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        return ProtocolError("the HTTP version is neither 1.1 nor 1.0", status=505, code="http_version_not_supported")
+    if line.startswith(b"\x16\x03"):
+        return ProtocolError("a TLS handshake on a plain HTTP port; use http:// or configure server.tls")
+    return ProtocolError("the request line is not 'METHOD SP target SP HTTP/1.1'")
+
+
+def _joined(pairs: list[fields.Field]) -> dict[bytes, bytes]:
+    head: dict[bytes, bytes] = {}
+    for name, value in pairs:
+        if name not in head:
+            head[name] = value
+        elif name in _ONCE:
+            raise ProtocolError(f"the header {name.decode('ascii')} is given twice")
+        else:
+            head[name] += b", " + value
+    return head
+
+
+def _line_too_long(bytes_max: int) -> ProtocolError:
+    return ProtocolError(f"the request line is longer than {bytes_max} bytes", status=414, code="uri_too_long")
+
+
+def _too_large(observed: int, bytes_max: int) -> ProtocolError:
+    return ProtocolError(
+        f"the request body takes {observed} bytes or more; at most {bytes_max} are accepted",
+        status=413,
+        code="request_too_large",
+    )
+
+
+__all__ = ["HeadLimits", "Request", "RequestReader"]
