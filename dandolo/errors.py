@@ -42,6 +42,8 @@ class GatewayError(Exception):
     code: str | None = "internal_error"
     retry = Retry.NEVER
     source = "gateway"
+    counts = False
+    """Whether this speaks against the provider's health (its breaker counts it)."""
 
     def __init__(
         self,
@@ -104,6 +106,7 @@ class UpstreamError(GatewayError):
     code = "upstream_error"
     retry = Retry.OTHER
     source = "upstream"
+    counts = True
 
 
 class UpstreamUnavailable(UpstreamError):

@@ -157,6 +157,14 @@ def add(into: Usage, found: Facts) -> bool:
     return True
 
 
+def in_tail(tail: bytes) -> Usage | None:
+    """Usage from the end of a JSON body too large to be gathered: the object after its last `"usage"`."""
+    at = tail.rfind(b'"usage"')
+    found = facts(b"{" + tail[at:].rstrip()) if at >= 0 else None
+    counts = Usage()
+    return counts if found is not None and add(counts, found) else None
+
+
 def estimate_tokens(text_bytes: int) -> int:
     """Tokens of so many bytes of text, at four bytes a token (OpenAI's rule of thumb for English)."""
     return (text_bytes + 3) // 4

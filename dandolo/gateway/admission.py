@@ -24,12 +24,12 @@ _HOSTS_REMEMBERED_MAX = 256
 class Tenant:
     """A key at work: its configuration and how many of its requests are under way."""
 
-    __slots__ = ("config", "in_flight", "in_flight_max", "name", "open_models")
+    __slots__ = ("config", "in_flight", "in_flight_max", "name", "patterns")
 
     def __init__(self, config: Key | None, in_flight_max: int) -> None:
         self.config = config
         self.name = config.name if config is not None else ""
-        self.open_models = config is None or "*" in config.models
+        self.patterns = None if config is None or "*" in config.models else config.models
         self.in_flight = 0
         concurrent = config.concurrent if config is not None else None
         self.in_flight_max = min(in_flight_max, concurrent) if concurrent is not None else in_flight_max
@@ -116,7 +116,7 @@ class Admission:
     # -- how much is under way -------------------------------------------------------------------------
 
     def check(self, tenant: Tenant) -> None:
-        """Refuse early, before a body is read, when too much is under way. Raises Refusal (503) or RequestError (429)."""
+        """Refuse early, before a body is read, when too much is under way. Raises Refusal or RequestError (429)."""
         if self.in_flight >= self._in_flight_max:
             raise Refusal(
                 f"{self.in_flight} requests are under way, as many as this gateway takes; try again later",
@@ -144,10 +144,10 @@ class Admission:
         assert tenant.in_flight >= 0, "a request was counted out twice"
 
     def hold(self, size: int) -> None:
-        """Count body bytes held in memory. Raises Refusal (503) beyond the process's bound; then they are not counted."""
+        """Count body bytes held in memory. Raises Refusal beyond the process's bound; then they are not counted."""
         if self.body_bytes + size > self._body_memory_max:
             raise Refusal(
-                f"request bodies take {self.body_bytes} bytes of memory, as many as this gateway holds; try again later",
+                f"request bodies take {self.body_bytes} bytes of memory, all that is set aside for them; try again later",
                 retry_after_s=RETRY_AFTER_S,
             )
         self.body_bytes += size

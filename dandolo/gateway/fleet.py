@@ -14,6 +14,7 @@ from dandolo.config.schema import Config
 from dandolo.errors import InternalError
 from dandolo.net.dial import Destination, ForwardProxy
 from dandolo.net.pool import Pool
+from dandolo.net.upstream import Upstream
 from dandolo.route.breaker import Breaker
 from dandolo.route.capacity import Slots
 from dandolo.route.catalog import Account, Catalog, Provider
@@ -29,7 +30,7 @@ class Runtime:
 
     __slots__ = (
         "_base", "_breakers", "_breaking", "_constant", "_cooling", "_heads", "account", "destination",
-        "forwarded", "no_usage_option", "pool", "secrets", "slots",
+        "fixed", "forwarded", "no_usage_option", "overridable", "pool", "secrets", "slots",
     )  # fmt: skip
 
     def __init__(self, account: Account, destination: Destination, *, breaking: bool) -> None:
@@ -38,7 +39,9 @@ class Runtime:
         self.account = account
         self.destination = destination
         self.slots = Slots(config.concurrency_max)
-        self.pool = Pool(idle_s=config.http_idle, age_max_s=config.http_max_age, idle_max=config.concurrency_max)
+        self.pool: Pool[Upstream] = Pool(
+            idle_s=config.http_idle, age_max_s=config.http_max_age, idle_max=config.concurrency_max
+        )
         self.secrets: tuple[str, ...] = (account.secret,) if account.secret else ()
         self.forwarded = frozenset(name.lower().encode() for name in config.forward_headers)
         self.no_usage_option: set[str] = set()
@@ -49,11 +52,18 @@ class Runtime:
         url = urlsplit(config.base_url)
         self._base = url.path.rstrip("/").encode("ascii")
         self._constant = self._constant_fields(provider, url.netloc)
+        fixed = frozenset(name.lower().encode() for name in config.headers)
+        self.fixed = fixed | {b"authorization", b"x-api-key", b"api-key", b"host"}
+        # A profile's headers give way to the client's own (anthropic-version).
+        self.overridable = {
+            name.lower().encode(): fields.encode_fields([(name.lower().encode(), value.encode())])
+            for name, value in provider.profile.headers.items()
+            if name.lower().encode() not in fixed
+        }
 
     def _constant_fields(self, provider: Provider, netloc: str) -> bytes:
         """Header lines that every call carries. Raises InternalError when configuration could break framing."""
         pairs: dict[bytes, bytes] = {b"host": netloc.encode("idna" if not netloc.isascii() else "ascii")}
-        pairs.update({name.lower().encode(): value.encode() for name, value in provider.profile.headers.items()})
         pairs.update({name.lower().encode(): value.encode() for name, value in provider.config.headers.items()})
         pairs[b"accept-encoding"] = b"identity"
         pairs.setdefault(b"user-agent", _USER_AGENT)
@@ -94,7 +104,11 @@ class Runtime:
         breaker = self._breakers.get(model)
         if breaker is None:
             if len(self._breakers) >= BREAKERS_MAX:
-                self._breakers.clear()
+                # Callers can name models at will: what is well is forgotten first, so that nobody can
+                # wash an open breaker away.
+                self._breakers = {name: kept for name, kept in self._breakers.items() if kept.state != "closed"}
+                if len(self._breakers) >= BREAKERS_MAX:
+                    self._breakers.clear()
             breaker = self._breakers[model] = Breaker(random.random)
         return breaker
 

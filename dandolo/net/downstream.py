@@ -413,6 +413,11 @@ class Downstream(asyncio.Protocol):
         else:
             self.transport.close()
 
+    @property
+    def stalled(self) -> bool:
+        """Whether the client is not taking what it was sent."""
+        return self._stalled
+
     def _note_progress(self, now: float) -> bool:
         buffered = self.transport.get_write_buffer_size()
         moved = buffered != self._last_buffered

@@ -7,7 +7,7 @@ and lets the others age out (http.md 32).
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 
 class Pooled(Protocol):
@@ -29,7 +29,10 @@ class Pooled(Protocol):
         """End it."""
 
 
-class Pool:
+C = TypeVar("C", bound=Pooled)
+
+
+class Pool(Generic[C]):
     """Idle connections of one account.
 
     `idle_s` is how long an idle connection is kept (4 s less than the provider's own limit), `age_max_s`
@@ -39,7 +42,7 @@ class Pool:
     __slots__ = ("_age_max_s", "_idle", "_idle_max", "_idle_s")
 
     def __init__(self, *, idle_s: float, age_max_s: float, idle_max: int) -> None:
-        self._idle: list[Pooled] = []
+        self._idle: list[C] = []
         self._idle_s = idle_s
         self._age_max_s = age_max_s
         self._idle_max = idle_max
@@ -47,7 +50,7 @@ class Pool:
     def __len__(self) -> int:
         return len(self._idle)
 
-    def take(self, now: float) -> Pooled | None:
+    def take(self, now: float) -> C | None:
         """The connection used last, if it is still good; the dead ones found on the way are closed."""
         idle = self._idle
         while idle:
@@ -67,7 +70,7 @@ class Pool:
             return connection
         return None
 
-    def give(self, connection: Pooled, now: float) -> None:
+    def give(self, connection: C, now: float) -> None:
         """Keep a connection whose answer is complete; close it when it cannot be used again."""
         if not connection.usable or now - connection.born > self._age_max_s or len(self._idle) >= self._idle_max:
             connection.close()
@@ -77,7 +80,7 @@ class Pool:
 
     def expire(self, now: float) -> None:
         """Close what has been idle or alive for too long, and what the provider closed (every few seconds)."""
-        keep: list[Pooled] = []
+        keep: list[C] = []
         for connection in self._idle:
             fresh = now - connection.idle_since <= self._idle_s and now - connection.born <= self._age_max_s
             if fresh and connection.usable:

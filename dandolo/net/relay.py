@@ -25,6 +25,7 @@ from dandolo.wire.sse import EventStream, split
 TAIL_BYTES_MAX = 64 * 1024
 HELD_BYTES_MAX = 64 * 1024
 EVENT_BYTES_MAX = 16 * 1024 * 1024
+HEARTBEAT = b": dandolo\n\n"
 BODY_BYTES_MAX = 32 * 1024 * 1024
 
 
@@ -93,11 +94,15 @@ class EventRelay:
         self.payload_bytes = 0
         self.done: Waiter[None] = Waiter()
 
+    def finished(self) -> bool:
+        """Whether the stream has ended, well or badly."""
+        return self.done.done
+
     # -- from the provider -----------------------------------------------------------------------------
 
     def data(self, content: bytes) -> None:
         """Content from the provider."""
-        if self.done.done:
+        if self.finished():
             return
         try:
             if self.oversized:
@@ -106,21 +111,21 @@ class EventRelay:
             events = self._events.push(content)
             if events:
                 self._forward(events)
-            if len(self._events.tail) > TAIL_BYTES_MAX and not self.done.done:
+            if len(self._events.tail) > TAIL_BYTES_MAX and not self.finished():
                 self._begin_piecewise()
         except UpstreamError as error:
             self.broken(error)
 
     def end(self) -> None:
         """The provider's framing is complete: so is the stream if its dialect says so."""
-        if self.done.done:
+        if self.finished():
             return
         try:
             tail = self._events.take_tail()
             if tail.strip(b"\r\n"):
                 # The last event may lack its blank line; every SDK takes it all the same.
                 self._forward(tail + b"\n\n")
-            if self.done.done:
+            if self.finished():
                 return
             closing = self._tap.finish()
             if not self.committed:
@@ -145,6 +150,17 @@ class EventRelay:
     def resume(self) -> None:
         """The client has caught up."""
         self._provider.resume()
+
+    def beat(self) -> None:
+        """Show a sign of life on a silent stream: a comment between events. Commits the head."""
+        if self.oversized or self.finished():
+            return
+        if not self.committed:
+            self._commit_now()
+            if self._held:
+                held, self._held = self._held, b""
+                self._forward(held)
+        self._client.write(HEARTBEAT)
 
     # -- between ---------------------------------------------------------------------------------------
 

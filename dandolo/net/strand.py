@@ -21,11 +21,12 @@ T = TypeVar("T")
 class Waiter(Generic[T]):
     """A result that comes once. `set` and `fail` after the first, or after the strand went away, do nothing."""
 
-    __slots__ = ("_error", "_strand", "_value", "done")
+    __slots__ = ("_callbacks", "_error", "_strand", "_value", "done")
 
     def __init__(self) -> None:
         self.done = False
         self._strand: Strand | None = None
+        self._callbacks: tuple[Callable[[T], None], Callable[[BaseException], None]] | None = None
         self._value: T | None = None
         self._error: BaseException | None = None
 
@@ -39,6 +40,8 @@ class Waiter(Generic[T]):
         if strand is not None:
             self._strand = None
             strand.resume()
+        elif self._callbacks is not None:
+            self._callbacks[0](value)
 
     def fail(self, error: BaseException) -> None:
         """Deliver a failure and resume whoever waits, before returning."""
@@ -50,6 +53,17 @@ class Waiter(Generic[T]):
         if strand is not None:
             self._strand = None
             strand.resume()
+        elif self._callbacks is not None:
+            self._callbacks[1](error)
+
+    def then(self, succeeded: Callable[[T], None], failed: Callable[[BaseException], None]) -> None:
+        """Call one of two functions with the outcome, now if it is there; instead of awaiting."""
+        if not self.done:
+            self._callbacks = (succeeded, failed)
+        elif self._error is not None:
+            failed(self._error)
+        else:
+            succeeded(self._value)  # type: ignore[arg-type]
 
     def forget(self) -> None:
         """Nobody waits any longer; a later result is dropped."""

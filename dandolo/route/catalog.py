@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from dandolo.api.profiles import Profile, profile
@@ -40,11 +39,12 @@ class Account:
 class Provider:
     """A configured provider with its profile. Immutable after construction."""
 
-    __slots__ = ("accounts", "config", "defaults", "name", "prices", "profile", "role")
+    __slots__ = ("accounts", "config", "defaults", "encoded_name", "name", "prices", "profile", "role")
 
     def __init__(self, config: ProviderConfig) -> None:
         self.config = config
         self.name = config.name
+        self.encoded_name = config.name.encode()
         self.profile: Profile = profile(config.profile)
         self.role = _ROLES[config.role]
         self.defaults: Mapping[str, Any] = config.defaults
@@ -86,7 +86,7 @@ class Catalog:
     def __init__(self, config: Config) -> None:
         self.providers = tuple(Provider(item) for item in config.providers)
         self._by_name = {provider.name: provider for provider in self.providers}
-        self._aliases = config.models
+        self.aliases = config.models
         self._remembered: dict[tuple[str, Speech], tuple[Target, ...]] = {}
 
     def candidates(self, name: str, speech: Speech) -> tuple[Target, ...]:
@@ -115,12 +115,12 @@ class Catalog:
     def names(self) -> list[str]:
         """Every name that can be listed: aliases, then `provider/id` of all listed models."""
         listed = [f"{provider.name}/{model}" for provider in self.providers for model in provider.prices]
-        return [*self._aliases, *listed]
+        return [*self.aliases, *listed]
 
     def _resolve(self, name: str) -> list[tuple[Provider, str]]:
         if not name:
             return [(provider, "") for provider in self._ordered(self.providers)]
-        alias = self._aliases.get(name)
+        alias = self.aliases.get(name)
         if alias is not None:
             # An alias keeps the order in which it was written.
             return [pair for target in alias for pair in self._one(target)]
@@ -144,7 +144,9 @@ class Catalog:
 
 def allowed(target: Target, patterns: tuple[str, ...]) -> bool:
     """Whether a key's `models` patterns admit a target, by the name asked for or as `provider/id`."""
-    full = f"{target.provider.name}/{target.model}"
-    return any(
-        pattern == "*" or fnmatchcase(target.name, pattern) or fnmatchcase(full, pattern) for pattern in patterns
-    )
+    return admits(patterns, target.name) or admits(patterns, f"{target.provider.name}/{target.model}")
+
+
+def admits(patterns: tuple[str, ...], name: str) -> bool:
+    """Whether a name is one of the patterns, or begins with one that ends in '*'."""
+    return any(name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in patterns)

@@ -1,0 +1,336 @@
+"""The lines of the log: one for each finished request, and the program's own, in one of three forms.
+
+`json` and `logfmt` are for machines, `text` is for people on a terminal. A line is one line whatever a caller
+or a provider put into its values: each is cut at 256 bytes and escaped. There are no prompts in a record
+and so none here; keys appear by name only. Writing is `logwriter`'s business.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import traceback
+from types import TracebackType
+from typing import Literal
+
+import msgspec
+
+from dandolo.control.values import CHARS_SURE, cut, escaped, fit
+from dandolo.record import Record
+
+Form = Literal["json", "logfmt", "text"]
+
+MESSAGE_BYTES_MAX = 2048
+"""Of one message of the program's own. Values that were put into it were cut at 256 bytes each before."""
+TRACE_BYTES_MAX = 2048
+FRAMES_MAX = 16
+CAUSES_MAX = 4
+
+
+class _Line(msgspec.Struct, omit_defaults=True, gc=False):
+    """A request's line as JSON has it, in this order; a field that is at its default is left out."""
+
+    time: str
+    id: str
+    status: int
+    method: str
+    endpoint: str
+    key: str = ""
+    client: str = ""
+    model: str = ""
+    provider: str = ""
+    account: str = ""
+    upstream_model: str = ""
+    upstream_id: str = ""
+    stream: bool = False
+    attempts: int = 0
+    finish: str = ""
+    code: str = ""
+    bytes_in: int = 0
+    bytes_out: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+    cost_usd: float | None = None
+    duration_ms: float | None = None
+    queue_ms: float | None = None
+    first_byte_ms: float | None = None
+    first_token_ms: float | None = None
+    overhead_ms: float | None = None
+
+
+class _Said(msgspec.Struct, omit_defaults=True, gc=False):
+    """A line of the program's own."""
+
+    time: str
+    level: str
+    message: str
+    error: str = ""
+    trace: str = ""
+
+
+_TEXTS = (
+    "id", "method", "endpoint", "key", "client", "model", "provider", "account", "upstream_model", "upstream_id",
+    "finish", "code",
+)  # fmt: skip
+_encode = msgspec.json.Encoder().encode
+_clock: tuple[int, str] = (-1, "")
+_MILLIS = tuple(f".{ms:03d}Z" for ms in range(1000))
+
+
+def timestamp(unix_s: float) -> str:
+    """Unix time as ISO 8601 in UTC with milliseconds: 2026-01-31T23:59:59.999Z."""
+    global _clock
+    second = int(unix_s)
+    known = _clock
+    if known[0] != second:
+        # Assigned whole, so that another thread sees the old pair or the new one.
+        known = _clock = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
+    return known[1] + _MILLIS[int((unix_s - second) * 1000)]
+
+
+def format_record(record: Record, form: Form) -> bytes:
+    """The line of a finished request, with its line end.
+
+    Durations are in milliseconds with three decimals (a JSON number drops trailing zeros), cost in USD. Fields
+    that are empty or zero are left out, except status, duration and overhead; a cost of zero is said, an
+    unknown one is not.
+    """
+    try:
+        line = _line(record)
+    except (ValueError, OverflowError):
+        # A number that is none: nothing a provider says may cost us the line.
+        line = _line(_finite(record))
+    if form == "json":
+        return _json(line)
+    return _logfmt(line) if form == "logfmt" else _text(line)
+
+
+def _line(record: Record) -> _Line:
+    # Division of a whole number gives the nearest double to three decimals, which prints with three at most;
+    # a third of what round() costs.
+    cost, queue, byte, token = record.cost_usd, record.queue, record.first_byte, record.first_token
+    model, upstream_model = record.model, record.upstream_model
+    upstream_id, client = record.upstream_id, record.client
+    method, finish, code = record.method, record.finish, record.code
+    line = _Line(
+        timestamp(record.started),
+        record.id,
+        record.status,
+        method,
+        record.endpoint,
+        record.key,
+        client,
+        model,
+        record.provider,
+        record.account,
+        upstream_model,
+        upstream_id,
+        record.stream,
+        record.attempts,
+        finish,
+        code,
+        record.bytes_in,
+        record.bytes_out,
+        record.input_tokens,
+        record.output_tokens,
+        record.cached_tokens,
+        record.reasoning_tokens,
+        record.estimated,
+        None if cost is None else int(cost * 1e9 + 0.5) / 1e9,
+        int(record.duration * 1e6 + 0.5) / 1e3,
+        int(queue * 1e6 + 0.5) / 1e3 if queue else None,
+        None if byte is None else int(byte * 1e6 + 0.5) / 1e3,
+        None if token is None else int(token * 1e6 + 0.5) / 1e3,
+        int(record.overhead * 1e6 + 0.5) / 1e3,
+    )
+    # The names of endpoints, keys, providers and accounts are ours or the configuration's, which bounds them.
+    if (
+        len(model) > CHARS_SURE
+        or len(upstream_model) > CHARS_SURE
+        or len(upstream_id) > CHARS_SURE
+        or len(client) > CHARS_SURE
+        or len(finish) > CHARS_SURE
+        or len(code) > CHARS_SURE
+        or len(method) > CHARS_SURE
+    ):
+        for name in _TEXTS:
+            setattr(line, name, cut(getattr(line, name)))
+    return line
+
+
+def _finite(record: Record) -> Record:
+    """A copy without infinities and NaN."""
+    changes: dict[str, float | None] = {}
+    for name in ("started", "duration", "queue", "overhead", "cost_usd", "first_byte", "first_token"):
+        value = getattr(record, name)
+        if value is not None and not abs(value) < 1e12:
+            changes[name] = 0.0 if name in ("started", "duration", "queue", "overhead") else None
+    return msgspec.structs.replace(record, **changes)
+
+
+def _json(line: _Line | _Said) -> bytes:
+    try:
+        encoded = _encode(line)
+    except UnicodeEncodeError:  # a lone surrogate
+        for name in line.__struct_fields__:
+            value = getattr(line, name)
+            if isinstance(value, str):
+                setattr(line, name, cut(value, MESSAGE_BYTES_MAX))
+        encoded = _encode(line)
+    if not encoded.isascii() or b"\x7f" in encoded:
+        # JSON escapes C0 by itself; what else is not printable can stand inside strings only.
+        encoded = escaped(encoded.decode()).encode()
+    return encoded + b"\n"
+
+
+# -- logfmt ----------------------------------------------------------------------------------------------------
+
+_BARE = re.compile(r"[!#-<>-\[\]-~]+")
+"""What needs no quotes: printable ASCII but space, quote, equals sign and backslash."""
+
+
+def _logfmt(line: _Line | _Said) -> bytes:
+    parts: list[str] = []
+    for name in line.__struct_fields__:
+        value = getattr(line, name)
+        if value is None or (not value and not isinstance(value, float)):
+            continue
+        parts.append(f"{name}={_logfmt_value(name, value)}")
+    return " ".join(parts).encode() + b"\n"
+
+
+def _logfmt_value(name: str, value: object) -> str:
+    if isinstance(value, str):
+        value = cut(value, MESSAGE_BYTES_MAX)
+        if _BARE.fullmatch(value):
+            return value
+        return '"' + escaped(value.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return _usd(value) if name == "cost_usd" else f"{value:.3f}"
+    return str(value)
+
+
+def _usd(value: float) -> str:
+    """Dollars with as many decimals as they have, nine at most, never an exponent."""
+    return f"{value:.9f}".rstrip("0").rstrip(".")
+
+
+# -- text ------------------------------------------------------------------------------------------------------
+
+
+def _text(line: _Line) -> bytes:
+    """time status method/endpoint model → provider duration (first token) tokens cost code key."""
+    parts = [line.time, str(line.status), f"{fit(line.method)}/{fit(line.endpoint)}"]
+    if line.model:
+        parts.append(fit(line.model))
+    if line.provider:
+        parts.append(f"→ {fit(line.account or line.provider)}")
+        if line.upstream_model and line.upstream_model != line.model:
+            parts.append(f"as {fit(line.upstream_model)}")
+    duration = f"{line.duration_ms:.3f} ms"
+    if line.first_token_ms is not None:
+        duration += f" (first token {line.first_token_ms:.3f})"
+    parts.append(duration)
+    if line.input_tokens or line.output_tokens:
+        about = "~" if line.estimated else ""
+        parts.append(f"{about}{line.input_tokens}+{line.output_tokens} tokens")
+    if line.cost_usd is not None:
+        parts.append(f"${_usd(line.cost_usd)}")
+    if line.attempts > 1:
+        parts.append(f"{line.attempts} attempts")
+    if line.code:
+        parts.append(fit(line.code))
+    parts.append(fit(line.id))
+    return " ".join(parts).encode() + b"\n"
+
+
+# -- the program's own lines -----------------------------------------------------------------------------------
+
+
+def format_message(unix_s: float, level: str, message: str, form: Form, *, error: str = "", trace: str = "") -> bytes:
+    """A line of the program's own. `level` is a word such as "warning", `error` an exception, `trace` where."""
+    said = _Said(
+        timestamp(unix_s),
+        level,
+        cut(message, MESSAGE_BYTES_MAX),
+        cut(error, MESSAGE_BYTES_MAX),
+        cut(trace, TRACE_BYTES_MAX),
+    )
+    if form == "json":
+        return _json(said)
+    if form == "logfmt":
+        return _logfmt(said)
+    line = f"{said.time} {said.level}: {escaped(said.message)}"
+    if said.error:
+        line += f": {escaped(said.error)}"
+    if said.trace:
+        line += "".join(f"\n    {escaped(frame)}" for frame in said.trace.split(" < "))
+    return line.encode() + b"\n"
+
+
+class LineFormatter(logging.Formatter):
+    """Makes a line of a `LogRecord`. Of a traceback it shows places, never source, locals or arguments."""
+
+    def __init__(self, form: Form) -> None:
+        super().__init__()
+        self._form: Form = form
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line without its end."""
+        return self.line(record)[:-1].decode()
+
+    def line(self, record: logging.LogRecord) -> bytes:
+        """The line with its end. Never raises for a message whose arguments do not fit."""
+        error = trace = ""
+        if record.exc_info and record.exc_info[1] is not None:
+            error, trace = _told(record.exc_info[1]), _places(record.exc_info[2])
+        return format_message(
+            record.created, record.levelname.lower(), _message(record), self._form, error=error, trace=trace
+        )
+
+
+def _message(record: logging.LogRecord) -> str:
+    message = str(record.msg)
+    args = record.args
+    if not args:
+        return message
+    try:
+        if isinstance(args, tuple):
+            return message % tuple(_short(value) for value in args)
+        return message % {name: _short(value) for name, value in args.items()}
+    except Exception:
+        return message
+
+
+def _short(value: object) -> object:
+    if isinstance(value, (int, float)):
+        return value
+    return cut(str(value))
+
+
+def _told(error: BaseException) -> str:
+    """The error and what caused it, outermost first: `Type: text ← Type: text`."""
+    told: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(told) < CAUSES_MAX:
+        try:
+            text = cut(str(cause))
+        except Exception:
+            text = ""
+        told.append(f"{type(cause).__name__}: {text}" if text else type(cause).__name__)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return " ← ".join(told)
+
+
+def _places(trace: TracebackType | None) -> str:
+    """Where it was raised, innermost first: `file:line function < file:line function`."""
+    walked = [(frame.f_code.co_filename, number, frame.f_code.co_name) for frame, number in traceback.walk_tb(trace)]
+    return " < ".join(
+        f"{'/'.join(path.rsplit('/', 3)[-3:])}:{number} {name}" for path, number, name in reversed(walked[-FRAMES_MAX:])
+    )

@@ -1,0 +1,320 @@
+"""One call to one account: a slot, a connection, a request out, its answer judged and passed on.
+
+Whatever is taken is given back in the order it was taken, also when the client leaves or a deadline passes
+in the middle of any wait. An attempt raises `GatewayError` with its verdict on whether somebody else may be
+asked; it has told the breaker and the cool-downs by then. Once `exchange.commit` has been called, the
+client has been sent something and the verdict no longer matters.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from dandolo.api import faults, usage
+from dandolo.api.call import Call
+from dandolo.api.faults import Fault, Kind
+from dandolo.errors import GatewayError, InternalError, UpstreamInvalid, UpstreamUnavailable
+from dandolo.gateway import answers
+from dandolo.gateway.fleet import Runtime
+from dandolo.gateway.tap import StreamTap
+from dandolo.net.relay import BODY_BYTES_MAX, BytesRelay, EventRelay
+from dandolo.net.strand import Waiter
+from dandolo.net.upstream import Upstream
+from dandolo.route.catalog import Target
+from dandolo.wire.client import Response
+
+if TYPE_CHECKING:
+    from dandolo.gateway.exchange import Exchange
+
+ACCOUNT_PAUSE_S = 30.0
+"""How long others are preferred to an account without credit or with a refused key."""
+NO_OPTION_MODELS_MAX = 1024
+
+_now = time.monotonic
+
+
+class Attempt:
+    """One attempt of an exchange. `run` is called once."""
+
+    __slots__ = ("_call", "_exchange", "_hides_usage", "_runtime", "_target")
+
+    def __init__(self, exchange: Exchange, call: Call, target: Target, runtime: Runtime) -> None:
+        self._exchange = exchange
+        self._call = call
+        self._target = target
+        self._runtime = runtime
+        self._hides_usage = False
+
+    async def run(self, *, others: bool) -> None:
+        """Ask the account and pass its answer on. `others`: somebody else could still take over.
+
+        Raises GatewayError; UpstreamError and its kin carry whether the breaker counted them.
+        """
+        runtime, target = self._runtime, self._target
+        breaker = runtime.breaker(target.model)
+        try:
+            await self._enter()
+            try:
+                await self._converse(others=others)
+            finally:
+                runtime.slots.leave(_now())
+        except GatewayError as error:
+            if breaker is not None:
+                if error.counts:
+                    breaker.failed(_now())
+                else:
+                    breaker.abandoned()
+            raise
+        except BaseException:
+            if breaker is not None:
+                breaker.abandoned()
+            raise
+        if breaker is not None:
+            breaker.succeeded(_now())
+
+    async def _enter(self) -> None:
+        """Take a slot, or wait in its queue. Raises Refusal (503) when the queue is full."""
+        slots, exchange = self._runtime.slots, self._exchange
+        if slots.enter():
+            return
+        ticket: Waiter[bool] = Waiter()
+        slots.queue(ticket)
+        since = _now()
+        exchange.await_until(exchange.total_at, "a free slot at the provider")
+        try:
+            await ticket
+        except BaseException:
+            if ticket.done:
+                slots.leave(_now())
+            else:
+                slots.withdraw(ticket)
+            raise
+        finally:
+            exchange.queue_s += _now() - since
+
+    async def _converse(self, *, others: bool) -> None:
+        """Send the request, twice where that is no retry: on a stale connection, or without our own option."""
+        exchange, runtime, model = self._exchange, self._runtime, self._target.model
+        include_usage = self._target.provider.profile.include_usage
+        self._hides_usage = self._call.injects_usage(
+            include_usage == "yes" or (include_usage == "try" and model not in runtime.no_usage_option)
+        )
+        stale_allowed = True
+        option_dropped = False
+        while True:
+            connection = runtime.pool.take(_now()) if stale_allowed else None
+            if connection is None:
+                connection = await self._dial()
+            ended = False
+            try:
+                head, body = self._outgoing()
+                content = await self._send(connection, head, body)
+                response = connection.response
+                assert response is not None
+                if response.status in (400, 422) and self._hides_usage and include_usage == "try":
+                    # Perhaps our own addition was what it did not like: asked again without it, and remembered.
+                    self._hides_usage = False
+                    option_dropped = True
+                    if len(runtime.no_usage_option) < NO_OPTION_MODELS_MAX:
+                        runtime.no_usage_option.add(model)
+                    continue
+                await self._pass_on(connection, response, content, others=others)
+                ended = True
+                return
+            except UpstreamUnavailable:
+                if not stale_allowed or not connection.reused or connection.reader.received or exchange.client.lost:
+                    raise
+                # The provider closed a kept-alive connection as we wrote: nothing was answered, so the same
+                # account is asked once more, on a fresh connection (RFC 9112 §9.3.1; http.md 31).
+                stale_allowed = False
+            except GatewayError:
+                if option_dropped and not exchange.committed:
+                    runtime.no_usage_option.discard(model)
+                raise
+            finally:
+                exchange.gateway.keep(runtime, connection, ended=ended)
+
+    def _outgoing(self) -> tuple[bytes, bytes]:
+        """The request for this provider: its head from an allowlist, the body with as little changed as must be."""
+        exchange, call, target = self._exchange, self._call, self._target
+        request = exchange.request
+        body = call.body_for(target.model, target.name, target.provider.defaults, inject_usage=self._hides_usage)
+        if call.stream:
+            accept = b"text/event-stream"
+        elif call.json is not None and call.endpoint.dialect != "plain":
+            accept = b"application/json"
+        else:
+            accept = request.fields.get(b"accept", b"*/*")
+        prefix = self._runtime.head(request.method, call.endpoint, exchange.suffix, target.model, accept)
+        extra = exchange.plane.forwarding.encode(request.fields, self._runtime)
+        request_id = exchange.id.encode()
+        if not body and request.method != b"POST":
+            return b"%bx-request-id: %b\r\n%b\r\n" % (prefix, request_id, extra), b""
+        return (
+            b"%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n"
+            % (prefix, call.content_type, len(body), request_id, extra),
+            body,
+        )
+
+    async def _send(self, connection: Upstream, head: bytes, body: bytes) -> bytes | None:
+        exchange = self._exchange
+        timeouts = exchange.plane.config.timeouts
+        exchange.sent_at = now = _now()
+        first_byte_s = timeouts.first_byte_stream if self._call.stream else timeouts.first_byte
+        exchange.await_until(now + first_byte_s, "the first byte of the provider's answer")
+        content = await connection.send(head, body, head_only=exchange.request.method == b"HEAD")
+        exchange.answered(_now())
+        return content
+
+    async def _dial(self) -> Upstream:
+        """A new connection, made by a task of its own: DNS and TLS need one."""
+        exchange, runtime = self._exchange, self._runtime
+        gateway = exchange.gateway
+        connect_s = exchange.plane.config.timeouts.connect
+        waiter: Waiter[Upstream] = Waiter()
+
+        async def connect() -> None:
+            try:
+                connection = await gateway.dialer.dial(runtime.destination, connect_s)
+            except GatewayError as error:
+                waiter.fail(error)
+            except Exception:
+                waiter.fail(InternalError("connecting to the provider failed within the gateway"))
+                raise
+            else:
+                if waiter.wanted:
+                    waiter.set(connection)
+                else:
+                    connection.close()
+
+        exchange.await_until(exchange.total_at, "a connection to the provider")
+        since = _now()
+        task = gateway.tasks.spawn(connect(), "dial")
+        try:
+            return await waiter
+        except BaseException:
+            task.cancel()
+            raise
+        finally:
+            exchange.provider_s += _now() - since
+
+    # -- the answer ------------------------------------------------------------------------------------
+
+    async def _pass_on(self, connection: Upstream, response: Response, content: bytes | None, *, others: bool) -> None:
+        """Judge an answer and relay it in the way its kind asks for."""
+        exchange, call = self._exchange, self._call
+        profile = self._target.provider.profile
+        head = response.fields
+        if response.status >= 300:
+            raise self._fault(
+                faults.classify(
+                    profile, response.status, head, content or b"", time.time(), secrets=self._runtime.secrets
+                )
+            )
+        coding = head.get(b"content-encoding")
+        if coding is not None and coding.lower() != b"identity":
+            raise UpstreamInvalid("the provider sent a compressed answer although none was accepted")
+        plain = call.endpoint.dialect == "plain"
+        kind = head.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if content is None and kind == b"text/event-stream":
+            if not call.stream and not plain and call.json is not None:
+                raise UpstreamInvalid("the provider answered with a stream that nobody asked for")
+            await self._relay_events(connection, response, others=others)
+        elif call.stream and not plain:
+            fault = faults.in_body_error(content or b"", profile, secrets=self._runtime.secrets)
+            if fault is not None:
+                raise self._fault(fault)
+            raise UpstreamInvalid("the provider was asked for a stream and answered with something else")
+        elif content is None:
+            await self._relay_bytes(connection, response, kind)
+        else:
+            self._check_plain(kind, content)
+            exchange.commit(response.status)
+            exchange.bytes_out = len(content)
+            exchange.client.answer(response.status, exchange.head(response, self._target), content)
+
+    def _check_plain(self, kind: bytes, content: bytes) -> None:
+        """Judge a whole answer before anything of it is sent, and read its usage."""
+        exchange, endpoint = self._exchange, self._call.endpoint
+        if endpoint.speech in ("audio", "venice_image") and kind != b"application/json":
+            return
+        if not content and endpoint.body == "none":
+            return
+        found = usage.facts(content)
+        if found is None:
+            what = "something that is not a JSON object" if content.strip() else "an empty body"
+            raise UpstreamInvalid(f"the provider answered 200 with {what}")
+        fault = faults.in_body_error(content, self._target.provider.profile, secrets=self._runtime.secrets)
+        if fault is not None:
+            raise self._fault(fault)
+        counts = usage.Usage()
+        if usage.add(counts, found):
+            exchange.usage = counts
+        exchange.finish_reason = found.finish()
+
+    async def _relay_events(self, connection: Upstream, response: Response, *, others: bool) -> None:
+        exchange, target = self._exchange, self._target
+        annotate = self._call.endpoint.dialect in ("chat", "completions") and exchange.annotates
+        tap = exchange.tap = StreamTap(
+            self._call.endpoint.dialect,
+            target.provider.profile,
+            secrets=self._runtime.secrets,
+            hide_usage=self._hides_usage,
+            on_content=exchange.note_content,
+            closing=exchange.annotation if annotate else None,
+        )
+
+        def commit() -> None:
+            exchange.commit(response.status)
+            exchange.client.begin_stream(response.status, exchange.head(response, target) + answers.STREAM, flow)
+
+        flow = EventRelay(
+            exchange.client, connection, tap, hold=others, commit=commit, on_payload=exchange.note_payload
+        )
+        exchange.relay = flow
+        # Until the first content the deadline is still that of the first byte.
+        first_byte_s = exchange.plane.config.timeouts.first_byte_stream
+        exchange.begin_heartbeat()
+        exchange.await_until(exchange.sent_at + first_byte_s, "the first content of the provider's stream")
+        connection.relay_to(flow)
+        try:
+            await flow.done
+        finally:
+            exchange.end_heartbeat()
+            exchange.bytes_out = flow.payload_bytes
+            exchange.usage = tap.usage if tap.counted else None
+            exchange.finish_reason = tap.finish_reason
+        exchange.client.end_stream()
+
+    async def _relay_bytes(self, connection: Upstream, response: Response, kind: bytes) -> None:
+        """Anything else: large JSON, audio, images. Its original length stays, so that truncation can be told."""
+        exchange = self._exchange
+        declared = response.length
+        if declared is not None and declared > BODY_BYTES_MAX:
+            raise UpstreamInvalid(f"the provider's answer has {declared} bytes; at most {BODY_BYTES_MAX} are accepted")
+        flow = BytesRelay(exchange.client, connection, on_payload=exchange.note_payload)
+        exchange.relay = flow
+        exchange.commit(response.status)
+        exchange.client.begin_stream(response.status, exchange.head(response, self._target), flow, declared)
+        exchange.note_payload()
+        connection.relay_to(flow)
+        try:
+            await flow.done
+        finally:
+            exchange.bytes_out = flow.payload_bytes
+        if kind == b"application/json":
+            exchange.usage = usage.in_tail(flow.tail)
+        exchange.client.end_stream()
+
+    def _fault(self, fault: Fault) -> GatewayError:
+        """A provider's judged failure as an error, with what it says about the account taken to heart."""
+        runtime = self._runtime
+        scope = "" if fault.scope == "account" else self._target.model
+        if fault.kind in (Kind.RATE_LIMIT, Kind.ERROR_BUDGET) and fault.retry_after_s is not None:
+            runtime.cool(scope, _now() + fault.retry_after_s)
+        elif fault.kind in (Kind.QUOTA, Kind.AUTH) and fault.take_over:
+            runtime.cool(scope, _now() + ACCOUNT_PAUSE_S)
+        error = fault.error()
+        error.counts = fault.counts_for_breaker
+        return error

@@ -1,0 +1,331 @@
+"""The gateway of one worker: what connections call, what exchanges share, what is counted at the end.
+
+`Plane` is everything that comes from one configuration and is swapped by one assignment; an exchange keeps
+the plane it began with. `Gateway` is the rest: time, tasks, the sweep, the dialer, the retry budget. It
+judges heads (`admit`), begins exchanges (`start`), words refusals (`refusal`) and takes records (`ended`).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable
+
+from dandolo.api.endpoints import ENDPOINTS, Dialect, Endpoint
+from dandolo.config.schema import Config
+from dandolo.errors import GatewayError, ProtocolError, RequestError
+from dandolo.gateway import answers, site
+from dandolo.gateway.admission import Admission, Tenant
+from dandolo.gateway.exchange import Exchange
+from dandolo.gateway.fleet import Fleet, Runtime
+from dandolo.gateway.forwarding import Forwarding
+from dandolo.gateway.models import Models
+from dandolo.net.dial import Dialer
+from dandolo.net.downstream import Downstream, DownstreamLimits
+from dandolo.net.relay import Remainder
+from dandolo.net.sweep import Sweep
+from dandolo.net.tasks import Tasks
+from dandolo.net.upstream import Upstream
+from dandolo.record import Record
+from dandolo.route.catalog import Catalog
+from dandolo.route.retry import Budget
+from dandolo.wire.server import DRAIN_BYTES_MAX, HeadLimits, Request
+
+AFTER_DONE_S = 1.0
+"""How long a provider may keep its connection open after the end of its stream (http.md 27)."""
+
+_TIMEOUT = re.compile(rb"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s|m)?")
+_UNITS = {None: 1.0, b"ms": 0.001, b"s": 1.0, b"m": 60.0}
+
+
+class Plane:
+    """All that follows from one configuration."""
+
+    __slots__ = ("admission", "catalog", "config", "fleet", "forwarding", "models")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.catalog = Catalog(config)
+        self.fleet = Fleet(config, self.catalog)
+        self.admission = Admission(config)
+        widened = frozenset(name.lower().encode() for item in config.providers for name in item.forward_headers)
+        self.forwarding = Forwarding(widened)
+        self.models = Models(self.catalog)
+
+
+class _Admitted:
+    """What was decided about a request when its head was complete."""
+
+    __slots__ = ("endpoint", "local", "origin", "plane", "suffix", "tenant")
+
+    def __init__(self, plane: Plane, endpoint: Endpoint, tenant: Tenant, origin: bytes | None, suffix: str) -> None:
+        self.plane = plane
+        self.endpoint = endpoint
+        self.tenant = tenant
+        self.origin = origin
+        self.suffix = suffix
+        self.local: site.Local | None = None
+
+
+class Gateway:
+    """One worker's gateway. `take` receives the record of every request."""
+
+    def __init__(self, config: Config, take: Callable[[Record], None]) -> None:
+        self.plane = Plane(config)
+        self.limits = limits_of(config)
+        self.sweep = Sweep()
+        self.tasks = Tasks()
+        self.dialer = Dialer()
+        self.budget = Budget()
+        self.dates = answers.Dates()
+        self.draining = False
+        self.connections: set[Downstream] = set()
+        self._take = take
+        self._request_prefix = f"req_{secrets.token_hex(6)}"
+        self._requests = 0
+
+    now = staticmethod(time.monotonic)
+
+    @property
+    def admission(self) -> Admission:
+        """The doorkeeper of the current plane."""
+        return self.plane.admission
+
+    # -- what connections call -------------------------------------------------------------------------
+
+    def admit(self, connection: Downstream, request: Request) -> int:
+        """Judge a head; the body's limit in bytes. Raises GatewayError for whatever is refused before a body."""
+        plane = self.plane
+        endpoint = ENDPOINTS.get(request.path)
+        suffix = ""
+        if endpoint is None:
+            found = site.find(request.path)
+            if found is None:
+                raise site.not_found(request.path)
+            endpoint, suffix = found
+        admission = plane.admission
+        head = request.fields
+        local_socket = not connection.peer
+        if request.method not in endpoint.methods:
+            if request.method == b"OPTIONS":
+                origin = admission.check_browser(head, request.authority, local_socket=local_socket)
+                admitted = _Admitted(plane, endpoint, Tenant(None, 1), origin, suffix)
+                admitted.local = site.preflight(endpoint, origin, head)
+                request.context = admitted
+                return DRAIN_BYTES_MAX
+            raise RequestError(
+                f"{site.printable(request.method)} is not allowed here; use {endpoint.allow}",
+                status=405,
+                code="method_not_allowed",
+                allow=endpoint.allow,
+                close=request.method in (b"CONNECT", b"TRACE"),
+            )
+        origin = admission.check_browser(head, request.authority, local_socket=local_socket)
+        if endpoint is site.PAGE:
+            admitted = _Admitted(plane, endpoint, Tenant(None, 1), origin, suffix)
+            admitted.local = site.page(request.path, self.ready)
+            request.context = admitted
+            return DRAIN_BYTES_MAX
+        tenant = admission.authenticate(head)
+        admission.check(tenant)
+        coding = head.get(b"content-encoding")
+        if coding is not None and coding.lower() != b"identity":
+            raise RequestError(
+                "compressed request bodies are not accepted; send the body as it is",
+                status=415,
+                code="unsupported_content_encoding",
+            )
+        request.context = _Admitted(plane, endpoint, tenant, origin, suffix)
+        if endpoint.body == "none" and request.method != b"POST":
+            return DRAIN_BYTES_MAX
+        limits = plane.config.limits
+        return limits.upload_bytes_max if endpoint.upload else limits.body_bytes_max
+
+    def body_grew(self, connection: Downstream, size: int) -> None:
+        """Count bytes of an unfinished body. Raises Refusal (503) when the process holds too many."""
+        self.plane.admission.hold(size)
+        connection.held_bytes += size
+
+    def start(self, connection: Downstream, request: Request) -> None:
+        """Handle a complete request."""
+        admitted = request.context
+        assert isinstance(admitted, _Admitted)
+        if admitted.local is not None:
+            status, head, body = admitted.local
+            head += self.own_fields(self._next_id(), "plain", admitted.origin)
+            connection.answer(status, head, body)
+            self._let_go(connection)
+            connection.finish()
+            return
+        try:
+            admitted.plane.admission.enter(admitted.tenant)
+        except GatewayError as error:
+            status, head, body = self.refusal(connection, request, error)
+            connection.answer(status, head, body, close=error.close)
+            connection.finish()
+            return
+        exchange = Exchange(
+            self,
+            admitted.plane,
+            connection,
+            request,
+            admitted.endpoint,
+            admitted.tenant,
+            self._next_id(),
+            suffix=admitted.suffix,
+            origin=admitted.origin,
+        )
+        connection.exchange = exchange
+        self.sweep.items.add(exchange)
+        exchange.begin()
+
+    def refusal(self, connection: Downstream, request: Request | None, error: GatewayError) -> tuple[int, bytes, bytes]:
+        """Word an answer for a request that no exchange handles, and record it."""
+        self._let_go(connection)
+        dialect: Dialect = "plain"
+        name = "unknown"
+        tenant = ""
+        if request is not None:
+            admitted = request.context
+            if isinstance(admitted, _Admitted):
+                dialect, name, tenant = admitted.endpoint.dialect, admitted.endpoint.name, admitted.tenant.name
+            elif (endpoint := ENDPOINTS.get(request.path)) is not None:
+                dialect, name = endpoint.dialect, endpoint.name
+        request_id = self._next_id()
+        head, body = answers.error_answer(error, dialect, request_id)
+        head += self.own_fields(request_id, dialect, None)
+        self._take(
+            Record(
+                id=request_id,
+                started=time.time(),
+                endpoint=name,
+                method=site.printable(request.method) if request is not None else "",
+                status=error.status,
+                key=tenant,
+                client=self.admission.client_address(connection.peer, request.fields if request is not None else {}),
+                code=error.code or "",
+                bytes_out=len(body),
+            )
+        )
+        return error.status, head, body
+
+    def gone(self, connection: Downstream) -> None:
+        """The client has disconnected."""
+        self._let_go(connection)
+        exchange = connection.exchange
+        if isinstance(exchange, Exchange):
+            exchange.cancel()
+
+    # -- what exchanges call ---------------------------------------------------------------------------
+
+    def ended(self, exchange: Exchange) -> None:
+        """An exchange is over: count it out, record it, let its connection go on."""
+        self.sweep.items.discard(exchange)
+        exchange.plane.admission.leave(exchange.tenant)
+        self._let_go(exchange.client)
+        self._take(exchange.record())
+        exchange.client.finish()
+
+    def keep(self, runtime: Runtime, connection: Upstream, *, ended: bool) -> None:
+        """Put a provider's connection back, or let it go.
+
+        `ended`: the client's answer is complete. What the provider still has to say is then read for at
+        most AFTER_DONE_S, so that the connection can be used again if it ends properly.
+        """
+        if ended and not connection.reader.complete and not connection.closed:
+
+            def over(remainder: Remainder) -> None:
+                self.sweep.items.discard(remainder)
+                connection.detach()
+                runtime.pool.give(connection, self.now())
+
+            remainder = Remainder(connection, self.now() + AFTER_DONE_S, over)
+            self.sweep.items.add(remainder)
+            connection.relay_to(remainder)
+            return
+        connection.detach()
+        runtime.pool.give(connection, self.now())
+
+    def own_fields(self, request_id: str, dialect: Dialect, origin: bytes | None) -> bytes:
+        """The header lines every answer of ours carries."""
+        encoded = request_id.encode()
+        lines = b"%bx-request-id: %b\r\n" % (self.dates.line(self.now()), encoded)
+        if dialect == "messages":
+            lines += b"request-id: %b\r\n" % encoded
+        return lines if origin is None else lines + site.cors(origin)
+
+    @staticmethod
+    def timeout_s(request: Request) -> float | None:
+        """The caller's own limit on the whole request, from `x-dandolo-timeout`. Raises RequestError (400)."""
+        given = request.fields.get(b"x-dandolo-timeout")
+        if given is None:
+            return None
+        match = _TIMEOUT.fullmatch(given)
+        seconds = float(match[1]) * _UNITS[match[2]] if match is not None else 0.0
+        if seconds <= 0:
+            raise RequestError("the header x-dandolo-timeout must be a duration such as 30s or 1500ms")
+        return seconds
+
+    # -- state -----------------------------------------------------------------------------------------
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether new requests are welcome, and why not (http.md 55). Never touches a provider."""
+        if self.draining:
+            return False, "draining"
+        now = self.now()
+        for runtime in self.plane.fleet:
+            breakers = runtime.breakers().values()
+            if not breakers or any(breaker.retry_after_s(now) <= 0 for breaker in breakers):
+                return True, ""
+        return False, "every provider's breaker is open"
+
+    def busy_answer(self) -> bytes:
+        """The whole answer for a connection beyond the process's limit."""
+        error = ProtocolError("this gateway has as many connections as it takes; try again later", status=503)
+        error.code, error.type, error.retry_after_s = "overloaded", "server_error", 1.0
+        head, body = answers.error_answer(error, "plain", "")
+        head += self.own_fields(self._next_id(), "plain", None)
+        return b"HTTP/1.1 503 Service Unavailable\r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (
+            head,
+            len(body),
+            body,
+        )
+
+    def tick(self) -> None:
+        """Expire what has passed its deadline (every `net.sweep.PERIOD_S`)."""
+        self.sweep.tick(self.now())
+
+    def tend(self) -> None:
+        """Close provider connections that have been idle or alive for too long (every few seconds)."""
+        now = self.now()
+        for runtime in self.plane.fleet:
+            runtime.pool.expire(now)
+
+    def _let_go(self, connection: Downstream) -> None:
+        if connection.held_bytes:
+            self.plane.admission.release(connection.held_bytes)
+            connection.held_bytes = 0
+
+    def _next_id(self) -> str:
+        self._requests += 1
+        return f"{self._request_prefix}{self._requests:010x}"
+
+
+def limits_of(config: Config) -> DownstreamLimits:
+    """A connection's limits from the configuration."""
+    limits, timeouts = config.limits, config.timeouts
+    return DownstreamLimits(
+        head=HeadLimits(
+            request_line_bytes_max=limits.request_line_bytes_max,
+            header_bytes_max=limits.header_bytes_max,
+            headers_max=limits.headers_max,
+            header_line_bytes_max=min(16 * 1024, limits.header_bytes_max),
+        ),
+        header_read_s=timeouts.header_read,
+        body_idle_s=timeouts.body_idle,
+        body_total_s=timeouts.body_total,
+        first_request_s=timeouts.first_request,
+        keep_alive_idle_s=timeouts.keep_alive_idle,
+        write_stall_s=timeouts.write_stall,
+    )

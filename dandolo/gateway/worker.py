@@ -1,0 +1,118 @@
+"""One data plane: a gateway behind its listeners, with the timers that move it and an orderly end.
+
+The worker is told where to listen and to whom records go; it reads no configuration file, opens no admin
+listener and knows no signal. Draining: readiness fails at once, for `drain_delay` connections are still
+accepted while answers say `Connection: close`, then listeners and idle connections close, requests may
+finish until `drain_timeout`, and what is left is told so and cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+
+from dandolo.config.schema import Config
+from dandolo.errors import Refusal
+from dandolo.gateway.exchange import Exchange
+from dandolo.gateway.gateway import Gateway
+from dandolo.net.downstream import Downstream
+from dandolo.net.listen import Census, Listener
+from dandolo.net.sweep import PERIOD_S
+from dandolo.record import Record
+
+TEND_S = 5.0
+FLUSH_S = 2.0
+"""After the last requests were cut: how long their last bytes may take."""
+
+
+class Worker:
+    """A gateway at work on the running event loop."""
+
+    def __init__(self, config: Config, take: Callable[[Record], None]) -> None:
+        self.gateway = Gateway(config, take)
+        self.census = Census(config.limits.connections_max, config.limits.connections_per_ip_max)
+        self._config = config
+        self._listeners: list[Listener] = []
+        self._timers: list[asyncio.TimerHandle] = []
+        self._loop = asyncio.get_running_loop()
+
+    def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept on listening sockets, which become the worker's."""
+        server = self._config.server
+        tls: ssl.SSLContext | None = None
+        if server.tls is not None:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.minimum_version = ssl.TLSVersion.TLSv1_2
+            tls.load_cert_chain(server.tls.cert, server.tls.key)
+            tls.set_alpn_protocols(["http/1.1"])
+        for sock in sockets:
+            listener = Listener(
+                sock,
+                self.gateway,
+                self.census,
+                self.gateway.tasks,
+                tls=tls,
+                proxy_protocol=server.proxy_protocol,
+                trusted=server.trusted_proxies,
+                busy_answer=self.gateway.busy_answer,
+            )
+            self._listeners.append(listener)
+            listener.start()
+        self._every(PERIOD_S, self.gateway.tick)
+        self._every(TEND_S, self.gateway.tend)
+
+    async def drain(self, delay_s: float, timeout_s: float) -> None:
+        """Stop in an orderly way within `delay_s` + `timeout_s` + FLUSH_S seconds."""
+        gateway = self.gateway
+        gateway.draining = True
+        await asyncio.sleep(delay_s)
+        for listener in self._listeners:
+            listener.close()
+        for connection in self._connections():
+            connection.close_when_idle()
+        await self._until_idle(timeout_s)
+        error = Refusal("the gateway is shutting down", code="shutting_down", retry_after_s=1.0)
+        for item in list(gateway.sweep.items):
+            if isinstance(item, Exchange):
+                item.interrupt(error)
+        await self._until_idle(FLUSH_S)
+
+    async def close(self) -> None:
+        """End everything at once."""
+        for listener in self._listeners:
+            listener.close()
+        for timer in self._timers:
+            timer.cancel()
+        for connection in self._connections():
+            connection.abort()
+        self.gateway.plane.fleet.close()
+        # Transports tell their protocols in the loop's next turns.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await self.gateway.tasks.close()
+        self.census.close()
+
+    async def _until_idle(self, seconds: float) -> None:
+        until = self._loop.time() + seconds
+        while self.gateway.admission.in_flight or self._connections():
+            left = until - self._loop.time()
+            if left <= 0:
+                return
+            await asyncio.sleep(min(0.02, left))
+            if not self.gateway.admission.in_flight:
+                for connection in self._connections():
+                    connection.close_when_idle()
+
+    def _connections(self) -> list[Downstream]:
+        return [item for item in self.gateway.sweep.items if isinstance(item, Downstream)]
+
+    def _every(self, seconds: float, call: Callable[[], None]) -> None:
+        index = len(self._timers)
+
+        def run() -> None:
+            self._timers[index] = self._loop.call_later(seconds, run)
+            call()
+
+        self._timers.append(self._loop.call_later(seconds, run))
