@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Record(msgspec.Struct, gc=False, kw_only=True):
+class Record(msgspec.Struct, gc=False):
     """What one request was and what became of it.
 
     Times are seconds; `started` is Unix time, the others are durations: `duration` from the complete

@@ -23,6 +23,8 @@ from dandolo.errors import RequestError
 
 DEPTH_MAX = 128
 DIGITS_MAX = 64
+FIELDS_MAX = 4096
+"""Top-level fields of one body: no API has a hundredth of it, and finding so many costs more than a call may."""
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _any = msgspec.json.Decoder()
@@ -52,10 +54,9 @@ class JsonBody:
     def get(self, name: str) -> bytes | None:
         """The raw JSON of a top-level field; None when it is absent or null."""
         raw = self.fields.get(name)
-        if raw is None:
+        if raw is None or (len(raw) == 4 and bytes(raw) == b"null"):
             return None
-        value = bytes(raw)
-        return None if value == b"null" else value
+        return bytes(raw)
 
     def text(self, name: str, *, required: bool = False) -> str | None:
         """A string field. Raises RequestError naming it when it is something else, or missing though required."""
@@ -88,10 +89,11 @@ class JsonBody:
 
     def require(self, name: str, opening: bytes, kind: str) -> None:
         """Refuse a field that is missing or does not begin with one of the bytes `opening` (its JSON type)."""
-        raw = self.get(name)
-        if raw is None:
+        raw = self.fields.get(name)
+        if raw is None or (len(raw) == 4 and bytes(raw) == b"null"):
             raise RequestError(f"the field '{name}' is missing; give it as {kind}", param=name)
-        if raw[0] not in opening:
+        # Only the first byte: the value itself may be most of the body.
+        if memoryview(raw)[0] not in opening:
             raise RequestError(f"the field '{name}' must be {kind}", param=name)
 
     def value(self, name: str) -> Any:
@@ -180,9 +182,10 @@ def judge(raw: bytes) -> JsonBody:
     if _openers_exceed(raw, DEPTH_MAX) and _depth(raw) > DEPTH_MAX:
         raise _too_deep()
     count = len(fields)
-    size = 0
-    for key, value in fields.items():
-        size += len(key) + len(value) if key.isascii() else len(key.encode()) + len(value)
+    if count > FIELDS_MAX:
+        raise RequestError(f"the body has more than {FIELDS_MAX} fields at its top level")
+    keys = "".join(fields)
+    size = (len(keys) if keys.isascii() else len(keys.encode())) + sum(map(len, fields.values()))
     if size + 4 * count + 1 == len(raw) and count:
         return body
     if size + 6 * count == len(raw) and count and _spaced(fields) == raw:

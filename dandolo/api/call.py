@@ -22,8 +22,11 @@ FALLBACKS_MAX = 16
 MODEL_CHARS_MAX = 256
 
 _encoder = msgspec.json.Encoder()
+_any = msgspec.json.Decoder()
 _strings = msgspec.json.Decoder(list[str])
 _INCLUDE_USAGE = b'{"include_usage":true}'
+NAMES_REMEMBERED_MAX = 1024
+_names: dict[bytes, tuple[str, ...]] = {}
 _USAGE_DIALECTS = frozenset(("chat", "completions"))
 
 
@@ -65,26 +68,23 @@ class Call:
         body = self.json
         if body is None:
             return self.raw
+        if not defaults and not inject_usage and model == name == self.models[0] and "models" not in body.fields:
+            return self.raw
         edits: dict[str, bytes | None] = {}
         if name and (model != name or name != self.models[0]):
             edits["model"] = _encoder.encode(model)
         if "models" in body.fields:
             edits["models"] = None
-        if inject_usage:
-            edits["stream_options"] = self._stream_options(body)
+            # A caller may name its models in the list alone; the provider must still be told which.
+            if name and "model" not in edits and body.get("model") is None:
+                edits["model"] = _encoder.encode(model)
         for field, value in defaults.items():
             merged = _merged(body, field, value)
             if merged is not None:
                 edits[field] = merged
+        if inject_usage:
+            edits["stream_options"] = _with_usage(edits.get("stream_options") or body.get("stream_options"))
         return body.edited(edits) if edits else self.raw
-
-    @staticmethod
-    def _stream_options(body: JsonBody) -> bytes:
-        raw = body.get("stream_options")
-        if raw is None or raw[0] != 0x7B:
-            return _INCLUDE_USAGE
-        options = body.value("stream_options")
-        return _encoder.encode({**options, "include_usage": True})
 
 
 def read(endpoint: Endpoint, raw: bytes, content_type: bytes) -> Call:
@@ -126,16 +126,27 @@ def _models(body: JsonBody, *, required: bool) -> tuple[str, ...]:
     """`model` and then `models`, without repetitions."""
     others = body.fields.get("models")
     if others is None or bytes(others) == b"null":
+        # The same few names come again and again: what was checked once is known by its raw JSON.
+        raw = body.fields.get("model")
+        known = _names.get(bytes(raw)) if raw is not None else None
+        if known is not None:
+            return known
         model = body.text("model", required=required)
-        return () if model is None else (_checked(model),)
+        if model is None:
+            return ()
+        names = (_checked(model),)
+        if len(_names) >= NAMES_REMEMBERED_MAX:
+            _names.clear()
+        _names[bytes(body.fields["model"])] = names
+        return names
     try:
-        names = _strings.decode(others)
+        listed = _strings.decode(others)
     except msgspec.ValidationError:
         raise RequestError("the field 'models' must be an array of strings", param="models") from None
-    if len(names) > FALLBACKS_MAX:
+    if len(listed) > FALLBACKS_MAX:
         raise RequestError(f"the field 'models' names more than {FALLBACKS_MAX} models", param="models")
-    model = body.text("model", required=required and not names)
-    return tuple(dict.fromkeys(_checked(name) for name in ([] if model is None else [model]) + names))
+    model = body.text("model", required=required and not listed)
+    return tuple(dict.fromkeys(_checked(name) for name in ([] if model is None else [model]) + listed))
 
 
 def _checked(name: str) -> str:
@@ -156,6 +167,13 @@ def _merged(body: JsonBody, field: str, default: Any) -> bytes | None:
     given = body.value(field)
     merged = _merge(given, default)
     return None if merged == given else _encoder.encode(merged)
+
+
+def _with_usage(options: bytes | None) -> bytes:
+    """Stream options (the caller's, or with the provider's defaults merged in) that ask for usage."""
+    if options is None or options[0] != 0x7B:
+        return _INCLUDE_USAGE
+    return _encoder.encode({**_any.decode(options), "include_usage": True})
 
 
 def _merge(given: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:

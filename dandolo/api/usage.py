@@ -12,6 +12,10 @@ from typing import Any
 
 import msgspec
 
+COUNT_MAX = 2**48
+COST_USD_MAX = 1e6
+"""What one call cannot reach: a figure beyond it is a provider's mistake, and unknown."""
+
 
 class Usage(msgspec.Struct, gc=False):
     """Tokens of one call. `cost_usd` is the provider's own figure, None when it gives none.
@@ -134,27 +138,27 @@ def add(into: Usage, found: Facts) -> bool:
     """
     counts = found.counts()
     if found.cost is not None and found.cost.usd is not None:
-        into.cost_usd = max(into.cost_usd or 0.0, found.cost.usd)
+        _spent(into, found.cost.usd)
     if counts is None:
         return False
-    cache_read = counts.cache_read_input_tokens or 0
+    cache_read = _sane(counts.cache_read_input_tokens)
     sent = counts.prompt_tokens
     if sent is None and counts.input_tokens is not None:
         # Anthropic's input_tokens leave the cached ones out; OpenAI's and Responses' include them.
-        sent = counts.input_tokens + cache_read + (counts.cache_creation_input_tokens or 0)
-    into.input_tokens = max(into.input_tokens, sent or 0)
+        sent = _sane(counts.input_tokens) + cache_read + _sane(counts.cache_creation_input_tokens)
+    into.input_tokens = max(into.input_tokens, _sane(sent))
     received = counts.completion_tokens if counts.completion_tokens is not None else counts.output_tokens
-    into.output_tokens = max(into.output_tokens, received or 0)
+    into.output_tokens = max(into.output_tokens, _sane(received))
     for details in (counts.prompt_tokens_details, counts.input_tokens_details):
         if details is not None:
-            into.cached_tokens = max(into.cached_tokens, details.cached_tokens or 0)
+            into.cached_tokens = max(into.cached_tokens, _sane(details.cached_tokens))
     into.cached_tokens = max(into.cached_tokens, cache_read)
     for details in (counts.completion_tokens_details, counts.output_tokens_details):
         if details is not None:
-            into.reasoning_tokens = max(into.reasoning_tokens, details.reasoning_tokens or 0)
+            into.reasoning_tokens = max(into.reasoning_tokens, _sane(details.reasoning_tokens))
     if counts.cost is not None:
-        into.cost_usd = max(into.cost_usd or 0.0, counts.cost)
-    return True
+        _spent(into, counts.cost)
+    return sent is not None or received is not None or counts.cost is not None
 
 
 def in_tail(tail: bytes) -> Usage | None:
@@ -163,6 +167,16 @@ def in_tail(tail: bytes) -> Usage | None:
     found = facts(b"{" + tail[at:].rstrip()) if at >= 0 else None
     counts = Usage()
     return counts if found is not None and add(counts, found) else None
+
+
+def _sane(count: int | None) -> int:
+    """A count that can be one; 0 for what is missing, negative or beyond any context (it would outgrow a ledger)."""
+    return count if count is not None and 0 < count < COUNT_MAX else 0
+
+
+def _spent(into: Usage, cost_usd: float) -> None:
+    if 0.0 <= cost_usd < COST_USD_MAX:
+        into.cost_usd = max(into.cost_usd or 0.0, cost_usd)
 
 
 def estimate_tokens(text_bytes: int) -> int:

@@ -118,8 +118,9 @@ class LogWriter:
                 if not written:
                     self.dropped += len(batch)
                     continue
-                missing = self.dropped - self._reported
-                self._reported = self.dropped
+                # Said once there is room, and not with every batch of a flood.
+                missing = self.dropped - self._reported if self._held_bytes <= self._bytes_max // 2 else 0
+                self._reported += missing
             if missing:
                 text = f"{missing} log lines were dropped: they could not be written fast enough, or at all"
                 if not self._put(format_message(time.time(), "warning", text, self._form)):
@@ -135,11 +136,11 @@ class LogWriter:
                     view = view[os.write(self._descriptor, view) :]
                 except BlockingIOError:
                     # Somebody made the descriptor non-blocking (terminals share this flag).
+                    if self._closing and time.monotonic() > self._deadline:
+                        break
                     poll = select.poll()
                     poll.register(self._descriptor, select.POLLOUT)
                     poll.poll(_POLL_MS)
-                    if self._closing and time.monotonic() > self._deadline:
-                        break
         except (OSError, ValueError):
             # EPIPE, ENOSPC, EIO, EBADF: nobody could be told, so it is counted and we go on.
             pass

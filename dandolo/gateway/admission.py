@@ -40,7 +40,7 @@ class Admission:
 
     def __init__(self, config: Config) -> None:
         limits = config.limits
-        self._in_flight_max = limits.in_flight_max
+        self.in_flight_max = limits.in_flight_max
         self._body_memory_max = limits.body_memory_max
         self._tenants = {key.digest: Tenant(key, limits.in_flight_per_key_max) for key in config.keys}
         # Without keys there is one tenant, which may use what the process may.
@@ -117,7 +117,7 @@ class Admission:
 
     def check(self, tenant: Tenant) -> None:
         """Refuse early, before a body is read, when too much is under way. Raises Refusal or RequestError (429)."""
-        if self.in_flight >= self._in_flight_max:
+        if self.in_flight >= self.in_flight_max:
             raise Refusal(
                 f"{self.in_flight} requests are under way, as many as this gateway takes; try again later",
                 retry_after_s=RETRY_AFTER_S,
@@ -147,7 +147,7 @@ class Admission:
         """Count body bytes held in memory. Raises Refusal beyond the process's bound; then they are not counted."""
         if self.body_bytes + size > self._body_memory_max:
             raise Refusal(
-                f"request bodies take {self.body_bytes} bytes of memory, all that is set aside for them; try again later",
+                f"request bodies take {self.body_bytes} bytes of memory, all that is set aside; try again later",
                 retry_after_s=RETRY_AFTER_S,
             )
         self.body_bytes += size
@@ -170,10 +170,12 @@ class Admission:
         for hop in reversed(forwarded.split(b",")[-32:]):
             text = hop.strip(b" \t").decode("latin-1")
             try:
-                ipaddress.ip_address(text)
+                address = ipaddress.ip_address(text)
             except ValueError:
                 return client
-            client = text
+            if "%" in text:
+                return client  # a zone is free text, and means nothing to another host
+            client = str(address)
             if not trusts(self._trusted, text):
                 return client
         return client

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from email.utils import formatdate
+from typing import NamedTuple
 
 from dandolo.api import anthropic, openai
 from dandolo.api.endpoints import Dialect
 from dandolo.errors import GatewayError
 from dandolo.wire import fields
+from dandolo.wire.client import Response
 
 _PASSED = frozenset((b"content-type", b"retry-after", b"retry-after-ms", b"content-disposition"))
 _PASSED_PREFIXES = (b"x-ratelimit-", b"openai-", b"anthropic-", b"x-venice-")
@@ -21,22 +24,39 @@ STREAM = b"Cache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n"
 _passes: dict[bytes, bool] = {}
 
 
-def provider_fields(head: dict[bytes, bytes]) -> bytes:
+def provider_fields(response: Response) -> bytes:
     """Encoded lines of a provider's headers that clients may see: an allowlist (http.md 19).
 
-    Names and values were judged when they were parsed, which is what makes them fit to be sent.
+    Names and values were judged when they were parsed, which is what makes them fit to be sent. For a head
+    that repeats an earlier one the lines that never vary are encoded once.
     """
-    lines: list[bytes] = []
-    for name, value in head.items():
-        passes = _passes.get(name)
-        if passes is None:
-            passes = name in _PASSED or name.startswith(_PASSED_PREFIXES)
-            if len(_passes) >= REMEMBERED_MAX:
-                _passes.clear()
-            _passes[name] = passes
-        if passes:
-            lines.append(b"%b: %b\r\n" % (name, value))
-    return b"".join(lines)
+    head, repeat = response.fields, response.repeat
+    if repeat is None:
+        return _encoded(head, head)
+    note = repeat.note
+    if not isinstance(note, _Lines):
+        varying = tuple(name for name in repeat.names if _passes_on(name))
+        repeat.note = note = _Lines(_encoded(head, [name for name in head if name not in repeat.names]), varying)
+    return note.constant + _encoded(head, note.varying) if note.varying else note.constant
+
+
+class _Lines(NamedTuple):
+    constant: bytes
+    varying: tuple[bytes, ...]
+
+
+def _encoded(head: dict[bytes, bytes], names: Iterable[bytes]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % (name, head[name]) for name in names if _passes_on(name)])
+
+
+def _passes_on(name: bytes) -> bool:
+    passes = _passes.get(name)
+    if passes is None:
+        passes = name in _PASSED or name.startswith(_PASSED_PREFIXES)
+        if len(_passes) >= REMEMBERED_MAX:
+            _passes.clear()
+        _passes[name] = passes
+    return passes
 
 
 class Dates:

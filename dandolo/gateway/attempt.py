@@ -49,14 +49,15 @@ class Attempt:
     async def run(self, *, others: bool) -> None:
         """Ask the account and pass its answer on. `others`: somebody else could still take over.
 
-        Raises GatewayError; UpstreamError and its kin carry whether the breaker counted them.
+        Raises GatewayError; it says whether the breaker counted it.
         """
-        runtime, target = self._runtime, self._target
-        breaker = runtime.breaker(target.model)
+        runtime = self._runtime
+        breaker = runtime.breaker(self._target.model)
         try:
-            await self._enter()
+            if not runtime.slots.enter():
+                await self._queue()
             try:
-                await self._converse(others=others)
+                await self._converse(others)
             finally:
                 runtime.slots.leave(_now())
         except GatewayError as error:
@@ -73,11 +74,9 @@ class Attempt:
         if breaker is not None:
             breaker.succeeded(_now())
 
-    async def _enter(self) -> None:
-        """Take a slot, or wait in its queue. Raises Refusal (503) when the queue is full."""
+    async def _queue(self) -> None:
+        """Wait for a slot. Raises Refusal (503) when the queue is full."""
         slots, exchange = self._runtime.slots, self._exchange
-        if slots.enter():
-            return
         ticket: Waiter[bool] = Waiter()
         slots.queue(ticket)
         since = _now()
@@ -93,13 +92,16 @@ class Attempt:
         finally:
             exchange.queue_s += _now() - since
 
-    async def _converse(self, *, others: bool) -> None:
+    async def _converse(self, others: bool) -> None:
         """Send the request, twice where that is no retry: on a stale connection, or without our own option."""
         exchange, runtime, model = self._exchange, self._runtime, self._target.model
-        include_usage = self._target.provider.profile.include_usage
-        self._hides_usage = self._call.injects_usage(
-            include_usage == "yes" or (include_usage == "try" and model not in runtime.no_usage_option)
-        )
+        include_usage = self._target.account.provider.profile.include_usage
+        if self._call.stream:
+            self._hides_usage = self._call.injects_usage(
+                include_usage == "yes" or (include_usage == "try" and model not in runtime.no_usage_option)
+            )
+        timeouts = exchange.plane.config.timeouts
+        first_byte_s = timeouts.first_byte_stream if self._call.stream else timeouts.first_byte
         stale_allowed = True
         option_dropped = False
         while True:
@@ -109,7 +111,10 @@ class Attempt:
             ended = False
             try:
                 head, body = self._outgoing()
-                content = await self._send(connection, head, body)
+                exchange.sent_at = now = _now()
+                exchange.await_until(now + first_byte_s, "the first byte of the provider's answer")
+                content = await connection.send(head, body, head_only=exchange.request.method == b"HEAD")
+                exchange.answered(_now())
                 response = connection.response
                 assert response is not None
                 if response.status in (400, 422) and self._hides_usage and include_usage == "try":
@@ -119,7 +124,10 @@ class Attempt:
                     if len(runtime.no_usage_option) < NO_OPTION_MODELS_MAX:
                         runtime.no_usage_option.add(model)
                     continue
-                await self._pass_on(connection, response, content, others=others)
+                if content is not None and response.status == 200 and not self._call.stream:
+                    self._answer(response, content)
+                else:
+                    await self._pass_on(connection, response, content, others=others)
                 ended = True
                 return
             except UpstreamUnavailable:
@@ -146,9 +154,9 @@ class Attempt:
             accept = b"application/json"
         else:
             accept = request.fields.get(b"accept", b"*/*")
-        prefix = self._runtime.head(request.method, call.endpoint, exchange.suffix, target.model, accept)
+        prefix = self._runtime.head(request.method, call.endpoint, exchange.admitted.suffix, target.model, accept)
         extra = exchange.plane.forwarding.encode(request.fields, self._runtime)
-        request_id = exchange.id.encode()
+        request_id = exchange.encoded_id
         if not body and request.method != b"POST":
             return b"%bx-request-id: %b\r\n%b\r\n" % (prefix, request_id, extra), b""
         return (
@@ -156,16 +164,6 @@ class Attempt:
             % (prefix, call.content_type, len(body), request_id, extra),
             body,
         )
-
-    async def _send(self, connection: Upstream, head: bytes, body: bytes) -> bytes | None:
-        exchange = self._exchange
-        timeouts = exchange.plane.config.timeouts
-        exchange.sent_at = now = _now()
-        first_byte_s = timeouts.first_byte_stream if self._call.stream else timeouts.first_byte
-        exchange.await_until(now + first_byte_s, "the first byte of the provider's answer")
-        content = await connection.send(head, body, head_only=exchange.request.method == b"HEAD")
-        exchange.answered(_now())
-        return content
 
     async def _dial(self) -> Upstream:
         """A new connection, made by a task of its own: DNS and TLS need one."""
@@ -203,7 +201,7 @@ class Attempt:
 
     async def _pass_on(self, connection: Upstream, response: Response, content: bytes | None, *, others: bool) -> None:
         """Judge an answer and relay it in the way its kind asks for."""
-        exchange, call = self._exchange, self._call
+        call = self._call
         profile = self._target.provider.profile
         head = response.fields
         if response.status >= 300:
@@ -212,9 +210,7 @@ class Attempt:
                     profile, response.status, head, content or b"", time.time(), secrets=self._runtime.secrets
                 )
             )
-        coding = head.get(b"content-encoding")
-        if coding is not None and coding.lower() != b"identity":
-            raise UpstreamInvalid("the provider sent a compressed answer although none was accepted")
+        _refuse_coding(head)
         plain = call.endpoint.dialect == "plain"
         kind = head.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if content is None and kind == b"text/event-stream":
@@ -229,15 +225,24 @@ class Attempt:
         elif content is None:
             await self._relay_bytes(connection, response, kind)
         else:
-            self._check_plain(kind, content)
-            exchange.commit(response.status)
-            exchange.bytes_out = len(content)
-            exchange.client.answer(response.status, exchange.head(response, self._target), content)
+            self._answer(response, content)
 
-    def _check_plain(self, kind: bytes, content: bytes) -> None:
-        """Judge a whole answer before anything of it is sent, and read its usage."""
+    def _answer(self, response: Response, content: bytes) -> None:
+        """Judge a whole answer, read its usage, and send it."""
+        exchange = self._exchange
+        self._check(response, content)
+        exchange.commit(response.status)
+        exchange.bytes_out = len(content)
+        exchange.client.answer(response.status, exchange.head(response, self._target), content)
+
+    def _check(self, response: Response, content: bytes) -> None:
         exchange, endpoint = self._exchange, self._call.endpoint
-        if endpoint.speech in ("audio", "venice_image") and kind != b"application/json":
+        head = response.fields
+        if b"content-encoding" in head:
+            _refuse_coding(head)
+        if endpoint.speech in ("audio", "venice_image") and not head.get(b"content-type", b"").startswith(
+            b"application/json"
+        ):
             return
         if not content and endpoint.body == "none":
             return
@@ -318,3 +323,9 @@ class Attempt:
         error = fault.error()
         error.counts = fault.counts_for_breaker
         return error
+
+
+def _refuse_coding(head: dict[bytes, bytes]) -> None:
+    coding = head.get(b"content-encoding")
+    if coding is not None and coding.lower() != b"identity":
+        raise UpstreamInvalid("the provider sent a compressed answer although none was accepted")

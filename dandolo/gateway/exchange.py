@@ -17,9 +17,9 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from dandolo.api import usage
+from dandolo.api import usage as usages
 from dandolo.api.call import Call, read
-from dandolo.api.endpoints import MODELS, Endpoint
+from dandolo.api.endpoints import MODELS
 from dandolo.api.openai import model_not_found
 from dandolo.errors import GatewayError, InternalError, Refusal, RequestError, UpstreamTimeout
 from dandolo.gateway import answers, site
@@ -38,68 +38,63 @@ from dandolo.wire.client import Response
 from dandolo.wire.server import Request
 
 if TYPE_CHECKING:
-    from dandolo.gateway.gateway import Gateway, Plane
+    from dandolo.gateway.gateway import Admitted, Gateway
 
 _log = logging.getLogger("dandolo")
 _now = time.monotonic
+_methods = {b"POST": "POST", b"GET": "GET", b"HEAD": "HEAD", b"DELETE": "DELETE"}
 
 
 class Exchange:
     """One request of one client. Created by the gateway, which is told once (`ended`) when it is over."""
 
-    __slots__ = (
-        "_attempts", "_call", "_endpoint", "_error", "_first_byte_at", "_first_token_at", "_heartbeat_at", "_idle_s",
-        "_origin", "_started", "_started_unix", "_status", "_strand", "_target", "_wait_for", "_wait_until",
-        "bytes_out", "client", "committed", "deadline", "finish_reason", "gateway", "id", "plane", "provider_s", "queue_s", "relay",
-        "request", "sent_at", "suffix", "tap", "tenant", "total_at", "usage",
-    )  # fmt: skip
+    # What is the same for every new exchange stands on the class: an exchange is made for each request.
+    suffix = ""
+    committed = False
+    provider_s = 0.0
+    """Seconds spent waiting for providers."""
+    queue_s = 0.0
+    """Seconds spent waiting for slots."""
+    bytes_out = 0
+    deadline = NEVER
+    total_at = NEVER
+    usage: usages.Usage | None = None
+    tap: StreamTap | None = None
+    relay: EventRelay | BytesRelay | None = None
+    finish_reason: str | None = None
+    _call: Call | None = None
+    _target: Target | None = None
+    _attempts = 0
+    _error: GatewayError | None = None
+    _status = 0
+    _first_byte_at: float | None = None
+    _first_token_at: float | None = None
+    _heartbeat_at = NEVER
+    _wait_for = ""
+    _wait_until = NEVER
+    _strand: Strand | None = None
 
     def __init__(
-        self,
-        gateway: Gateway,
-        plane: Plane,
-        client: Downstream,
-        request: Request,
-        endpoint: Endpoint,
-        tenant: Tenant,
-        request_id: str,
-        *,
-        suffix: str = "",
-        origin: bytes | None = None,
+        self, gateway: Gateway, admitted: Admitted, client: Downstream, request: Request, request_id: bytes
     ) -> None:
         self.gateway = gateway
-        self.plane = plane
+        self.plane = admitted.plane
+        self.admitted = admitted
         self.client = client
         self.request = request
-        self.tenant = tenant
-        self.suffix = suffix
-        self.id = request_id
-        self._endpoint = endpoint
-        self._origin = origin
+        self.encoded_id = request_id
+        self._endpoint = admitted.endpoint
         self._started = self.sent_at = _now()
-        self._started_unix = time.time()
-        self._call: Call | None = None
-        self._target: Target | None = None
-        self._attempts = 0
-        self._error: GatewayError | None = None
-        self._status = 0
-        self.committed = False
-        self.provider_s = 0.0
-        self.queue_s = 0.0
-        self._first_byte_at: float | None = None
-        self._first_token_at: float | None = None
-        self.usage: usage.Usage | None = None
-        self.tap: StreamTap | None = None
-        self.relay: EventRelay | BytesRelay | None = None
-        self.finish_reason: str | None = None
-        self.bytes_out = 0
-        self._idle_s = plane.config.timeouts.stream_idle
-        self._heartbeat_at = NEVER
-        self._wait_for = ""
-        self._wait_until = NEVER
-        self.total_at = NEVER
-        self.deadline = NEVER
-        self._strand: Strand | None = None
+
+    @property
+    def id(self) -> str:
+        """The request's id, as the client was told."""
+        return self.encoded_id.decode("ascii")
+
+    @property
+    def tenant(self) -> Tenant:
+        """Whose request it is."""
+        return self.admitted.tenant
 
     def begin(self) -> None:
         """Start the story; `Gateway.ended` is called when it is over, possibly before this returns."""
@@ -123,7 +118,9 @@ class Exchange:
         call = self._call = read(self._endpoint, request.body, request.fields.get(b"content-type", b""))
         timeouts = plane.config.timeouts
         total_s = timeouts.stream_total if call.stream else timeouts.total
-        self.total_at = self._started + min(total_s, self.gateway.timeout_s(request) or total_s)
+        if b"x-dandolo-timeout" in request.fields:
+            total_s = min(total_s, self.gateway.timeout_s(request) or total_s)
+        self.total_at = self._started + total_s
         if self._endpoint is MODELS:
             await self._list_models()
             return
@@ -136,8 +133,9 @@ class Exchange:
             target = self._target = self._choose(targets, tried)
             self._attempts += 1
             tried.append(target)
+            others = len(targets) > 1 and self._more(targets, tried)
             try:
-                await Attempt(self, call, target, plane.fleet[target.account]).run(others=self._more(targets, tried))
+                await Attempt(self, call, target, plane.fleet[target.account]).run(others=others)
                 self._error = None
                 return
             except GatewayError as error:
@@ -187,6 +185,9 @@ class Exchange:
         """
         now = _now()
         fleet = self.plane.fleet
+        first = targets[0]
+        if not tried and fleet[first.account].well(first.model):
+            return first
         cooling: list[tuple[float, Target]] = []
         soonest = NEVER
         for target in targets:
@@ -227,7 +228,7 @@ class Exchange:
         body = await self.plane.models.answer(self)
         self.commit(200)
         self.bytes_out = len(body)
-        head = answers.JSON + self.gateway.own_fields(self.id, "plain", self._origin)
+        head = answers.JSON + self.gateway.own_fields(self.encoded_id, "plain", self.admitted.origin)
         self.client.answer(200, head, body)
 
     # -- what an attempt reports -----------------------------------------------------------------------
@@ -252,25 +253,30 @@ class Exchange:
     def head(self, response: Response, target: Target) -> bytes:
         """The client's header lines: allowed ones of the provider's, then ours. Times in ms."""
         now = _now()
-        overhead_ms = (now - self._started - self.provider_s - self.queue_s) * 1000
-        request_id = self.id.encode()
+        provider_us = int(self.provider_s * 1e6)
+        queue_us = int(self.queue_s * 1e6)
+        overhead_us = max(0, int((now - self._started) * 1e6) - provider_us - queue_us)
+        overhead = b"%d.%03d" % divmod(overhead_us, 1000)
         head = (
-            b"%b%bx-request-id: %b\r\nx-dandolo-provider: %b\r\nx-dandolo-attempts: %d\r\nx-dandolo-overhead-ms: %.3f\r\n"
-            b"x-dandolo-queue-ms: %.3f\r\nserver-timing: provider;dur=%.3f, dandolo;dur=%.3f\r\n"
+            b"%b%bx-request-id: %b\r\nx-dandolo-provider: %b\r\nx-dandolo-attempts: %d\r\nx-dandolo-overhead-ms: %b\r\n"
+            b"x-dandolo-queue-ms: %d.%03d\r\nserver-timing: provider;dur=%d.%03d, dandolo;dur=%b\r\n"
         ) % (
             self.gateway.dates.line(now),
-            answers.provider_fields(response.fields),
-            request_id,
-            target.provider.encoded_name,
+            answers.provider_fields(response),
+            self.encoded_id,
+            target.account.provider.encoded_name,
             self._attempts,
-            overhead_ms,
-            self.queue_s * 1000,
-            self.provider_s * 1000,
-            overhead_ms,
+            overhead,
+            queue_us // 1000,
+            queue_us % 1000,
+            provider_us // 1000,
+            provider_us % 1000,
+            overhead,
         )
         if self._endpoint.dialect == "messages":
-            head += b"request-id: %b\r\n" % request_id
-        return head if self._origin is None else head + site.cors(self._origin)
+            head += b"request-id: %b\r\n" % self.encoded_id
+        origin = self.admitted.origin
+        return head if origin is None else head + site.cors(origin)
 
     def annotation(self) -> bytes:
         """The closing event, when it is wanted."""
@@ -278,7 +284,7 @@ class Exchange:
         return annotation(
             self._target,
             self.id,
-            started_unix=self._started_unix,
+            started_unix=self.gateway.unix(self._started),
             attempts=self._attempts,
             total_s=_now() - self._started,
             first_token_s=None if self._first_token_at is None else self._first_token_at - self._started,
@@ -298,7 +304,7 @@ class Exchange:
         now = _now()
         if self._heartbeat_at != NEVER:
             self._heartbeat_at = now + self.plane.config.server.heartbeat
-        self.await_until(now + self._idle_s, "more of the provider's answer")
+        self.await_until(now + self.plane.config.timeouts.stream_idle, "more of the provider's answer")
 
     def note_content(self) -> None:
         """The first content has come."""
@@ -365,7 +371,7 @@ class Exchange:
     def _refuse(self, error: GatewayError) -> None:
         self._status = error.status
         head, body = answers.error_answer(error, self._endpoint.dialect, self.id)
-        head += self.gateway.own_fields(self.id, self._endpoint.dialect, self._origin)
+        head += self.gateway.own_fields(self.encoded_id, self._endpoint.dialect, self.admitted.origin)
         if self._attempts and self._target is not None:
             head += b"x-dandolo-provider: %b\r\nx-dandolo-attempts: %d\r\n" % (
                 self._target.provider.encoded_name,
@@ -387,47 +393,55 @@ class Exchange:
     def record(self) -> Record:
         """What this request was, for the log and the metrics."""
         now, started = _now(), self._started
-        call, target, request = self._call, self._target, self.request
+        call, target, admitted, error = self._call, self._target, self.admitted, self._error
         provider_s = self.provider_s if self.relay is None else now - self.sent_at
         counts = self._counts()
+        first_byte, first_token = self._first_byte_at, self._first_token_at
+        if target is None:
+            provider = account = upstream_model = ""
+        else:
+            provider, account, upstream_model = target.provider.name, target.account.label, target.model
+        duration = now - started
+        # By position, in the order of the fields: twice as fast as by name, once for each request.
         return Record(
-            id=self.id,
-            started=self._started_unix,
-            endpoint=self._endpoint.name,
-            method=request.method.decode("ascii"),
-            status=self._status,
-            key=self.tenant.name,
-            client=self.plane.admission.client_address(self.client.peer, request.fields),
-            model=call.model if call is not None else "",
-            provider=target.provider.name if target is not None else "",
-            account=target.account.label if target is not None else "",
-            upstream_model=target.model if target is not None else "",
-            stream=isinstance(self.relay, EventRelay),
-            attempts=self._attempts,
-            finish=self.finish_reason or "",
-            code=(self._error.code or "") if self._error is not None else "",
-            bytes_in=len(request.body),
-            bytes_out=self.bytes_out,
-            input_tokens=counts.input_tokens,
-            output_tokens=counts.output_tokens,
-            cached_tokens=counts.cached_tokens,
-            reasoning_tokens=counts.reasoning_tokens,
-            cost_usd=counts.cost_usd,
-            estimated=counts.estimated,
-            duration=now - started,
-            queue=self.queue_s,
-            first_byte=None if self._first_byte_at is None else self._first_byte_at - started,
-            first_token=None if self._first_token_at is None else self._first_token_at - started,
-            overhead=max(0.0, now - started - provider_s - self.queue_s),
+            self.id,
+            self.gateway.unix(started),
+            self._endpoint.name,
+            _methods.get(self.request.method) or self.request.method.decode("ascii"),
+            self._status,
+            admitted.tenant.name,
+            admitted.client,
+            call.model if call is not None else "",
+            provider,
+            account,
+            upstream_model,
+            "",
+            isinstance(self.relay, EventRelay),
+            self._attempts,
+            self.finish_reason or "",
+            "" if error is None else error.code or "",
+            len(self.request.body),
+            self.bytes_out,
+            counts.input_tokens,
+            counts.output_tokens,
+            counts.cached_tokens,
+            counts.reasoning_tokens,
+            counts.cost_usd,
+            counts.estimated,
+            duration,
+            self.queue_s,
+            None if first_byte is None else first_byte - started,
+            None if first_token is None else first_token - started,
+            max(0.0, duration - provider_s - self.queue_s),
         )
 
-    def _counts(self) -> usage.Usage:
+    def _counts(self) -> usages.Usage:
         """The provider's own counts and cost; ours, marked, where an answer was interrupted before they came."""
         counts = self.usage
         if counts is None:
-            counts = usage.Usage()
+            counts = usages.Usage()
             if self.tap is not None and self.committed and self._call is not None:
-                counts.input_tokens = max(self.tap.usage.input_tokens, usage.estimate_tokens(len(self._call.raw)))
+                counts.input_tokens = max(self.tap.usage.input_tokens, usages.estimate_tokens(len(self._call.raw)))
                 counts.output_tokens = max(self.tap.usage.output_tokens, self.tap.data_events)
                 counts.estimated = True
         if counts.cost_usd is None and self._target is not None and (counts.input_tokens or counts.output_tokens):

@@ -97,6 +97,13 @@ class Runtime:
 
     # -- health ----------------------------------------------------------------------------------------
 
+    def well(self, model: str) -> bool:
+        """Whether nothing speaks against asking for `model`: no cool-down at all, its breaker closed."""
+        if self._cooling:
+            return False
+        breaker = self._breakers.get(model)
+        return breaker is None or breaker.state == "closed"
+
     def breaker(self, model: str) -> Breaker | None:
         """The breaker of a model on this account; None when breakers are off."""
         if not self._breaking:

@@ -12,7 +12,7 @@ NAME_BYTES_MAX = 64
 
 
 class Forwarding:
-    """Picks the headers to pass on. Names that never pass are remembered, so that a usual head costs one set difference."""
+    """Picks the headers to pass on. Names that never pass are remembered: a usual head costs one set difference."""
 
     __slots__ = ("_stay", "_widened")
 

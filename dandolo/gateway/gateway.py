@@ -54,12 +54,14 @@ class Plane:
         self.models = Models(self.catalog)
 
 
-class _Admitted:
+class Admitted:
     """What was decided about a request when its head was complete."""
 
-    __slots__ = ("endpoint", "local", "origin", "plane", "suffix", "tenant")
+    __slots__ = ("body_bytes_max", "client", "endpoint", "local", "origin", "plane", "suffix", "tenant")
 
     def __init__(self, plane: Plane, endpoint: Endpoint, tenant: Tenant, origin: bytes | None, suffix: str) -> None:
+        self.body_bytes_max = DRAIN_BYTES_MAX
+        self.client = ""
         self.plane = plane
         self.endpoint = endpoint
         self.tenant = tenant
@@ -82,7 +84,8 @@ class Gateway:
         self.draining = False
         self.connections: set[Downstream] = set()
         self._take = take
-        self._request_prefix = f"req_{secrets.token_hex(6)}"
+        self._request_prefix = b"req_" + secrets.token_hex(6).encode()
+        self._unix_offset = time.time() - time.monotonic()
         self._requests = 0
 
     now = staticmethod(time.monotonic)
@@ -110,7 +113,7 @@ class Gateway:
         if request.method not in endpoint.methods:
             if request.method == b"OPTIONS":
                 origin = admission.check_browser(head, request.authority, local_socket=local_socket)
-                admitted = _Admitted(plane, endpoint, Tenant(None, 1), origin, suffix)
+                admitted = Admitted(plane, endpoint, Tenant(None, 1), origin, suffix)
                 admitted.local = site.preflight(endpoint, origin, head)
                 request.context = admitted
                 return DRAIN_BYTES_MAX
@@ -123,7 +126,7 @@ class Gateway:
             )
         origin = admission.check_browser(head, request.authority, local_socket=local_socket)
         if endpoint is site.PAGE:
-            admitted = _Admitted(plane, endpoint, Tenant(None, 1), origin, suffix)
+            admitted = Admitted(plane, endpoint, Tenant(None, 1), origin, suffix)
             admitted.local = site.page(request.path, self.ready)
             request.context = admitted
             return DRAIN_BYTES_MAX
@@ -136,11 +139,29 @@ class Gateway:
                 status=415,
                 code="unsupported_content_encoding",
             )
-        request.context = _Admitted(plane, endpoint, tenant, origin, suffix)
-        if endpoint.body == "none" and request.method != b"POST":
-            return DRAIN_BYTES_MAX
-        limits = plane.config.limits
-        return limits.upload_bytes_max if endpoint.upload else limits.body_bytes_max
+        admitted = Admitted(plane, endpoint, tenant, origin, suffix)
+        admitted.client = admission.client_address(connection.peer, head)
+        request.context = admitted
+        if endpoint.body != "none" or request.method == b"POST":
+            limits = plane.config.limits
+            admitted.body_bytes_max = limits.upload_bytes_max if endpoint.upload else limits.body_bytes_max
+        return admitted.body_bytes_max
+
+    def admit_again(self, connection: Downstream, request: Request) -> bool:
+        """Whether a complete request may start whose head repeats one admitted on this connection.
+
+        Path, key, host and origin are the same bytes, so they were judged; what can have changed is the
+        plane, how much is under way, and the body's length.
+        """
+        admitted = request.context
+        if not isinstance(admitted, Admitted) or admitted.plane is not self.plane or admitted.local is not None:
+            return False
+        admission, tenant = admitted.plane.admission, admitted.tenant
+        return (
+            len(request.body) <= admitted.body_bytes_max
+            and admission.in_flight < admission.in_flight_max
+            and tenant.in_flight < tenant.in_flight_max
+        )
 
     def body_grew(self, connection: Downstream, size: int) -> None:
         """Count bytes of an unfinished body. Raises Refusal (503) when the process holds too many."""
@@ -150,7 +171,7 @@ class Gateway:
     def start(self, connection: Downstream, request: Request) -> None:
         """Handle a complete request."""
         admitted = request.context
-        assert isinstance(admitted, _Admitted)
+        assert isinstance(admitted, Admitted)
         if admitted.local is not None:
             status, head, body = admitted.local
             head += self.own_fields(self._next_id(), "plain", admitted.origin)
@@ -165,17 +186,7 @@ class Gateway:
             connection.answer(status, head, body, close=error.close)
             connection.finish()
             return
-        exchange = Exchange(
-            self,
-            admitted.plane,
-            connection,
-            request,
-            admitted.endpoint,
-            admitted.tenant,
-            self._next_id(),
-            suffix=admitted.suffix,
-            origin=admitted.origin,
-        )
+        exchange = Exchange(self, admitted, connection, request, self._next_id())
         connection.exchange = exchange
         self.sweep.items.add(exchange)
         exchange.begin()
@@ -188,13 +199,14 @@ class Gateway:
         tenant = ""
         if request is not None:
             admitted = request.context
-            if isinstance(admitted, _Admitted):
+            if isinstance(admitted, Admitted):
                 dialect, name, tenant = admitted.endpoint.dialect, admitted.endpoint.name, admitted.tenant.name
             elif (endpoint := ENDPOINTS.get(request.path)) is not None:
                 dialect, name = endpoint.dialect, endpoint.name
-        request_id = self._next_id()
+        encoded_id = self._next_id()
+        request_id = encoded_id.decode("ascii")
         head, body = answers.error_answer(error, dialect, request_id)
-        head += self.own_fields(request_id, dialect, None)
+        head += self.own_fields(encoded_id, dialect, None)
         self._take(
             Record(
                 id=request_id,
@@ -247,9 +259,8 @@ class Gateway:
         connection.detach()
         runtime.pool.give(connection, self.now())
 
-    def own_fields(self, request_id: str, dialect: Dialect, origin: bytes | None) -> bytes:
-        """The header lines every answer of ours carries."""
-        encoded = request_id.encode()
+    def own_fields(self, encoded: bytes, dialect: Dialect, origin: bytes | None) -> bytes:
+        """The header lines every answer of ours carries; `encoded` is the request's id."""
         lines = b"%bx-request-id: %b\r\n" % (self.dates.line(self.now()), encoded)
         if dialect == "messages":
             lines += b"request-id: %b\r\n" % encoded
@@ -292,9 +303,15 @@ class Gateway:
             body,
         )
 
+    def unix(self, monotonic_s: float) -> float:
+        """A monotonic time as Unix time, by the offset of the last tick."""
+        return monotonic_s + self._unix_offset
+
     def tick(self) -> None:
         """Expire what has passed its deadline (every `net.sweep.PERIOD_S`)."""
-        self.sweep.tick(self.now())
+        now = self.now()
+        self._unix_offset = time.time() - now
+        self.sweep.tick(now)
 
     def tend(self) -> None:
         """Close provider connections that have been idle or alive for too long (every few seconds)."""
@@ -307,9 +324,9 @@ class Gateway:
             self.plane.admission.release(connection.held_bytes)
             connection.held_bytes = 0
 
-    def _next_id(self) -> str:
+    def _next_id(self) -> bytes:
         self._requests += 1
-        return f"{self._request_prefix}{self._requests:010x}"
+        return b"%b%010x" % (self._request_prefix, self._requests)
 
 
 def limits_of(config: Config) -> DownstreamLimits:

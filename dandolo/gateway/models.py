@@ -52,7 +52,7 @@ class Models:
 
     async def answer(self, exchange: Exchange) -> bytes:
         """The body for the list or, with a suffix, for one model. Raises RequestError (404)."""
-        wanted = unquote(exchange.suffix)
+        wanted = unquote(exchange.admitted.suffix)
         patterns = exchange.tenant.patterns
         names: dict[str, str] = {}
         for alias in self._catalog.aliases:

@@ -24,6 +24,8 @@ from dandolo.net.upstream import Upstream
 
 DNS_TTL_S = 30.0
 SECOND_TRY_S = 0.25
+STALE_WAIT_S = 0.5
+"""How long a resolver may take when addresses are known; then the last good ones serve (http.md 35)."""
 ADDRESSES_MAX = 8
 PROXY_ANSWER_BYTES_MAX = 16 * 1024
 
@@ -78,6 +80,7 @@ class Dialer:
 
     def __init__(self) -> None:
         self._addresses: dict[tuple[str, int], tuple[float, list[_Address]]] = {}
+        self._lookups: dict[tuple[str, int], asyncio.Task[list[_Address]]] = {}
 
     async def dial(self, destination: Destination, timeout_s: float) -> Upstream:
         """Connect within `timeout_s` seconds, DNS and TLS included.
@@ -106,7 +109,7 @@ class Dialer:
             raise UpstreamUnavailable(
                 f"the certificate of {destination.host} was not accepted: {error.verify_message}"
             ) from None
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ssl.SSLError, UnicodeError) as error:
             raise UpstreamUnavailable(
                 f"no connection to {destination.host}:{destination.port}: {_reason(error)}"
             ) from None
@@ -120,30 +123,45 @@ class Dialer:
         known = self._addresses.get((host, port))
         if known is not None and now < known[0]:
             return known[1]
+        # One question for all who ask at the same time; who gives up leaves it to the others.
+        lookup = self._lookups.get((host, port))
+        if lookup is None:
+            lookup = self._lookups[host, port] = loop.create_task(self._look_up(host, port))
+            lookup.add_done_callback(_retrieve)
+        await asyncio.wait((lookup,), timeout=None if known is None else STALE_WAIT_S)
+        if known is not None and (not lookup.done() or lookup.cancelled() or lookup.exception() is not None):
+            self._addresses.setdefault((host, port), known)
+            return known[1]
+        return lookup.result()
+
+    async def _look_up(self, host: str, port: int) -> list[_Address]:
+        loop = asyncio.get_running_loop()
+        key = (host, port)
         try:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError:
-            if known is None:
-                raise
-            self._addresses[host, port] = (now + DNS_TTL_S, known[1])
-            return known[1]
+            known = self._addresses.get(key)
+            if known is not None:
+                self._addresses[key] = (loop.time() + DNS_TTL_S, known[1])
+            raise
+        finally:
+            self._lookups.pop(key, None)
         addresses = [(int(family), cast(_Target, address)) for family, _, _, _, address in found][:ADDRESSES_MAX]
         if len(self._addresses) > 1024:
             self._addresses.clear()
-        self._addresses[host, port] = (now + DNS_TTL_S, addresses)
+        self._addresses[key] = (loop.time() + DNS_TTL_S, addresses)
         return addresses
 
     async def _connect(self, destination: Destination) -> socket.socket:
         proxy = destination.proxy
+        if proxy is not None and not destination.link_local_allowed and _is_refused_literal(destination.host):
+            raise _refused(destination.host)
         if proxy is None:
             addresses = await self.resolve(destination.host, destination.port)
             if not destination.link_local_allowed:
                 allowed = [item for item in addresses if not refused_address(item[1][0])]
                 if not allowed and addresses:
-                    raise UpstreamUnavailable(
-                        f"{destination.host} resolves to a link-local or metadata address, which is refused; "
-                        "set connect_private = true on the provider if it is meant"
-                    )
+                    raise _refused(destination.host)
                 addresses = allowed
             return await _first(addresses)
         sock = await _first(await self.resolve(proxy.host, proxy.port))
@@ -189,6 +207,26 @@ async def _first(addresses: Sequence[_Address]) -> socket.socket:
             task.cancel()
 
 
+def _retrieve(lookup: asyncio.Task[list[_Address]]) -> None:
+    """Look at how a question ended: everybody who asked may have left."""
+    if not lookup.cancelled():
+        lookup.exception()
+
+
+def _is_refused_literal(host: str) -> bool:
+    try:
+        return refused_address(host)
+    except ValueError:
+        return False  # a name: the proxy resolves it
+
+
+def _refused(host: str) -> UpstreamUnavailable:
+    return UpstreamUnavailable(
+        f"{host} resolves to a link-local or metadata address, which is refused; "
+        "set connect_private = true on the provider if it is meant"
+    )
+
+
 def _close_late(task: asyncio.Task[socket.socket]) -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().close()
@@ -232,6 +270,6 @@ async def _connect_through(sock: socket.socket, proxy: ForwardProxy, destination
 def _reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLError):
         return f"TLS failed ({error.reason or 'unknown'})"
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, (socket.gaierror, UnicodeError)):
         return "the name cannot be resolved"
-    return getattr(error, "strerror", None) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -31,6 +31,7 @@ MIN_BODY_RATE = 16 * 1024
 """Bytes a second that a large body must keep up to outlive `body_total` (http.md §0)."""
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_OK = b"HTTP/1.1 200 OK\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
@@ -78,6 +79,12 @@ class Service(Protocol):
     def admit(self, connection: Downstream, request: Request) -> int:
         """Judge a head before its body is read; the body's limit in bytes, or raise GatewayError."""
 
+    def admit_again(self, connection: Downstream, request: Request) -> bool:
+        """Whether a complete request, whose head repeats one that was admitted on this connection, may start.
+
+        False sends it the long way, where it is judged as if it were new.
+        """
+
     def body_grew(self, connection: Downstream, size: int) -> None:
         """`size` more bytes of an unfinished body are held; may raise GatewayError."""
 
@@ -97,11 +104,10 @@ class Downstream(asyncio.Protocol):
     __slots__ = (
         "_advancing", "_body_at", "_body_bytes", "_body_from", "_born", "_busy", "_chunked", "_closing", "_discarded",
         "_draining", "_flow", "_framed", "_last_buffered", "_last_progress", "_read_paused", "_reader", "_request",
-        "_requests", "_service", "_stalled", "deadline", "exchange", "held_bytes", "listener_name", "lost", "peer", "secure",
-        "transport",
+        "_requests", "_service", "_stalled", "deadline", "exchange", "held_bytes", "lost", "peer", "secure", "transport",
     )  # fmt: skip
 
-    def __init__(self, service: Service, peer: str, *, secure: bool = False, listener_name: str = "") -> None:
+    def __init__(self, service: Service, peer: str, *, secure: bool = False) -> None:
         self._service = service
         self._reader = RequestReader(service.limits.head)
         self._request: Request | None = None
@@ -126,7 +132,6 @@ class Downstream(asyncio.Protocol):
         self.held_bytes = 0
         self.peer = peer
         self.secure = secure
-        self.listener_name = listener_name
         self.lost = False
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
 
@@ -148,6 +153,17 @@ class Downstream(asyncio.Protocol):
                 self.transport.abort()
             return
         reader = self._reader
+        if not self._busy and self._request is None and not self._advancing:
+            request = reader.whole(data)
+            if request is not None:
+                service = self._service
+                if service.admit_again(self, request):
+                    self._request = request
+                    self._busy = True
+                    self._requests += 1
+                    self.deadline = NEVER
+                    service.start(self, request)
+                    return
         reader.receive(data)
         if self._busy:
             if reader.buffered_bytes > PIPELINED_BYTES_MAX and not self._read_paused:
@@ -292,6 +308,9 @@ class Downstream(asyncio.Protocol):
 
     def _put(self, status: int, head: bytes, body: bytes, request: Request | None, close: bool) -> None:
         if self.lost:
+            return
+        if not close and status == 200 and request is not None and request.method == b"POST":
+            self.transport.write(b"%b%bContent-Length: %d\r\n\r\n%b" % (_OK, head, len(body), body))
             return
         ending = b"Connection: close\r\n" if close else b""
         if status == 204 or status == 304:

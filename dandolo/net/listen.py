@@ -8,12 +8,14 @@ PROXY header read before TLS begins. What is accepted becomes a `Downstream`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import logging
 import os
 import socket
 import ssl
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
@@ -72,11 +74,18 @@ def open_unix(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if os.path.exists(path):
+            if not stat.S_ISSOCK(os.stat(path).st_mode):
+                raise OSError(errno.EEXIST, "a file that is no socket stands there")
             probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            probe.setblocking(False)
             try:
                 probe.connect(path)
-            except OSError:
-                os.unlink(path)
+            except (ConnectionRefusedError, FileNotFoundError):
+                # Only this proves that nobody listens; a full queue (EAGAIN) or a lack of rights does not.
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+            except BlockingIOError:
+                raise OSError(errno.EADDRINUSE, "another process listens there") from None
             else:
                 raise OSError(errno.EADDRINUSE, "another process listens there")
             finally:

@@ -134,6 +134,10 @@ class Strand:
         try:
             while True:
                 waiter = coroutine.send(None) if error is None else coroutine.throw(error)
+                if not isinstance(waiter, Waiter):
+                    # Raised where it was awaited, so that the story ends and `on_done` is told.
+                    error = TypeError("a strand may await only Waiters")
+                    continue
                 if self._cancelled:
                     self._cancelled = False
                     error = asyncio.CancelledError()
@@ -148,7 +152,6 @@ class Strand:
             if isinstance(failure, (KeyboardInterrupt, SystemExit)):
                 raise
         else:
-            assert isinstance(waiter, Waiter), "a strand may await only Waiters"
             waiter.attach(self)
             self._waiter = waiter
         finally:

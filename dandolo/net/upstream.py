@@ -160,6 +160,14 @@ class Upstream(asyncio.Protocol):
         """Interpret bytes by the state of the answer."""
         try:
             if self.response is None:
+                waiter = self._waiter
+                if waiter is not None:
+                    body = self.reader.whole(data)
+                    if body is not None:
+                        self.response = self.reader.response
+                        self._waiter = None
+                        waiter.set(body)
+                        return
                 response = self.reader.head(data)
                 if response is None:
                     return

@@ -25,12 +25,21 @@ PROBE_S = 30.0
 
 
 class Breaker:
-    """One breaker. `random` gives numbers in [0, 1) (a test passes its own)."""
+    """One breaker. `random` gives numbers in [0, 1) (a test passes its own).
 
-    __slots__ = ("_calls", "_consecutive", "_open_until", "_probe_until", "_random", "_successes", "_trips", "state")
+    `epoch` changes whenever it opens, closes or admits a probe. A caller that notes it right after `admits`
+    and hands it back with the outcome is believed only while it is still the same: a call from before the
+    breaker opened then neither closes it nor makes room for a second probe.
+    """
+
+    __slots__ = (
+        "_calls", "_consecutive", "_open_until", "_probe_until", "_random", "_successes", "_trips",
+        "epoch", "state",
+    )  # fmt: skip
 
     def __init__(self, random: Callable[[], float]) -> None:
         self.state = "closed"
+        self.epoch = 0
         self._random = random
         self._consecutive = 0
         self._calls: deque[tuple[float, bool]] = deque(maxlen=WINDOW_CALLS_MAX)
@@ -52,6 +61,7 @@ class Breaker:
         if now < self._probe_until:
             return False
         self._probe_until = now + PROBE_S
+        self.epoch += 1
         return True
 
     def retry_after_s(self, now: float) -> float:
@@ -60,8 +70,10 @@ class Breaker:
             return max(0.0, self._open_until - now)
         return max(0.0, self._probe_until - now) if self.state == "half-open" else 0.0
 
-    def succeeded(self, now: float) -> None:
+    def succeeded(self, now: float, epoch: int | None = None) -> None:
         """A call ended well."""
+        if epoch is not None and epoch != self.epoch:
+            return
         self._consecutive = 0
         if self.state == "closed":
             self._calls.append((now, True))
@@ -70,11 +82,14 @@ class Breaker:
             self._successes += 1
             if self._successes >= SUCCESSES_TO_CLOSE:
                 self.state = "closed"
+                self.epoch += 1
                 self._trips = 0
                 self._calls.clear()
 
-    def failed(self, now: float) -> None:
+    def failed(self, now: float, epoch: int | None = None) -> None:
         """A call failed in a way that speaks against the provider."""
+        if epoch is not None and epoch != self.epoch:
+            return
         self._consecutive += 1
         if self.state == "half-open":
             self._open(now)
@@ -85,8 +100,10 @@ class Breaker:
         if self._consecutive >= FAILURES_MAX or self._window_bad(now):
             self._open(now)
 
-    def abandoned(self) -> None:
+    def abandoned(self, epoch: int | None = None) -> None:
         """A call ended without saying anything (the client left): a probe makes room for the next."""
+        if epoch is not None and epoch != self.epoch:
+            return
         self._probe_until = 0.0
 
     def _window_bad(self, now: float) -> bool:
@@ -101,6 +118,7 @@ class Breaker:
         length = min(OPEN_MAX_S, OPEN_FIRST_S * 2**self._trips)
         self._trips = min(self._trips + 1, 8)
         self.state = "open"
+        self.epoch += 1
         self._open_until = now + length * (1 - SPREAD + 2 * SPREAD * self._random())
         self._probe_until = 0.0
         self._consecutive = 0

@@ -29,7 +29,7 @@ class Ticket(Protocol):
 class Slots:
     """Calls in flight of one account, at most `limit`, with a FIFO queue of at most `waiters_max`."""
 
-    __slots__ = ("_leave_interval_s", "_left_at", "_waiters", "_waiters_max", "in_use", "limit")
+    __slots__ = ("_freed", "_granting", "_leave_interval_s", "_left_at", "_waiters", "_waiters_max", "in_use", "limit")
 
     def __init__(self, limit: int, waiters_max: int = WAITERS_MAX) -> None:
         self.limit = limit
@@ -38,6 +38,8 @@ class Slots:
         self._waiters_max = waiters_max
         self._left_at = 0.0
         self._leave_interval_s = 0.0
+        self._granting = False
+        self._freed = 0
 
     @property
     def waiting(self) -> int:
@@ -74,13 +76,27 @@ class Slots:
             interval = min(now - self._left_at, RETRY_AFTER_MAX_S) if self._left_at else 0.0
             self._leave_interval_s += 0.1 * (interval - self._leave_interval_s)
             self._left_at = now if self._waiters else 0.0
-        while self._waiters:
-            ticket = self._waiters.popleft()
-            if not ticket.done:
-                ticket.set(True)
-                return
-        self.in_use -= 1
-        assert self.in_use >= 0, "a slot was given back twice"
+        if not self._waiters:
+            self.in_use -= 1
+            assert self.in_use >= 0, "a slot was given back twice"
+            return
+        self._freed += 1
+        if not self._granting:
+            self._grant()
+
+    def _grant(self) -> None:
+        """Hand freed slots on. A grant runs its caller at once, who may leave at once: that must not nest."""
+        self._granting = True
+        try:
+            while self._freed and self._waiters:
+                ticket = self._waiters.popleft()
+                if not ticket.done:
+                    self._freed -= 1
+                    ticket.set(True)
+        finally:
+            self._granting = False
+            self.in_use -= self._freed
+            self._freed = 0
 
     def retry_after_s(self) -> float:
         """Seconds until the queue as it stands has drained, between 1 and RETRY_AFTER_MAX_S."""

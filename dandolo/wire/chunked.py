@@ -24,40 +24,48 @@ _LINE = re.compile(
 )
 _sizes: dict[bytes, int] = {b"%x" % size: size for size in range(1, 2048)}
 
-_SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
+_SIZE, _DATA, _DATA_END, _TRAILER, _DONE, _BROKEN = range(6)
 
 
 class ChunkError(ValueError):
     """The bytes are not the chunked coding. Everything decoded before stays valid."""
 
 
+class TrailersTooLarge(ChunkError):
+    """The trailer section has more lines or bytes than its owner takes."""
+
+
 class ChunkedDecoder:
     """An incremental decoder.
 
     `feed` returns the content that became available; `complete` tells that the terminating chunk and its
-    trailers have passed, after which `rest` holds the bytes that follow the coding. `trailer_bytes_max`
-    bounds the trailer section.
+    trailers have passed, after which `rest` holds the bytes that follow the coding. `trailer_bytes_max` and
+    `trailers_max` bound the trailer section. A decoder that raised decodes nothing more.
     """
 
     __slots__ = (
         "_left",
-        "_overhead",
+        "_spare",
         "_state",
         "_tail",
         "_trailer_bytes",
+        "_trailer_bytes_max",
         "_trailers",
+        "_trailers_max",
         "complete",
         "content_bytes",
         "rest",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, trailer_bytes_max: int = TRAILER_BYTES_MAX, trailers_max: int = TRAILERS_MAX) -> None:
         self._state = _SIZE
         self._left = 0
         self._tail = b""
-        self._overhead = 0
+        self._spare = OVERHEAD_FREE_BYTES
         self._trailers = 0
+        self._trailers_max = trailers_max
         self._trailer_bytes = 0
+        self._trailer_bytes_max = trailer_bytes_max
         self.content_bytes = 0
         self.complete = False
         self.rest = b""
@@ -68,12 +76,20 @@ class ChunkedDecoder:
             # Nearly every read of a stream is one whole chunk: one look-up, one slice.
             end = data.find(b"\r\n", 0, LINE_BYTES_MAX + 2)
             size = _sizes.get(data[:end], 0) if end > 0 else 0
-            if size and len(data) == end + size + 4 and data.endswith(b"\r\n"):
+            # A chunk of one or two bytes costs more framing than it allows: those are judged slowly.
+            if size > 2 and len(data) == end + size + 4 and data.endswith(b"\r\n"):
+                self._spare += 2 * size - end - 4
                 self.content_bytes += size
                 return data[end + 2 : -2]
-        return self._feed_slowly(data)
+        try:
+            return self._feed_slowly(data)
+        except ChunkError:
+            self._state = _BROKEN
+            raise
 
     def _feed_slowly(self, data: bytes) -> bytes:
+        if self._state == _BROKEN:
+            raise ChunkError("the chunked coding was broken before")
         if self._tail:
             data = self._tail + data
             self._tail = b""
@@ -103,8 +119,7 @@ class ChunkedDecoder:
                 self.rest += data[at:]
                 at = size
                 break
-            line_max = LINE_BYTES_MAX if self._state == _SIZE else TRAILER_BYTES_MAX
-            line = self._line(data, at, line_max)
+            line = self._line(data, at)
             if line is None:
                 break
             at += len(line) + 2
@@ -115,11 +130,14 @@ class ChunkedDecoder:
         self._tail = data[at:]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _line(self, data: bytes, at: int, bytes_max: int) -> bytes | None:
+    def _line(self, data: bytes, at: int) -> bytes | None:
+        in_trailers = self._state == _TRAILER
+        bytes_max = self._trailer_bytes_max if in_trailers else LINE_BYTES_MAX
         end = data.find(b"\n", at, at + bytes_max + 2)
         if end < 0:
             if len(data) - at > bytes_max + 1:
-                raise ChunkError(f"a line of the chunked coding is longer than {bytes_max} bytes")
+                kind = TrailersTooLarge if in_trailers else ChunkError
+                raise kind(f"a line of the chunked coding is longer than {bytes_max} bytes")
             head = data[at:]
             if b"\r" in head[:-1]:
                 raise ChunkError("a bare CR in a line of the chunked coding")
@@ -136,8 +154,8 @@ class ChunkedDecoder:
             if match is None:
                 raise ChunkError("a chunk-size line is malformed")
             size = int(match[1], 16)
-        self._overhead += len(line) + 4
-        if self._overhead > OVERHEAD_FREE_BYTES + 2 * self.content_bytes + 2 * size:
+        self._spare += 2 * size - len(line) - 4
+        if self._spare < 0:
             raise ChunkError("the chunked coding carries more framing than content")
         self._left = size
         self._state = _DATA if size else _TRAILER
@@ -149,8 +167,8 @@ class ChunkedDecoder:
             return
         self._trailers += 1
         self._trailer_bytes += len(line) + 2
-        if self._trailers > TRAILERS_MAX or self._trailer_bytes > TRAILER_BYTES_MAX:
-            raise ChunkError("the trailer section is too large")
+        if self._trailers > self._trailers_max or self._trailer_bytes > self._trailer_bytes_max:
+            raise TrailersTooLarge("the trailer section is too large")
         try:
             fields.parse_line(line)
         except fields.FieldError as error:

@@ -13,6 +13,7 @@ import re
 from dandolo.errors import UpstreamInvalid, UpstreamUnavailable
 from dandolo.wire import fields
 from dandolo.wire.chunked import ChunkedDecoder, ChunkError
+from dandolo.wire.repeat import Repetition, Repetitions
 
 HEAD_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 256
@@ -22,8 +23,12 @@ INTERIM_MAX = 16
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
 _REMEMBERED_MAX = 256
 _status_lines: dict[bytes, tuple[int, int]] = {}
+LEARNINGS_MAX = 16
+"""Answers of one connection from which repetitions are learned."""
+_repetitions = Repetitions(frozenset((b"transfer-encoding", b"connection", b"content-type", b"content-encoding")))
 
-_IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_EOF, _DONE = range(6)
+_BARE_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\r\r")
+_IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_EOF, _DONE, _BROKEN = range(7)
 
 _ONCE = frozenset((b"content-length", b"transfer-encoding", b"content-type", b"content-encoding", b"retry-after"))
 
@@ -31,20 +36,32 @@ _ONCE = frozenset((b"content-length", b"transfer-encoding", b"content-type", b"c
 class Response:
     """The head of an answer: `status`, lower-case `fields`, and the declared body `length` (None: unknown)."""
 
-    __slots__ = ("fields", "length", "minor", "status")
+    __slots__ = ("fields", "length", "minor", "repeat", "status")
 
     def __init__(self, status: int, minor: int, head: dict[bytes, bytes]) -> None:
         self.status = status
         self.minor = minor
         self.fields = head
         self.length: int | None = None
+        self.repeat: Repetition | None = None
 
 
 class ResponseReader:
     """Reads answers from one connection. Call `begin` before each request is sent."""
 
     __slots__ = (
-        "_buffer", "_decoder", "_head_only", "_interim", "_keep_alive", "_left", "_scanned", "_state", "received",
+        "_buffer",
+        "_decoder",
+        "_head_only",
+        "_interim",
+        "_keep_alive",
+        "_learnings",
+        "_left",
+        "_repeat",
+        "_scanned",
+        "_state",
+        "received",
+        "response",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -57,10 +74,14 @@ class ResponseReader:
         self._head_only = False
         self._decoder: ChunkedDecoder | None = None
         self.received = False
+        self.response: Response | None = None
+        self._repeat: Repetition | None = None
+        self._learnings = 0
 
     def begin(self, *, head_only: bool = False) -> None:
         """Expect one answer; `head_only` when the request was a HEAD."""
         assert self._state in (_IDLE, _DONE)
+        assert not self._buffer
         self._state = _HEAD
         self._scanned = 0
         self._interim = 0
@@ -80,17 +101,56 @@ class ResponseReader:
     def head(self, data: bytes) -> Response | None:
         """Take bytes before the body; the final answer's head once it is complete.
 
-        Body bytes that came along are fetched with `body(b"")`. Raises UpstreamInvalid.
+        Body bytes that came along are fetched with `body(b"")`. Raises UpstreamInvalid, after which the
+        reader interprets nothing more.
         """
         if self._state != _HEAD:
+            self._break()
             raise UpstreamInvalid("the provider sent bytes that no request asked for")
         self.received = True
+        try:
+            return self._head(data)
+        except UpstreamInvalid:
+            self._break()
+            raise
+
+    def whole(self, data: bytes) -> bytes | None:
+        """The body of an answer that comes whole in `data` and whose head repeats an earlier one; sets `response`.
+
+        None when it is anything else; `data` is then to be given to `head`.
+        """
+        repeat = self._repeat
+        if repeat is None or self._buffer or self._state != _HEAD or self._head_only:
+            return None
+        end = data.find(b"\r\n\r\n")
+        head = repeat.match(data[:end].split(b"\r\n")) if 0 < end <= HEAD_BYTES_MAX else None
+        if head is None:
+            return None
+        length = fields.parse_length(head[b"content-length"])
+        end += 4
+        if length is None or len(data) - end != length:
+            return None
+        self.received = True
+        self._keep_alive = True
+        self._state = _DONE
+        response = Response(200, 1, head)
+        response.length = length
+        response.repeat = repeat
+        self.response = response
+        return data[end:]
+
+    def _head(self, data: bytes) -> Response | None:
         buffer = self._buffer + data if self._buffer else data
         while True:
             end = buffer.find(b"\r\n\r\n", self._scanned)
             if end < 0:
-                if len(buffer) > HEAD_BYTES_MAX:
+                if len(buffer) > HEAD_BYTES_MAX + 3:
                     raise UpstreamInvalid(f"the provider's answer has more than {HEAD_BYTES_MAX} bytes of headers")
+                # What cannot become a head is refused now, not when the provider's deadline passes.
+                if not buffer.startswith(b"HTTP/1.") and not b"HTTP/1.".startswith(buffer):
+                    raise UpstreamInvalid("the provider's answer does not begin with an HTTP/1.1 status line")
+                if _BARE_LINE_END.search(buffer, max(0, self._scanned - 1)) is not None:
+                    raise UpstreamInvalid("a bare CR or LF in the head of the provider's answer")
                 self._scanned = max(0, len(buffer) - 3)
                 self._buffer = buffer
                 return None
@@ -115,6 +175,7 @@ class ResponseReader:
             try:
                 content = decoder.feed(data)
             except ChunkError as error:
+                self._break()
                 raise UpstreamInvalid(f"the provider's chunked body is broken: {error}") from None
             if decoder.complete:
                 self._buffer = decoder.rest
@@ -133,6 +194,8 @@ class ResponseReader:
             return data[: self._left]
         if state == _UNTIL_EOF:
             return data
+        if state == _BROKEN:
+            return b""
         # Bytes beyond the answer: kept only so that `reusable` says no; never read.
         self._buffer = data[:1]
         return b""
@@ -150,6 +213,15 @@ class ResponseReader:
             raise UpstreamUnavailable("the provider closed the connection before it answered")
         if self._state in (_LENGTH, _CHUNKED):
             raise UpstreamInvalid("the provider closed the connection before its answer was complete")
+        if self._state == _BROKEN:
+            raise UpstreamInvalid("the provider closed the connection after an answer that is not HTTP")
+
+    def _break(self) -> None:
+        """Interpret no later byte of this connection."""
+        self._state = _BROKEN
+        self._keep_alive = False
+        self._buffer = b""
+        self._decoder = None
 
     @property
     def delimited_by_eof(self) -> bool:
@@ -171,9 +243,8 @@ class ResponseReader:
         status, minor = known
         if len(lines) - 1 > HEADERS_MAX:
             raise UpstreamInvalid(f"the provider's answer has more than {HEADERS_MAX} headers")
-        del lines[0]
         try:
-            pairs = fields.parse_lines(lines)
+            pairs = fields.parse_lines(lines[1:])
         except fields.FieldError as error:
             raise UpstreamInvalid(f"the head of the provider's answer holds {error}") from None
         if status < 200:
@@ -189,6 +260,11 @@ class ResponseReader:
             head = _joined(pairs)
         response = Response(status, minor, head)
         self._frame(response, head)
+        if self._learnings < LEARNINGS_MAX:
+            self._learnings += 1
+            plain = status == 200 and minor == 1 and self._keep_alive and self._state in (_LENGTH, _DONE)
+            if plain and not self._head_only and b"content-length" in head:
+                self._repeat = _repetitions.learn(lines, pairs)
         return response
 
     def _frame(self, response: Response, head: dict[bytes, bytes]) -> None:
@@ -214,6 +290,9 @@ class ResponseReader:
             # RFC 9112 §6.3 rule 1: no body, whatever the fields say.
             response.length = 0
             self._state = _DONE
+            # A 204 that announces a body (RFC 9110 §8.6: it MUST NOT) may yet send it: to nobody.
+            if response.status == 204 and (size or coding is not None):
+                self._keep_alive = False
         elif coding is not None:
             self._state = _CHUNKED
             self._decoder = ChunkedDecoder()

@@ -20,7 +20,7 @@ TCHAR = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
 _LINE = re.compile(rb"([" + TCHAR + rb"]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _TOKEN = re.compile(rb"[" + TCHAR + rb"]+")
 _VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
-_LENGTH = re.compile(rb"[0-9]{1,15}")
+LENGTH_DIGITS_MAX = 15
 
 REMEMBERED_LINES_MAX = 4096
 REMEMBERED_LINE_BYTES_MAX = 256
@@ -74,9 +74,9 @@ def _why(line: bytes) -> str:
 def parse_length(value: bytes) -> int | None:
     """A Content-Length of 1 to 15 ASCII digits, or None for anything else.
 
-    The pattern stands before int(), which would take '+5', '5_0' and other alphabets' digits.
+    The test stands before int(), which would take '+5' and '5_0'; bytes.isdigit knows ASCII digits only.
     """
-    return int(value) if _LENGTH.fullmatch(value) else None
+    return int(value) if value.isdigit() and len(value) <= LENGTH_DIGITS_MAX else None
 
 
 def list_members(value: bytes) -> list[bytes]:

@@ -14,7 +14,8 @@ V1_BYTES_MAX = 107
 V2_BYTES_MAX = 16 + 4096
 
 _V1 = re.compile(
-    rb"PROXY (?:(TCP4|TCP6) ([0-9A-Fa-f.:]{2,45}) ([0-9A-Fa-f.:]{2,45}) ([0-9]{1,5}) ([0-9]{1,5})|UNKNOWN[^\r\n]*)\r\n"
+    rb"PROXY (?:(TCP4|TCP6) ([0-9A-Fa-f.:]{2,45}) ([0-9A-Fa-f.:]{2,45}) ([0-9]{1,5}) ([0-9]{1,5})"
+    rb"|UNKNOWN(?: [^\r\n]*)?)\r\n"
 )
 
 

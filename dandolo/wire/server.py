@@ -18,24 +18,41 @@ from dataclasses import dataclass
 
 from dandolo.errors import ProtocolError
 from dandolo.wire import fields
-from dandolo.wire.chunked import ChunkedDecoder, ChunkError
+from dandolo.wire.chunked import ChunkedDecoder, ChunkError, TrailersTooLarge
+from dandolo.wire.repeat import Repetition, Repetitions
 
 EMPTY_LINES_MAX = 2
 DRAIN_BYTES_MAX = 2 * 1024 * 1024
+PIECE_BYTES_MIN = 4 * 1024
+"""Smaller pieces of a body are joined as they come: a list of tiny ones would take many times their bytes."""
 
 # method SP request-target SP HTTP-version (RFC 9112 §3): exactly two spaces, and no '#' in a target.
 _REQUEST_LINE = re.compile(
     rb"([" + fields.TCHAR + rb"]+) ([\x21\x22\x24-\x7e]+) HTTP/1\.([01])",
 )
+_OTHER_VERSION = re.compile(
+    rb"[" + fields.TCHAR + rb"]+ [^ ]+ ([A-Z]{2,8}/[0-9]{1,4}(?:\.[0-9]{1,4})?)",
+)
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#@\\]+)((?:/[^?]*)?)((?:\?.*)?)")
 # uri-host [ ":" port ] (RFC 9110 §7.2): a name, an IPv4 address, or an IPv6 address in brackets.
 _AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::[0-9]{0,5})?")
+_NO_METHOD = re.compile(rb"[^\r" + fields.TCHAR + rb"]")
+_AUTHORITY_BYTES_MAX = 255 + 6
 _BARE_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\r\r")
 
 _REMEMBERED_MAX = 1024
 _RequestLine = tuple[bytes, bytes, bytes, int, bytes | None]
 _request_lines: dict[bytes, _RequestLine] = {}
 _hosts: set[bytes] = set()
+LEARNINGS_MAX = 16
+"""Heads of one connection from which repetitions are learned; one that never repeats costs no more."""
+# What is concluded from these (framing here, keys and origins by the reader's owner) holds only for the same bytes.
+_repetitions = Repetitions(
+    frozenset(
+        (b"host", b"connection", b"transfer-encoding", b"upgrade", b"expect", b"authorization", b"x-api-key",
+         b"origin", b"content-encoding", b"x-forwarded-for")
+    )
+)  # fmt: skip
 
 _ONCE = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"authorization", b"x-api-key", b"expect",
@@ -91,7 +108,10 @@ _HEAD, _BODY, _CHUNKED, _DEAD = range(4)
 class RequestReader:
     """Turns one connection's bytes into requests. `receive` stores, `next_head` and `next_body` decide."""
 
-    __slots__ = ("_body_max", "_buffer", "_decoder", "_left", "_limits", "_pieces", "_request", "_scanned", "_state")
+    __slots__ = (
+        "_body_max", "_buffer", "_decoder", "_learnings", "_left", "_limits", "_own", "_pieces", "_repeat", "_request",
+        "_scanned", "_state",
+    )  # fmt: skip
 
     def __init__(self, limits: HeadLimits) -> None:
         self._limits = limits
@@ -103,6 +123,9 @@ class RequestReader:
         self._pieces: list[bytes] | None = None
         self._decoder: ChunkedDecoder | None = None
         self._request: Request | None = None
+        self._repeat: Repetition | None = None
+        self._own: Request | None = None
+        self._learnings = 0
 
     @property
     def buffered_bytes(self) -> int:
@@ -128,6 +151,8 @@ class RequestReader:
         buffer = self._buffer
         if not buffer:
             return None
+        # Bytes of a body are never looked at as a head.
+        assert self._request is None
         if buffer[0] in b"\r\n":
             buffer = self._skip_empty_lines(buffer)
         limits = self._limits
@@ -138,13 +163,20 @@ class RequestReader:
         self._scanned = 0
         try:
             if end > limits.header_bytes_max:
+                if buffer.find(b"\r\n", 0, limits.request_line_bytes_max + 2) < 0:
+                    raise _line_too_long(limits.request_line_bytes_max)
                 raise ProtocolError(
                     f"the request's headers take {end} bytes; at most {limits.header_bytes_max} are accepted",
                     status=431,
                     code="headers_too_large",
                 )
             lines = buffer[:end].split(b"\r\n")
-            request = self._judge(lines)
+            repeat = self._repeat if end <= limits.header_line_bytes_max else None
+            request = self._repeated(repeat, lines) if repeat is not None else None
+            if request is None:
+                if repeat is not None:
+                    lines = buffer[:end].split(b"\r\n")
+                request = self._judge(lines)
             request.head_bytes = end + 4
         except ProtocolError:
             self.kill()
@@ -153,16 +185,74 @@ class RequestReader:
         self._request = request
         return request
 
+    def whole(self, data: bytes) -> Request | None:
+        """The request, with its body, when `data` is one whole request that repeats an earlier head.
+
+        The common case of a kept-alive connection in one step. None when it is anything else; `data` is then
+        to be given to `receive`. The caller has yet to judge the body's length.
+        """
+        repeat = self._repeat
+        if repeat is None or self._buffer or self._request is not None or self._state != _HEAD:
+            return None
+        end = data.find(b"\r\n\r\n")
+        # No line of such a head can be longer than one line may be.
+        fits = 0 < end <= self._limits.header_line_bytes_max
+        head = repeat.match(data[:end].split(b"\r\n")) if fits else None
+        if head is None:
+            return None
+        request = self._own
+        assert request is not None
+        if repeat.varies_length:
+            size = fields.parse_length(head[b"content-length"])
+            if size is None:
+                return None
+            request.length = size
+        end += 4
+        if len(data) - end != request.length:
+            return None
+        request.fields = head
+        request.body = data[end:]
+        return request
+
+    def _repeated(self, repeat: Repetition, lines: list[bytes]) -> Request | None:
+        """The request when its head repeats an earlier one of this connection, None when it does not."""
+        head = repeat.match(lines)
+        if head is None:
+            return None
+        request = self._own
+        assert request is not None
+        if repeat.varies_length:
+            size = fields.parse_length(head[b"content-length"])
+            if size is None:
+                raise _bad_length()
+            request.length = size
+        request.fields = head
+        return request
+
+    def _learn(self, request: Request, lines: list[bytes], pairs: list[fields.Field]) -> None:
+        """Let this head be recognised next time: the same `Request` is then handed out again, with new values."""
+        self._learnings += 1
+        if request.minor == 1 and request.keep_alive and not request.chunked and not request.expect:
+            self._repeat = _repetitions.learn(lines, pairs)
+            self._own = request if self._repeat is not None else None
+
     def begin_body(self, body_bytes_max: int) -> None:
         """Agree to read the body of the request last handed out, at most `body_bytes_max` decoded bytes.
 
         Raises ProtocolError (413) at once when the declared length is larger.
         """
+        if self._state == _DEAD:
+            return
         request = self._request
         assert request is not None
         if request.chunked:
+            limits = self._limits
             self._state = _CHUNKED
-            self._decoder = ChunkedDecoder()
+            # The trailers may take what the head has left of its allowance.
+            self._decoder = ChunkedDecoder(
+                trailer_bytes_max=max(0, limits.header_bytes_max - request.head_bytes),
+                trailers_max=max(0, limits.headers_max - len(request.fields)),
+            )
             self._body_max = body_bytes_max
             self._pieces = []
             return
@@ -175,13 +265,13 @@ class RequestReader:
 
     def next_body(self) -> bytes | None:
         """The whole body, or None when more bytes are needed. Raises ProtocolError for broken chunking."""
-        if self._state == _CHUNKED:
-            return self._next_chunked()
+        if self._state != _BODY:
+            return self._next_chunked() if self._state == _CHUNKED else None
         buffer = self._buffer
         left = self._left
         have = len(buffer)
         if have < left:
-            if have:
+            if have >= PIECE_BYTES_MIN:
                 if self._pieces is None:
                     self._pieces = []
                 self._pieces.append(buffer)
@@ -213,6 +303,8 @@ class RequestReader:
         After True the caller goes on with `next_body`, throwing away what it returns (RFC 9112 §9.3: a
         server reads the whole request body or closes the connection).
         """
+        if self._state == _DEAD:
+            return False
         request = self._request
         assert request is not None
         if self._state == _HEAD:
@@ -229,6 +321,7 @@ class RequestReader:
         """Interpret no later byte of this connection."""
         self._state = _DEAD
         self._buffer = b""
+        self._left = 0
         self._pieces = None
         self._decoder = None
 
@@ -253,7 +346,13 @@ class RequestReader:
             if data:
                 piece = decoder.feed(data)
                 if piece:
-                    pieces.append(piece)
+                    if pieces and len(pieces[-1]) < PIECE_BYTES_MIN:
+                        pieces[-1] += piece
+                    else:
+                        pieces.append(piece)
+        except TrailersTooLarge as error:
+            self.kill()
+            raise ProtocolError(f"after the chunked body: {error}", status=431, code="headers_too_large") from None
         except ChunkError as error:
             self.kill()
             raise ProtocolError(f"the chunked body is broken: {error}") from None
@@ -282,7 +381,7 @@ class RequestReader:
             self.kill()
             raise ProtocolError("a bare CR or LF before a request line")
         # Empty lines stay counted until a request line follows, so that they cannot be sent for ever.
-        if buffer:
+        if buffer and buffer != b"\r":
             self._buffer = buffer
         return buffer
 
@@ -293,12 +392,18 @@ class RequestReader:
         if broken is not None:
             self.kill()
             raise ProtocolError("a bare CR or LF in a request head; lines end in CRLF")
-        if (
-            buffer.find(b"\r\n", 0, limits.request_line_bytes_max + 2) < 0
-            and len(buffer) > limits.request_line_bytes_max
-        ):
+        line_end = buffer.find(b"\r\n", 0, limits.request_line_bytes_max + 2)
+        if line_end < 0 and len(buffer) > limits.request_line_bytes_max + 1:
             self.kill()
             raise _line_too_long(limits.request_line_bytes_max)
+        # A client that does not speak HTTP may never send an empty line: tell it as soon as that is plain.
+        # A request line that was whole before the last bytes came has been judged already.
+        if line_end >= self._scanned or (line_end < 0 and _NO_METHOD.match(buffer)):
+            try:
+                _judge_request_line(buffer[:line_end] if line_end >= 0 else buffer)
+            except ProtocolError:
+                self.kill()
+                raise
         if len(buffer) > limits.header_bytes_max + 3:
             self.kill()
             raise ProtocolError(
@@ -323,15 +428,14 @@ class RequestReader:
         request.method, request.path, request.query, request.minor, authority = _request_lines.get(
             line
         ) or _judge_request_line(line)
-        del lines[0]
         try:
-            pairs = fields.parse_lines(lines)
+            pairs = fields.parse_lines(lines[1:])
         except fields.FieldError as error:
             raise ProtocolError(f"the request head holds {error}") from None
         head = dict(pairs)
         if len(head) != len(pairs):
             head = _joined(pairs)
-        if max(map(len, lines), default=0) > limits.header_line_bytes_max:
+        if max(map(len, lines[1:]), default=0) > limits.header_line_bytes_max:
             raise ProtocolError(
                 f"one header takes more than {limits.header_line_bytes_max} bytes",
                 status=431,
@@ -340,6 +444,8 @@ class RequestReader:
         request.fields = head
         self._judge_host(request, head, authority)
         self._judge_framing(request, head)
+        if self._learnings < LEARNINGS_MAX:
+            self._learn(request, lines, pairs)
         return request
 
     @staticmethod
@@ -352,7 +458,7 @@ class RequestReader:
                 raise ProtocolError("the Host header is missing; HTTP/1.1 needs exactly one")
             host = b""
         elif host not in _hosts:
-            if not _AUTHORITY.fullmatch(host) or len(host) > 255 + 6:
+            if len(host) > _AUTHORITY_BYTES_MAX or not _AUTHORITY.fullmatch(host):
                 raise ProtocolError("the Host header is not a host name or address with an optional port")
             if len(_hosts) >= _REMEMBERED_MAX:
                 _hosts.clear()
@@ -380,7 +486,7 @@ class RequestReader:
         elif length is not None:
             size = fields.parse_length(length)
             if size is None:
-                raise ProtocolError("Content-Length is not a number of 1 to 15 digits")
+                raise _bad_length()
             request.length = size
         connection = head.get(b"connection")
         if request.minor == 0:
@@ -412,7 +518,7 @@ def _judge_request_line(line: bytes) -> _RequestLine:
         path, query = target, b""  # judged by the route table: 405, whatever the target
     else:
         absolute = _ABSOLUTE.fullmatch(target)
-        if absolute is None or not _AUTHORITY.fullmatch(absolute[1]):
+        if absolute is None or len(absolute[1]) > _AUTHORITY_BYTES_MAX or not _AUTHORITY.fullmatch(absolute[1]):
             raise ProtocolError("the request target is neither a path nor an http(s) URL")
         # RFC 9112 §3.2.2: the authority of an absolute-form target replaces Host.
         authority, path, query = absolute[1], absolute[2] or b"/", absolute[3][1:]
@@ -425,8 +531,8 @@ def _judge_request_line(line: bytes) -> _RequestLine:
 
 
 def _why_line(line: bytes) -> ProtocolError:
-    version = line.rpartition(b" ")[2]
-    if re.fullmatch(rb"[A-Z]{2,8}/[0-9]{1,4}(?:\.[0-9]{1,4})?", version) and version not in (b"HTTP/1.1", b"HTTP/1.0"):
+    version = _OTHER_VERSION.fullmatch(line)
+    if version is not None and version[1] not in (b"HTTP/1.1", b"HTTP/1.0"):
         return ProtocolError("the HTTP version is neither 1.1 nor 1.0", status=505, code="http_version_not_supported")
     if line.startswith(b"\x16\x03"):
         return ProtocolError("a TLS handshake on a plain HTTP port; use http:// or configure server.tls")
@@ -443,6 +549,10 @@ def _joined(pairs: list[fields.Field]) -> dict[bytes, bytes]:
         else:
             head[name] += b", " + value
     return head
+
+
+def _bad_length() -> ProtocolError:
+    return ProtocolError("Content-Length is not a number of 1 to 15 digits")
 
 
 def _line_too_long(bytes_max: int) -> ProtocolError:

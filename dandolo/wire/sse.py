@@ -112,7 +112,7 @@ def parse(event: bytes) -> tuple[bytes, bytes | None]:
 
 def field_value(event: bytes, wanted: bytes) -> bytes | None:
     """The value of the first field `wanted` of an event (llama.cpp once said its errors in `error:`)."""
-    for line in _LINE_END.split(event):
+    for line in _LINE_END.split(event.removeprefix(BOM)):
         field, colon, value = line.partition(b":")
         if colon and field == wanted:
             return value[1:] if value.startswith(b" ") else value

@@ -1,0 +1,162 @@
+"""The whole path of a plain request without sockets: what the gateway's own code costs, in µs a request.
+
+Transports are replaced by objects that drop what they are given, so that only parsing, admission, routing,
+the exchange, usage and the record remain. `python -m bench.micro.path [--profile]`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import cProfile
+import gc
+import json
+import os
+import pstats
+import sys
+import time
+from typing import Any
+
+from dandolo.config import parse
+from dandolo.control.log import format_record
+from dandolo.gateway.gateway import Gateway
+from dandolo.net.downstream import Downstream
+from dandolo.net.upstream import Upstream
+
+CONFIG = """
+[[keys]]
+name = "bench"
+key = { env = "BENCH_KEY" }
+[[providers]]
+name = "stub"
+base_url = "http://127.0.0.1:9/v1"
+key = { env = "BENCH_PROVIDER_KEY" }
+[[providers.models]]
+id = "bench-model"
+input_usd_per_mtok = 0.70
+output_usd_per_mtok = 2.80
+"""
+
+REQUEST_HEAD = (
+    "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAccept-Encoding: gzip, deflate\r\n"
+    "Connection: keep-alive\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
+    "User-Agent: OpenAI/Python 2.1.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Async: false\r\n"
+    "Authorization: Bearer bench-key-0123456789abcdef\r\nx-request: {:08d}\r\nContent-Length: {}\r\n\r\n"
+)
+ANSWER_HEAD = (
+    "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 20:00:00 GMT\r\nContent-Type: application/json\r\n"
+    "Content-Length: {}\r\nopenai-organization: bench\r\nopenai-processing-ms: 12\r\nopenai-version: 2020-10-01\r\n"
+    "x-ratelimit-limit-requests: 10000\r\nx-ratelimit-remaining-requests: 9999\r\nx-request-id: req_{:08d}\r\n\r\n"
+)
+
+
+class NullTransport:
+    """A transport that takes everything and keeps nothing."""
+
+    def __init__(self) -> None:
+        self.written = 0
+
+    def write(self, data: bytes) -> None:
+        self.written += len(data)
+
+    def writelines(self, data: Any) -> None:
+        self.written += sum(map(len, data))
+
+    def set_write_buffer_limits(self, high: int = 0, low: int = 0) -> None: ...
+
+    def get_extra_info(self, name: str) -> None: ...
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+def body(size: int, messages: int, number: int) -> bytes:
+    """A chat completion of about `size` bytes."""
+    text = 'the quick "brown" fox\njumps over the lazy dog and réflects upon its choice of path; '
+    share = max(1, (size - 120) // messages // len(text.encode()))
+    return json.dumps(
+        {
+            "model": "bench-model",
+            "messages": [{"role": "user", "content": f"{number:08d} " + text * share} for _ in range(messages)],
+            "temperature": 0.7,
+            "max_tokens": 256,
+        },
+        ensure_ascii=False,
+        separators=(",", ":"),
+    ).encode()
+
+
+def main() -> None:
+    os.environ.update(BENCH_KEY="bench-key-0123456789abcdef", BENCH_PROVIDER_KEY="provider")
+    config = parse(CONFIG, "bench", os.environ)
+    lines: list[bytes] = []
+
+    def take(record: Any) -> None:
+        lines.append(format_record(record, "json"))
+        if len(lines) > 1000:
+            lines.clear()
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    gateway = Gateway(config, take)
+    client = Downstream(gateway, "127.0.0.1")
+    client.connection_made(NullTransport())  # type: ignore[arg-type]
+    runtime = next(iter(gateway.plane.fleet))
+    provider = Upstream(gateway.now(), secure=True)
+    provider.connection_made(NullTransport())  # type: ignore[arg-type]
+    provider.reader.begin()
+    provider.reader._state = 5
+    runtime.pool._idle.append(provider)
+    answer = json.dumps(
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "bench-model",
+            "choices": [
+                {"index": 0, "message": {"role": "assistant", "content": "word " * 130}, "finish_reason": "stop"}
+            ],
+            "usage": {"prompt_tokens": 200, "completion_tokens": 150, "total_tokens": 350},
+        }
+    ).encode()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    for size, messages, count in ((1024, 2, 4000), (32 * 1024, 20, 1000), (256 * 1024, 40, 200)):
+        requests = []
+        for number in range(count):
+            content = body(size, messages, number)
+            requests.append(REQUEST_HEAD.format(number, len(content)).encode() + content)
+        answers = [(ANSWER_HEAD.format(len(answer), number)).encode() + answer for number in range(count)]
+
+        def once() -> None:
+            for request, reply in zip(requests, answers, strict=True):  # noqa: B023
+                client._requests = 0
+                client.data_received(request)
+                provider.data_received(reply)
+
+        best = min(_timed(once) for _ in range(7)) / count
+        print(f"{len(requests[0]):7d} bytes: {best * 1e6:7.2f} µs a request")
+        if "--profile" in sys.argv and size == 1024:
+            profile = cProfile.Profile()
+            profile.runcall(once)
+            pstats.Stats(profile).sort_stats("tottime").print_stats(45)
+    loop.close()
+
+
+def _timed(call: Any) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

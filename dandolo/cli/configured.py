@@ -1,0 +1,83 @@
+"""The configuration that a command runs with: the file or the environment, then flags, then passed sockets."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from dandolo.config import Config, from_environment, load, refuse_public_without_keys
+from dandolo.config.schema import Listen
+
+DEFAULT_FILE = "dandolo.toml"
+
+
+def find(path: str | None, environ: Mapping[str, str]) -> Config:
+    """The file at `path`, else ./dandolo.toml where there is one, else the environment. Raises ConfigError."""
+    if path is not None or Path(DEFAULT_FILE).exists():
+        return load(path or DEFAULT_FILE, environ)
+    return from_environment(environ)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was said about the configuration from outside: `config` is the file, `host` and `port` replace that
+    part of every TCP listener, `passed` (addresses of sockets that systemd opened) replaces all listeners."""
+
+    config: str | None = None
+    host: str | None = None
+    port: int | None = None
+    passed: tuple[Listen, ...] = ()
+
+    def find(self, environ: Mapping[str, str]) -> Config:
+        """The configuration with all that applied. Raises ConfigError, also when it would open the gateway to
+        other machines without a key."""
+        config = find(self.config, environ)
+        listen, source, lines = config.server.listen, config.source, config.lines
+        if self.passed:
+            listen, source, lines = self.passed, "sockets passed by systemd", MappingProxyType({})
+        elif self.host is not None or self.port is not None:
+            listen = tuple(map(self._placed, listen))
+            source, lines = "command line", MappingProxyType({})
+        config = dataclasses.replace(config, server=dataclasses.replace(config.server, listen=listen))
+        refuse_public_without_keys(dataclasses.replace(config, source=source, lines=lines))
+        return config
+
+    def _placed(self, one: Listen) -> Listen:
+        if one.kind != "tcp":
+            return one
+        return dataclasses.replace(
+            one,
+            host=one.host if self.host is None else self.host,
+            port=one.port if self.port is None else self.port,
+        )
+
+
+def listen_of(sock: socket.socket) -> Listen:
+    """Where a listening socket stands, as the configuration would say it."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return Listen("unix", path=os.fsdecode(name))
+    return Listen("tcp", host=name[0], port=name[1])
+
+
+def port(text: str) -> int:
+    """A port for argparse."""
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError("expected a port, 0 to 65535")
+    return int(text)
+
+
+def host(text: str) -> str:
+    """A host for argparse: an address, a name, or * for every address."""
+    if text in ("", "*"):
+        return ""
+    name = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if not name.isascii() or not name.isprintable() or any(c in name for c in " /[]") or len(name) > 253:
+        raise argparse.ArgumentTypeError("expected an address or a host name without a port")
+    return name

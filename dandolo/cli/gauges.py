@@ -1,0 +1,24 @@
+"""The state of a worker as gauges, read when somebody asks for metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dandolo.control.exposition import Gauge
+from dandolo.gateway.worker import Worker
+
+_STATES = {"closed": 0, "half-open": 1, "open": 2}
+
+
+def gauges(worker: Worker) -> Iterator[Gauge]:
+    """Connections, requests under way, and for each account its slots, idle connections and breakers."""
+    yield Gauge("dandolo_connections", worker.census.count)
+    yield Gauge("dandolo_requests_in_flight", worker.gateway.admission.in_flight)
+    for runtime in worker.gateway.plane.fleet:
+        account = (("account", runtime.account.label),)
+        yield Gauge("dandolo_slots_in_use", runtime.slots.in_use, account)
+        yield Gauge("dandolo_slots_limit", runtime.slots.limit, account)
+        yield Gauge("dandolo_slots_waiting", runtime.slots.waiting, account)
+        yield Gauge("dandolo_idle_connections", len(runtime.pool), account)
+        for model, breaker in runtime.breakers().items():
+            yield Gauge("dandolo_breaker_state", _STATES[breaker.state], (*account, ("model", model)))

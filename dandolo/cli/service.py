@@ -1,0 +1,295 @@
+"""The gateway as a process: a worker, the admin listener, logs, signals, the service manager.
+
+Owns what belongs to the process and not to the data plane. A reload prepares everything in a thread and
+then swaps the worker's plane in one assignment; requests under way end on the plane they began with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import uvloop
+
+from dandolo import __version__
+from dandolo.cli.configured import Choice
+from dandolo.cli.gauges import gauges
+from dandolo.config import Config, ConfigError, Problem
+from dandolo.config.schema import LogFormat
+from dandolo.control.admin import Admin
+from dandolo.control.exposition import Gauge
+from dandolo.control.log import format_record
+from dandolo.control.logwriter import LogWriter, configure_logging
+from dandolo.control.metrics import Metrics
+from dandolo.control.notify import Notifier, watchdog_interval_s
+from dandolo.errors import GatewayError
+from dandolo.gateway.gateway import Plane, limits_of
+from dandolo.gateway.worker import Worker
+from dandolo.net.listen import Census, Listener, describe
+from dandolo.net.sweep import PERIOD_S
+from dandolo.net.tasks import Tasks
+from dandolo.record import Record
+
+ADMIN_CONNECTIONS_MAX = 64
+RETIRED_PERIOD_S = 5.0
+CLOSE_S = 2.0
+SETTLE_S = 1.0
+"""After the start, which collects nothing: one collection of everything takes 20 ms that the first answer need not wait."""
+GC_THRESHOLDS = (50_000, 20, 100)
+"""Requests make no cycles by intent; what does is collected, but seldom: a full collection takes milliseconds."""
+
+_log = logging.getLogger("dandolo")
+
+
+def run(
+    config: Config,
+    sockets: Sequence[socket.socket],
+    admin: Sequence[socket.socket],
+    choice: Choice,
+    log_format: LogFormat | None,
+) -> int:
+    """Serve on listening sockets until a signal; the exit code. `choice` is asked again at a reload."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, sockets, admin, choice, log_format))
+
+
+async def _serve(
+    config: Config,
+    sockets: Sequence[socket.socket],
+    admin: Sequence[socket.socket],
+    choice: Choice,
+    log_format: LogFormat | None,
+) -> int:
+    addresses = ", ".join(_url(sock, config.server.tls is not None) for sock in sockets)
+    administered = ", ".join(_url(sock, False) for sock in admin)
+    process = Process(config, choice, log_format)
+    process.start(sockets, admin)
+    providers = ", ".join(provider.name for provider in config.providers)
+    print(
+        f"dandolo {__version__} ready in {since_start_ms():.0f} ms: {addresses}"
+        f" | providers: {providers} | admin: {administered}",
+        file=sys.stderr,
+        flush=True,
+    )
+    return await process.until_ended(f"{addresses}; providers {providers}")
+
+
+class Process:
+    """Everything of one running `dandolo serve`."""
+
+    def __init__(self, config: Config, choice: Choice, log_format: LogFormat | None) -> None:
+        self._choice = choice
+        access_form, program_form = log_format or _form(config, 1), log_format or _form(config, 2)
+        self._access = LogWriter(1, form=access_form)
+        self._program = configure_logging(program_form)
+        self._metrics = Metrics()
+        self.worker = Worker(config, self._taker(access_form))
+        self._admin = Admin(
+            metrics_text=self._metrics_text,
+            ready=self.worker.gateway.ready,
+            authenticate=self._authenticate if config.keys else None,
+        )
+        self._tasks = Tasks()
+        self._census = Census(ADMIN_CONNECTIONS_MAX, ADMIN_CONNECTIONS_MAX)
+        self._listeners: list[Listener] = []
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._notifier = Notifier()
+        self._loop = asyncio.get_running_loop()
+        self._ending: asyncio.Future[bool] = self._loop.create_future()
+        self._now: asyncio.Future[int] = self._loop.create_future()
+        self._listen = config.server.listen, config.server.admin, config.server.tls
+        self._retired: list[tuple[Plane, float]] = []
+        self._reloading = False
+        self._reload_wanted = False
+        self._reload_well = True
+
+    def start(self, sockets: Sequence[socket.socket], admin: Sequence[socket.socket]) -> None:
+        """Accept, and answer to signals."""
+        self.worker.start(list(sockets))
+        for sock in admin:
+            listener = Listener(sock, self._admin, self._census, self._tasks)
+            self._listeners.append(listener)
+            listener.start()
+        self._every("admin", PERIOD_S, lambda: self._admin.sweep.tick(self._admin.now()))
+        self._every("retired", RETIRED_PERIOD_S, self._tend_retired)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop, number)
+        self._loop.add_signal_handler(signal.SIGHUP, self._hangup)
+
+    async def until_ended(self, status: str) -> int:
+        """Tell the manager, wait for a signal, end in order; the exit code."""
+        self._notifier.ready(status)
+        interval = watchdog_interval_s(os.environ, os.getpid())
+        if interval is not None:
+            self._every("watchdog", interval, self._notifier.watchdog)
+        self._timers["settle"] = self._loop.call_later(SETTLE_S, _settle)
+        delayed = await self._ending
+        server = self.worker.gateway.plane.config.server
+        delay = server.drain_delay if delayed else 0.0
+        under_way = self.worker.gateway.admission.in_flight
+        _log.info("ending: %d requests under way, which have %g s", under_way, delay + server.drain_timeout)
+        self._notifier.stopping(f"ending, {under_way} requests under way")
+        self._admin.draining = True
+        drained = self._tasks.spawn(self.worker.drain(delay, server.drain_timeout), "drain")
+        await asyncio.wait((drained, self._now), return_when=asyncio.FIRST_COMPLETED)
+        code = self._now.result() if self._now.done() else 0
+        await self._close()
+        _log.info("ended")
+        self._access.close()
+        self._program.close()
+        return code
+
+    async def _close(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        for listener in self._listeners:
+            listener.close()
+        self._admin.close()
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._tasks.close()
+                await self.worker.close()
+        except TimeoutError:
+            _log.error("some tasks did not end within %g s", CLOSE_S)
+        for plane, _ in self._retired:
+            plane.fleet.close()
+        self._census.close()
+
+    # -- what is counted and logged --------------------------------------------------------------------
+
+    def _taker(self, form: LogFormat) -> Callable[[Record], None]:
+        count, write = self._metrics.take, self._access.write
+
+        def take(record: Record) -> None:
+            count(record)
+            write(format_record(record, form))
+
+        return take
+
+    def _metrics_text(self) -> bytes:
+        return self._metrics.text(
+            (
+                *gauges(self.worker),
+                Gauge("dandolo_log_lines_dropped_total", self._access.dropped + self._program.dropped),
+                Gauge("dandolo_config_reload_successful", self._reload_well),
+            )
+        )
+
+    def _authenticate(self, head: dict[bytes, bytes]) -> None:
+        self.worker.gateway.admission.authenticate(head)
+
+    # -- signals ---------------------------------------------------------------------------------------
+
+    def _stop(self, number: signal.Signals) -> None:
+        if not self._ending.done():
+            # On a terminal nobody waits for a load balancer.
+            self._ending.set_result(number != signal.SIGINT)
+        elif not self._now.done():
+            _log.warning("a second signal: what is under way is cut")
+            self._now.set_result(128 + number)
+
+    def _hangup(self) -> None:
+        if self._ending.done():
+            return
+        self._reload_wanted = True
+        if not self._reloading:
+            self._reloading = True
+            self._tasks.spawn(self._reload(), "reload")
+
+    async def _reload(self) -> None:
+        try:
+            while self._reload_wanted and not self._ending.done():
+                self._reload_wanted = False
+                self._notifier.reloading()
+                self._reload_well = await self._reload_once()
+                self._notifier.ready("" if self._reload_well else "the last reload was refused: see the log")
+        finally:
+            self._reloading = False
+
+    async def _reload_once(self) -> bool:
+        gateway = self.worker.gateway
+        try:
+            config, plane = await self._loop.run_in_executor(None, self._prepare)
+        except ConfigError as error:
+            for problem in error.problems:
+                _log.error("%s", problem)
+            _log.error("reload refused: the configuration that was there goes on")
+            return False
+        except (GatewayError, OSError, ValueError) as error:
+            _log.error("reload refused, the configuration that was there goes on: %s", error)
+            return False
+        for warning in config.warnings:
+            _log.warning("%s", warning)
+        server = config.server
+        if (server.listen, server.admin, server.tls) != self._listen:
+            _log.warning("listeners and certificates change at the next start, not by a reload")
+        old, gateway.plane = gateway.plane, plane
+        gateway.limits = limits_of(config)
+        self._retired.append((old, 0.0))
+        _log.info("reloaded %s: providers %s", config.source, ", ".join(one.name for one in config.providers))
+        return True
+
+    def _prepare(self) -> tuple[Config, Plane]:
+        """In a thread: files are read and certificates loaded, which takes milliseconds each."""
+        config = self._choice.find(os.environ)
+        if self.worker.gateway.plane.config.keys and not config.keys:
+            reason = "the last key is gone: to let everybody in, restart"
+            raise ConfigError([Problem(config.source, 0, "keys", reason)])
+        return config, Plane(config)
+
+    def _tend_retired(self) -> None:
+        """Close what replaced planes still hold, and forget them once their last request is over."""
+        now, kept = time.monotonic(), []
+        for plane, idle_since in self._retired:
+            plane.fleet.close()
+            if plane.admission.in_flight:
+                kept.append((plane, 0.0))
+            elif not idle_since or now - idle_since < RETIRED_PERIOD_S:
+                # A provider's connection may come back shortly after its request.
+                kept.append((plane, idle_since or now))
+        self._retired = kept
+
+    def _every(self, name: str, seconds: float, call: Callable[[], object]) -> None:
+        def again() -> None:
+            self._timers[name] = self._loop.call_later(seconds, again)
+            call()
+
+        self._timers[name] = self._loop.call_later(seconds, again)
+
+
+def since_start_ms() -> float:
+    """Milliseconds since the process began, to the kernel's 10 ms."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            # proc(5): field 22; the name in field 2 may hold spaces.
+            ticks = int(file.read(4096).rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return time.process_time() * 1000
+    return (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")) * 1000
+
+
+def _settle() -> None:
+    """What is there after the start stays: it is kept out of later collections."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    gc.enable()
+
+
+def _form(config: Config, descriptor: int) -> LogFormat:
+    """What the configuration says; where it says nothing, text for people and the default for everything else."""
+    if ("server", "log_format") in config.lines or not os.isatty(descriptor):
+        return config.server.log_format
+    return "text"
+
+
+def _url(sock: socket.socket, secure: bool) -> str:
+    where = describe(sock)
+    return where if where.startswith("unix:") else f"{'https' if secure else 'http'}://{where}"
