@@ -130,7 +130,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
-    for size, messages, count in ((1024, 2, 4000), (32 * 1024, 20, 1000), (256 * 1024, 40, 200)):
+    for size, messages, count in ((1024, 2, 100 if "--fixed" in sys.argv else 4000), (32 * 1024, 20, 1000), (256 * 1024, 40, 200)):
         requests = []
         for number in range(count):
             content = body(size, messages, number)
@@ -143,6 +143,11 @@ def main() -> None:
                 client.data_received(request)
                 provider.data_received(reply)
 
+        if "--fixed" in sys.argv:
+            # For callgrind: run with two counts and divide the difference of instructions.
+            for _ in range(int(sys.argv[sys.argv.index("--fixed") + 1])):
+                once()
+            break
         best = min(_timed(once) for _ in range(7)) / count
         print(f"{len(requests[0]):7d} bytes: {best * 1e6:7.2f} µs a request")
         if "--profile" in sys.argv and size == 1024:

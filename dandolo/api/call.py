@@ -68,7 +68,7 @@ class Call:
         body = self.json
         if body is None:
             return self.raw
-        if not defaults and not inject_usage and model == name == self.models[0] and "models" not in body.fields:
+        if not defaults and not inject_usage and model == name == self.model and "models" not in body.fields:
             return self.raw
         edits: dict[str, bytes | None] = {}
         if name and (model != name or name != self.models[0]):

@@ -141,18 +141,22 @@ def add(into: Usage, found: Facts) -> bool:
         _spent(into, found.cost.usd)
     if counts is None:
         return False
-    cache_read = _sane(counts.cache_read_input_tokens)
     sent = counts.prompt_tokens
+    cached = counts.cache_read_input_tokens
+    cache_read = 0 if cached is None else _sane(cached)
     if sent is None and counts.input_tokens is not None:
         # Anthropic's input_tokens leave the cached ones out; OpenAI's and Responses' include them.
         sent = _sane(counts.input_tokens) + cache_read + _sane(counts.cache_creation_input_tokens)
-    into.input_tokens = max(into.input_tokens, _sane(sent))
+    if sent is not None and into.input_tokens < sent < COUNT_MAX:
+        into.input_tokens = sent
     received = counts.completion_tokens if counts.completion_tokens is not None else counts.output_tokens
-    into.output_tokens = max(into.output_tokens, _sane(received))
+    if received is not None and into.output_tokens < received < COUNT_MAX:
+        into.output_tokens = received
     for details in (counts.prompt_tokens_details, counts.input_tokens_details):
         if details is not None:
             into.cached_tokens = max(into.cached_tokens, _sane(details.cached_tokens))
-    into.cached_tokens = max(into.cached_tokens, cache_read)
+    if into.cached_tokens < cache_read:
+        into.cached_tokens = cache_read
     for details in (counts.completion_tokens_details, counts.output_tokens_details):
         if details is not None:
             into.reasoning_tokens = max(into.reasoning_tokens, _sane(details.reasoning_tokens))

@@ -25,7 +25,7 @@ from dandolo.net.upstream import Upstream
 DNS_TTL_S = 30.0
 SECOND_TRY_S = 0.25
 STALE_WAIT_S = 0.5
-"""How long a resolver may take when addresses are known; then the last good ones serve (http.md 35)."""
+"""How long a resolver may take when addresses are known; then the last good ones serve."""
 ADDRESSES_MAX = 8
 PROXY_ANSWER_BYTES_MAX = 16 * 1024
 

@@ -72,10 +72,13 @@ class Slots:
 
     def leave(self, now: float) -> None:
         """Give a slot back: to the longest waiter, or to the free ones."""
-        if self._waiters or self._left_at:
-            interval = min(now - self._left_at, RETRY_AFTER_MAX_S) if self._left_at else 0.0
-            self._leave_interval_s += 0.1 * (interval - self._leave_interval_s)
-            self._left_at = now if self._waiters else 0.0
+        if not self._waiters and not self._left_at:
+            self.in_use -= 1
+            assert self.in_use >= 0, "a slot was given back twice"
+            return
+        interval = min(now - self._left_at, RETRY_AFTER_MAX_S) if self._left_at else 0.0
+        self._leave_interval_s += 0.1 * (interval - self._leave_interval_s)
+        self._left_at = now if self._waiters else 0.0
         if not self._waiters:
             self.in_use -= 1
             assert self.in_use >= 0, "a slot was given back twice"
