@@ -21,7 +21,8 @@ _decode = msgspec.json.decode
 @dataclass(slots=True)
 class Answer:
     """What came back. Times are milliseconds from the request's first byte; `first_token_ms` is None where no
-    content came, `done` tells whether a stream ended in [DONE]. `reason` says what is wrong with it, if anything."""
+    content came, `done` tells whether a stream ended in [DONE] (or message_stop, as Messages has it). `reason`
+    says what is wrong with it, if anything."""
 
     status: int
     headers: Mapping[str, str]
@@ -109,6 +110,8 @@ class Client:
             return
         for choice in answer.body.get("choices", ()):
             answer.text += choice["message"].get("content") or ""
+        for block in answer.body.get("content", ()):
+            answer.text += block.get("text") or ""
         answer.output_tokens = (answer.body.get("usage") or {}).get("completion_tokens", 0)
 
     async def _events(self, answer: Answer, started: float) -> None:
@@ -119,7 +122,7 @@ class Client:
                 if line.startswith(b"data:"):
                     self._event(answer, line[5:].strip(), started)
         if not answer.done and not answer.reason:
-            answer.reason = "the stream ended without [DONE]"
+            answer.reason = "the stream ended before its last event"
 
     @staticmethod
     def _event(answer: Answer, data: bytes, started: float) -> None:
@@ -128,10 +131,13 @@ class Client:
             return
         event = _decode(data)
         answer.reason = answer.reason or _told(event)
-        for choice in event.get("choices", ()):
-            delta = choice.get("delta") or {}
-            text = delta.get("content") or ""
-            if answer.first_token_ms is None and (text or delta.get("reasoning_content") or delta.get("reasoning")):
+        if event.get("type") == "message_stop":
+            answer.done = True
+        deltas = [choice.get("delta") or {} for choice in event.get("choices", ())]
+        for delta in (*deltas, event.get("delta") or {}):
+            text = delta.get("content") or delta.get("text") or ""
+            thought = delta.get("reasoning_content") or delta.get("reasoning") or delta.get("thinking")
+            if answer.first_token_ms is None and (text or thought):
                 answer.first_token_ms = (time.perf_counter() - started) * 1000
             answer.text += text
         if event.get("usage"):

@@ -20,8 +20,8 @@ import msgspec
 import uvloop
 
 from dandolo import __version__
+from dandolo.cli.age import since_start_ms
 from dandolo.cli.client import Answer, Broken, Client
-from dandolo.cli.service import since_start_ms
 from dandolo.config import parse
 from dandolo.control.log import format_record
 from dandolo.gateway.worker import Worker
@@ -161,8 +161,8 @@ class Checks:
     async def same_again(self, client: Client) -> tuple[str, float, str]:
         before = self._calls()
         answer = await self._ask(client)
-        calls = self._calls() - before
-        said = "answered without a call" if not calls else "asked again: answers are not cached yet"
+        calls = self._calls()
+        said = f"asked again ({calls} calls): answers are not cached yet" if calls > before else "not asked again"
         return *_whom(answer), f"{_overhead(answer)} ms of it in the gateway; the provider was {said}"
 
     async def killed(self, client: Client) -> tuple[str, float, str]:
@@ -179,7 +179,8 @@ class Checks:
         answer = await client.ask("/v1/chat/completions", {**QUESTION, "stream": True, "stream_options": _USAGE})
         if answer.status != 200 or answer.reason or answer.first_token_ms is None:
             raise _Failed(answer.reason or f"status {answer.status} and no content")
-        return *_whom(answer), f"first token after {answer.first_token_ms:.1f} ms, {answer.output_tokens} tokens, [DONE]"
+        said = f"first token after {answer.first_token_ms:.1f} ms, {answer.output_tokens} tokens, [DONE]"
+        return *_whom(answer), said
 
     async def _ask(self, client: Client) -> Answer:
         answer = await client.ask("/v1/chat/completions", QUESTION)
@@ -215,7 +216,9 @@ class Show:
 
     def head(self, port: int) -> None:
         names = [f"{name} ({role})" for name, role, *_ in PROVIDERS]
-        self._say(f"dandolo {__version__} ready in {since_start_ms():.0f} ms on {self._bold(f'http://127.0.0.1:{port}')}")
+        self._say(
+            f"dandolo {__version__} ready in {since_start_ms():.0f} ms on {self._bold(f'http://127.0.0.1:{port}')}"
+        )
         self._say(f"simulated providers: {', '.join(names)}\n")
 
     def passed(self, name: str, who: str, ms: float, sentence: str) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import uvloop
 
 from dandolo import __version__
+from dandolo.cli.age import since_start_ms
 from dandolo.cli.configured import Choice
 from dandolo.cli.gauges import gauges
 from dandolo.config import Config, ConfigError, Problem
@@ -41,7 +42,7 @@ ADMIN_CONNECTIONS_MAX = 64
 RETIRED_PERIOD_S = 5.0
 CLOSE_S = 2.0
 SETTLE_S = 1.0
-"""After the start, which collects nothing: one collection of everything takes 20 ms that the first answer need not wait."""
+"""After the start, which collects nothing. One collection of everything takes 20 ms: no first answer waits for it."""
 GC_THRESHOLDS = (50_000, 20, 100)
 """Requests make no cycles by intent; what does is collected, but seldom: a full collection takes milliseconds."""
 
@@ -262,17 +263,6 @@ class Process:
             call()
 
         self._timers[name] = self._loop.call_later(seconds, again)
-
-
-def since_start_ms() -> float:
-    """Milliseconds since the process began, to the kernel's 10 ms."""
-    try:
-        with open("/proc/self/stat", "rb") as file:
-            # proc(5): field 22; the name in field 2 may hold spaces.
-            ticks = int(file.read(4096).rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return time.process_time() * 1000
-    return (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")) * 1000
 
 
 def _settle() -> None:
