@@ -1,32 +1,32 @@
-"""The record of a finished request: facts, never text. One a request, frozen once written."""
+"""The record of a finished request: facts, never text. One a request; its fields are the line of the access log."""
 
 from __future__ import annotations
 
 import msgspec
 
 
-class Record(msgspec.Struct, gc=False):
-    """What one request was and what became of it.
+class Record(msgspec.Struct, omit_defaults=True, gc=False):
+    """What one request was and what became of it, in the order and the units of the log.
 
-    Times are seconds; `started` is Unix time, the others are durations: `duration` from the complete
-    request to the last byte handed to the socket, `queue` waiting for a slot, `first_byte` and
-    `first_token` from the complete request (None when there was none), `overhead` what the gateway itself
-    took. `status` is what the client was told, 499 when it left. `attempts` counts calls to providers,
-    `code` is the error code or None. `estimated` marks token counts that are ours.
+    `time` is when it began (ISO 8601, UTC). Durations are milliseconds: `duration_ms` from the complete
+    request to the last byte handed to the socket, `queue_ms` waiting for a slot (None: not at all),
+    `first_byte_ms` and `first_token_ms` from the complete request (None: there was none), `overhead_ms` what
+    the gateway itself took. `status` is what the client was told, 499 when it left. `attempts` counts calls
+    to providers, `code` is the error code or "". `estimated` marks token counts that are ours; `cost_usd` is
+    None where it is unknown. Texts from outside are cut by whoever makes the record (`dandolo.values`).
     """
 
+    time: str
     id: str
-    started: float
-    endpoint: str
+    status: int
     method: str
-    status: int = 0
+    endpoint: str
     key: str = ""
     client: str = ""
     model: str = ""
     provider: str = ""
     account: str = ""
     upstream_model: str = ""
-    upstream_id: str = ""
     stream: bool = False
     attempts: int = 0
     finish: str = ""
@@ -37,10 +37,10 @@ class Record(msgspec.Struct, gc=False):
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
-    cost_usd: float | None = None
     estimated: bool = False
-    duration: float = 0.0
-    queue: float = 0.0
-    first_byte: float | None = None
-    first_token: float | None = None
-    overhead: float = 0.0
+    cost_usd: float | None = None
+    duration_ms: float | None = None
+    queue_ms: float | None = None
+    first_byte_ms: float | None = None
+    first_token_ms: float | None = None
+    overhead_ms: float | None = None

@@ -94,7 +94,7 @@ def body(size: int, messages: int, number: int) -> bytes:
     ).encode()
 
 
-def main() -> None:
+async def main() -> None:
     os.environ.update(BENCH_KEY="bench-key-0123456789abcdef", BENCH_PROVIDER_KEY="provider")
     config = parse(CONFIG, "bench", os.environ)
     lines: list[bytes] = []
@@ -104,8 +104,6 @@ def main() -> None:
         if len(lines) > 1000:
             lines.clear()
 
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
     gateway = Gateway(config, take)
     client = Downstream(gateway, "127.0.0.1")
     client.connection_made(NullTransport())  # type: ignore[arg-type]
@@ -154,7 +152,6 @@ def main() -> None:
             profile = cProfile.Profile()
             profile.runcall(once)
             pstats.Stats(profile).sort_stats("tottime").print_stats(45)
-    loop.close()
 
 
 def _timed(call: Any) -> float:
@@ -164,4 +161,4 @@ def _timed(call: Any) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(main())

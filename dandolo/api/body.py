@@ -23,10 +23,13 @@ from dandolo.errors import RequestError
 
 DEPTH_MAX = 128
 DIGITS_MAX = 64
+COUNTED_BYTES_MAX = 2048
+UTF8_PIECE_BYTES = 64 * 1024
 FIELDS_MAX = 4096
 """Top-level fields of one body: no API has a hundredth of it, and finding so many costs more than a call may."""
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_array = msgspec.json.Decoder(list[msgspec.Raw])
 _any = msgspec.json.Decoder()
 _string = msgspec.json.Decoder(str)
 _encoder = msgspec.json.Encoder()
@@ -167,7 +170,7 @@ def judge(raw: bytes) -> JsonBody:
     try:
         fields = _object.decode(raw)
         if not raw.isascii():
-            raw.decode()
+            _check_utf8(raw)
     except msgspec.ValidationError:
         raise RequestError("the body must be a JSON object") from None
     except msgspec.DecodeError as error:
@@ -179,7 +182,9 @@ def judge(raw: bytes) -> JsonBody:
     except UnicodeError:
         raise RequestError("the body is not valid UTF-8") from None
     body = JsonBody(raw, fields)
-    if _openers_exceed(raw, DEPTH_MAX) and _depth(raw) > DEPTH_MAX:
+    if _openers_exceed(raw, DEPTH_MAX) and any(
+        memoryview(value)[0] in b"[{" and _nested_beyond(bytes(value), DEPTH_MAX - 1) for value in fields.values()
+    ):
         raise _too_deep()
     count = len(fields)
     if count > FIELDS_MAX:
@@ -206,6 +211,9 @@ def _spaced(fields: dict[str, msgspec.Raw]) -> bytes:
 
 def _openers_exceed(raw: bytes, bound: int) -> bool:
     """Whether more than `bound` brackets open anywhere, in strings too: only then can the depth exceed it."""
+    if len(raw) < COUNTED_BYTES_MAX:
+        # bytes.count goes byte by byte, find with memchr: the first is cheaper only where there is little.
+        return raw.count(b"{") + raw.count(b"[") > bound
     find = raw.find
     seen = 0
     for bracket in (b"{", b"["):
@@ -218,11 +226,50 @@ def _openers_exceed(raw: bytes, bound: int) -> bool:
     return False
 
 
+def _nested_beyond(raw: bytes, levels: int, decoded: int = 3) -> bool:
+    """Whether valid JSON has more than `levels` containers within each other.
+
+    Brackets in strings are what makes that hard to see. The outer levels are taken apart by msgspec, which
+    leaves few parts that could be deep at all; only those are looked at byte by byte.
+    """
+    if raw[0] not in b"[{" or not _openers_exceed(raw, levels):
+        return False
+    if not decoded:
+        return _depth(raw) > levels
+    children = _array.decode(raw) if raw[0] == 0x5B else list(_object.decode(raw).values())
+    for child in children:
+        # The first byte tells a container; a string is not copied to find that out.
+        if (
+            len(child) > levels
+            and memoryview(child)[0] in b"[{"
+            and _nested_beyond(bytes(child), levels - 1, decoded - 1)
+        ):
+            return True
+    return False
+
+
 def _depth(raw: bytes) -> int:
     """Exact nesting depth of valid JSON: what is left of it outside its strings, as steps up and down."""
     plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in raw else raw
     steps = b"".join(plain.split(b'"')[::2]).translate(_STEPS, _NOT_BRACKETS)
     return max(accumulate(memoryview(steps).cast("b")), default=0)
+
+
+def _check_utf8(raw: bytes) -> None:
+    """Raise UnicodeDecodeError unless `raw` is UTF-8. In pieces: one large text would cost more to allocate than to check."""
+    if len(raw) <= UTF8_PIECE_BYTES:
+        raw.decode()
+        return
+    view = memoryview(raw)
+    at = 0
+    while at < len(raw):
+        end = min(at + UTF8_PIECE_BYTES, len(raw))
+        # Not within a character: continuation bytes are 10xxxxxx, and no character has more than three.
+        for _ in range(3):
+            if end < len(raw) and raw[end] & 0xC0 == 0x80:
+                end -= 1
+        str(view[at:end], "utf-8")
+        at = end
 
 
 def _scan(raw: bytes, fields: dict[str, msgspec.Raw]) -> dict[str, _Span]:

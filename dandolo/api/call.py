@@ -35,7 +35,7 @@ class Call:
 
     `models` are the names to try in order, the caller's spelling (empty: the endpoint has a default);
     `stream` whether events are wanted; `usage_wanted` whether the caller asked for usage in them.
-    `content_type` is what to tell the provider about the body.
+    `content_type` is what to tell the provider about the body, None when there is none.
     """
 
     __slots__ = ("content_type", "endpoint", "form", "json", "models", "raw", "stream", "usage_wanted")
@@ -48,7 +48,7 @@ class Call:
         self.models: tuple[str, ...] = ()
         self.stream = False
         self.usage_wanted = True
-        self.content_type = b"application/json"
+        self.content_type: bytes | None = b"application/json"
 
     @property
     def model(self) -> str:
@@ -59,8 +59,10 @@ class Call:
         """Whether usage is asked for on the caller's behalf (and its extra chunk hidden)."""
         return allowed and self.stream and not self.usage_wanted
 
-    def body_for(self, model: str, name: str, defaults: Mapping[str, Any], *, inject_usage: bool) -> bytes:
-        """The body for a provider that knows `name` (as the caller said it) as `model`."""
+    def body_for(self, model: str, name: str, defaults: Mapping[str, Any], *, inject_usage: bool) -> bytes | None:
+        """The body for a provider that knows `name` (as the caller said it) as `model`; None for no body at all."""
+        if self.content_type is None:
+            return None
         if self.form is not None:
             if name and model != name:
                 return self.form.replaced("model", model.encode())
@@ -91,6 +93,7 @@ def read(endpoint: Endpoint, raw: bytes, content_type: bytes) -> Call:
     """Judge the body of a request to `endpoint`. Raises RequestError (400, 415) naming the field."""
     call = Call(endpoint, raw)
     if endpoint.body == "none":
+        call.content_type = content_type if raw else None
         return call
     if endpoint.body == "multipart":
         _read_form(call, raw, content_type)

@@ -98,6 +98,11 @@ def classify(
     return _judge(profile, status, said, headers, now_unix, secrets)
 
 
+def may_hold_error(body: bytes) -> bool:
+    """Whether `in_body_error` would have to look closer; False for the usual answer without any error."""
+    return body.rfind(_NEEDLE) >= 0
+
+
 def in_body_error(body: bytes, profile: Profile = GENERIC, *, secrets: Iterable[str] = ()) -> Fault | None:
     """The error inside an answer of status 200, or None.
 
@@ -124,9 +129,7 @@ def in_stream_error(data: bytes, profile: Profile = GENERIC, *, secrets: Iterabl
     return _inside(data, CHECKED_BYTES_MAX, profile, secrets)
 
 
-def in_event_field_error(
-    event: bytes, profile: Profile = GENERIC, *, secrets: Iterable[str] = ()
-) -> Fault | None:
+def in_event_field_error(event: bytes, profile: Profile = GENERIC, *, secrets: Iterable[str] = ()) -> Fault | None:
     """The error in a raw event's `error:` *field*, or None.
 
     llama.cpp's servers of 2025 and before wrote `error: {json}` where a `data:` belongs (ggml-org/llama.cpp

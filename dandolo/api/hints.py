@@ -172,9 +172,7 @@ _Limit = tuple[int | None, int | None, float | None]
 _UNKNOWN: _Limit = (None, None, None)
 
 
-def _limit(
-    headers: Mapping[bytes, bytes], names: LimitHeaders, profile: Profile, now_unix: float
-) -> _Limit:
+def _limit(headers: Mapping[bytes, bytes], names: LimitHeaders, profile: Profile, now_unix: float) -> _Limit:
     limit = _count(headers.get(names.limit))
     if limit is not None and limit <= 0:
         return _UNKNOWN
@@ -242,8 +240,6 @@ def _http_date(text: str, now_unix: float) -> float | None:
                 year += 100
         # A leap second (":60") is a valid HTTP-date, but not a valid datetime.
         second = min(int(found["s"]), 59)
-        return datetime(
-            year, month, int(found["d"]), int(found["h"]), int(found["m"]), second, tzinfo=UTC
-        ).timestamp()
+        return datetime(year, month, int(found["d"]), int(found["h"]), int(found["m"]), second, tzinfo=UTC).timestamp()
     except (ValueError, OverflowError, OSError):
         return None

@@ -130,6 +130,25 @@ def facts(data: bytes) -> Facts | None:
         return None
 
 
+def of(found: Facts) -> Usage | None:
+    """The counts of one whole answer, None when it has none."""
+    counts = found.usage
+    if counts is not None and found.cost is None and counts.cost is None and counts.cache_read_input_tokens is None:
+        sent, received = counts.prompt_tokens, counts.completion_tokens
+        if sent is not None and received is not None and 0 <= sent < COUNT_MAX and 0 <= received < COUNT_MAX:
+            # OpenAI's form, which nearly everybody uses.
+            usage = Usage(sent, received)
+            details = counts.prompt_tokens_details
+            if details is not None:
+                usage.cached_tokens = _sane(details.cached_tokens)
+            details = counts.completion_tokens_details
+            if details is not None:
+                usage.reasoning_tokens = _sane(details.reasoning_tokens)
+            return usage
+    usage = Usage()
+    return usage if add(usage, found) else None
+
+
 def add(into: Usage, found: Facts) -> bool:
     """Take over the counts in `found`; whether there were any.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -32,12 +33,29 @@ class _Command(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code. A mistake of ours becomes one line, never a traceback."""
     given = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((word for word in given if not word.startswith("-")), "")
+    try:
+        code = _run(given, chosen)
+        # Here and not at the very end of the process, where a reader that has gone could not be dealt with.
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone. What is still buffered must not raise again at the very end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except Exception as error:
+        print(f"dandolo {chosen}: internal error: {type(error).__name__}: {error}", file=sys.stderr)
+        return EX_SOFTWARE
+
+
+def _run(given: list[str], chosen: str) -> int:
     parser = argparse.ArgumentParser(
         prog="dandolo", description="An LLM gateway: one URL for many inference providers."
     )
     parser.add_argument("--version", action="version", version=f"dandolo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    chosen = next((word for word in given if not word.startswith("-")), "")
     module: _Command | None = None
     for name, (file, about) in COMMANDS.items():
         command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
@@ -46,14 +64,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             module.add_arguments(command)
     args = parser.parse_args(given)
     assert module is not None, "argparse takes known commands only"
-    try:
-        return module.run(args)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody left to tell.
-        sys.stderr.close()
-        return 1
-    except Exception as error:
-        print(f"dandolo {chosen}: internal error: {type(error).__name__}: {error}", file=sys.stderr)
-        return EX_SOFTWARE
+    return module.run(args)

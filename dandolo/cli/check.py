@@ -9,14 +9,12 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-from dandolo.config import Config, ConfigError, from_environment, load, refuse_public_without_keys
+from dandolo.cli.configured import DEFAULT_FILE, find
+from dandolo.config import Config, ConfigError, refuse_public_without_keys
 from dandolo.config.schema import Key, Provider
 from dandolo.config.unenforced import NOT_YET
 from dandolo.config.units import show_duration, show_size
-
-DEFAULT_FILE = "dandolo.toml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints what would run and returns 0, or every problem on standard error and returns 78."""
     try:
-        if args.file is not None or Path(DEFAULT_FILE).exists():
-            config = load(args.file or DEFAULT_FILE, os.environ)
-        else:
-            config = from_environment(os.environ)
+        config = find(args.file, os.environ)
         refuse_public_without_keys(config)
     except ConfigError as error:
         print(error, file=sys.stderr)

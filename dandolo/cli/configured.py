@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
-from dandolo.config import Config, from_environment, load, refuse_public_without_keys
-from dandolo.config.schema import Listen
+from dandolo.config import Config, ConfigError, Problem, from_environment, load, refuse_public_without_keys
+from dandolo.config.address import Listen, is_loopback, parse_listen
 
 DEFAULT_FILE = "dandolo.toml"
 
@@ -27,11 +28,13 @@ def find(path: str | None, environ: Mapping[str, str]) -> Config:
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What was said about the configuration from outside: `config` is the file, `host` and `port` replace that
-    part of every TCP listener, `passed` (addresses of sockets that systemd opened) replaces all listeners."""
+    part of every TCP listener, `passed` (addresses of sockets that systemd opened) replaces all listeners,
+    `admin` the admin listener."""
 
     config: str | None = None
     host: str | None = None
     port: int | None = None
+    admin: Listen | None = None
     passed: tuple[Listen, ...] = ()
 
     def find(self, environ: Mapping[str, str]) -> Config:
@@ -44,9 +47,24 @@ class Choice:
         elif self.host is not None or self.port is not None:
             listen = tuple(map(self._placed, listen))
             source, lines = "command line", MappingProxyType({})
-        config = dataclasses.replace(config, server=dataclasses.replace(config.server, listen=listen))
+        admin = self.admin or config.server.admin
+        config = dataclasses.replace(config, server=dataclasses.replace(config.server, listen=listen, admin=admin))
         refuse_public_without_keys(dataclasses.replace(config, source=source, lines=lines))
+        self._refuse_itself(config)
         return config
+
+    @staticmethod
+    def _refuse_itself(config: Config) -> None:
+        """A client's variables (OPENAI_BASE_URL) on this machine may point at us: we would call ourselves. The
+        file's own listeners were compared when it was read; these are the ones that hold."""
+        for provider in config.providers:
+            url = urlsplit(provider.base_url)
+            port = url.port or (443 if url.scheme == "https" else 80)
+            for one in (*config.server.listen, config.server.admin):
+                near = one.kind == "tcp" and (one.is_local() or not one.host or one.host in ("0.0.0.0", "::"))  # noqa: S104
+                if near and one.port == port and is_loopback(url.hostname or ""):
+                    reason = f"{provider.base_url} is Dandolo's own listener {one}: expected a provider"
+                    raise ConfigError([Problem(config.source, 0, f"provider {provider.name}", reason)])
 
     def _placed(self, one: Listen) -> Listen:
         if one.kind != "tcp":
@@ -71,6 +89,14 @@ def port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError("expected a port, 0 to 65535")
     return int(text)
+
+
+def address(text: str) -> Listen:
+    """HOST:PORT or unix:/path for argparse."""
+    try:
+        return parse_listen(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def host(text: str) -> str:

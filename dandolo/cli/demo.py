@@ -156,14 +156,14 @@ class Checks:
 
     async def chat(self, client: Client) -> tuple[str, float, str]:
         answer = await self._ask(client)
-        return *_whom(answer), f"{_overhead(answer)} ms of it in the gateway: {_cut(answer.text)}"
+        return *_whom(answer), f"{_overhead(answer)} ms in the gateway; {_cut(answer.text)}"
 
     async def same_again(self, client: Client) -> tuple[str, float, str]:
         before = self._calls()
         answer = await self._ask(client)
         calls = self._calls()
-        said = f"asked again ({calls} calls): answers are not cached yet" if calls > before else "not asked again"
-        return *_whom(answer), f"{_overhead(answer)} ms of it in the gateway; the provider was {said}"
+        said = f"asked again ({calls} calls): not cached yet" if calls > before else "not asked again"
+        return *_whom(answer), f"{_overhead(answer)} ms in the gateway; provider {said}"
 
     async def killed(self, client: Client) -> tuple[str, float, str]:
         dead = self.sims[0]
@@ -173,7 +173,7 @@ class Checks:
         if who == dead.name:
             raise _Failed(f"{dead.name} was killed and yet answered")
         attempts = answer.headers.get("x-dandolo-attempts", "?")
-        return who, ms, f"{dead.name} is dead, {who} answered; {attempts} attempts, one status 200"
+        return who, ms, f"{dead.name} is dead, {who} answered; {attempts} attempts"
 
     async def stream(self, client: Client) -> tuple[str, float, str]:
         answer = await client.ask("/v1/chat/completions", {**QUESTION, "stream": True, "stream_options": _USAGE})

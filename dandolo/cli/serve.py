@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", metavar="H", type=configured.host, help="in place of every TCP listener's host")
     parser.add_argument("--port", metavar="N", type=configured.port, help="in place of every TCP listener's port")
+    parser.add_argument(
+        "--admin", metavar="H:N", type=configured.address, help="in place of server.admin; also unix:/path"
+    )
     parser.add_argument("--workers", metavar="N", help="worker processes; this version runs one")
     parser.add_argument("--log-format", choices=("json", "logfmt", "text"), help="of requests and messages")
 
@@ -50,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         return _say(f"the sockets in LISTEN_FDS cannot be used: {error.strerror}", EX_CANNOT_LISTEN)
     try:
-        choice = configured.Choice(args.config, args.host, args.port, tuple(map(configured.listen_of, passed)))
+        addresses = tuple(map(configured.listen_of, passed))
+        choice = configured.Choice(args.config, args.host, args.port, args.admin, addresses)
         config = choice.find(os.environ)
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -63,7 +67,6 @@ def run(args: argparse.Namespace) -> int:
     config = _within_descriptors(config)
 
     from dandolo.cli import service
-    from dandolo.errors import GatewayError
 
     try:
         sockets = passed or [sock for one in config.server.listen for sock in _open(one)]
@@ -73,14 +76,14 @@ def run(args: argparse.Namespace) -> int:
         admin = _open(config.server.admin)
     except OSError as error:
         return _say(
-            "admin listener: " + _cannot_listen(error, "choose another as server.admin, or stop what uses it"),
+            "admin listener: " + _cannot_listen(error, "choose another with --admin, or stop what uses it"),
             EX_CANNOT_LISTEN,
         )
     try:
         return service.run(config, sockets, admin, choice, args.log_format)
-    except (GatewayError, OSError, ValueError) as error:
-        # What only shows when it is put to use: a CA bundle that is none, a header that would break framing.
-        return _say(f"the configuration cannot be used: {error}", ConfigError.exit_code)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
 
 
 def _open(one: Listen) -> list[socket.socket]:

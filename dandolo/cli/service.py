@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import uvloop
 
@@ -56,7 +57,10 @@ def run(
     choice: Choice,
     log_format: LogFormat | None,
 ) -> int:
-    """Serve on listening sockets until a signal; the exit code. `choice` is asked again at a reload."""
+    """Serve on listening sockets until a signal; the exit code. `choice` is asked again at a reload.
+
+    Raises ConfigError for what no validation sees, before anything is accepted.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, sockets, admin, choice, log_format))
 
@@ -70,7 +74,11 @@ async def _serve(
 ) -> int:
     addresses = ", ".join(_url(sock, config.server.tls is not None) for sock in sockets)
     administered = ", ".join(_url(sock, False) for sock in admin)
-    process = Process(config, choice, log_format)
+    try:
+        process = Process(config, choice, log_format)
+    except (GatewayError, OSError, ValueError) as error:
+        # What only shows when it is put to use: a CA bundle that is none, a header that would break framing.
+        raise ConfigError([Problem(config.source, 0, "", f"cannot be put to use: {error}")]) from error
     process.start(sockets, admin)
     providers = ", ".join(provider.name for provider in config.providers)
     print(
@@ -102,6 +110,7 @@ class Process:
         self._listeners: list[Listener] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._notifier = Notifier()
+        self._status = ""
         self._loop = asyncio.get_running_loop()
         self._ending: asyncio.Future[bool] = self._loop.create_future()
         self._now: asyncio.Future[int] = self._loop.create_future()
@@ -113,6 +122,7 @@ class Process:
 
     def start(self, sockets: Sequence[socket.socket], admin: Sequence[socket.socket]) -> None:
         """Accept, and answer to signals."""
+        self._loop.set_exception_handler(_unhandled)
         self.worker.start(list(sockets))
         for sock in admin:
             listener = Listener(sock, self._admin, self._census, self._tasks)
@@ -126,6 +136,7 @@ class Process:
 
     async def until_ended(self, status: str) -> int:
         """Tell the manager, wait for a signal, end in order; the exit code."""
+        self._status = status
         self._notifier.ready(status)
         interval = watchdog_interval_s(os.environ, os.getpid())
         if interval is not None:
@@ -210,7 +221,7 @@ class Process:
                 self._reload_wanted = False
                 self._notifier.reloading()
                 self._reload_well = await self._reload_once()
-                self._notifier.ready("" if self._reload_well else "the last reload was refused: see the log")
+                self._notifier.ready(self._status if self._reload_well else "the last reload was refused: see the log")
         finally:
             self._reloading = False
 
@@ -263,6 +274,12 @@ class Process:
             call()
 
         self._timers[name] = self._loop.call_later(seconds, again)
+
+
+def _unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody awaited, in our log and our form; asyncio would print a traceback."""
+    error = context.get("exception")
+    _log.error("unhandled: %s", context.get("message", ""), exc_info=error if error is not None else False)
 
 
 def _settle() -> None:

@@ -23,13 +23,13 @@ from dandolo.cli.client import Answer, Broken, Client
 from dandolo.cli.configured import find
 from dandolo.config import Config, ConfigError
 from dandolo.config.schema import Account, Provider
-from dandolo.control.values import fit
 from dandolo.errors import GatewayError
 from dandolo.gateway.worker import Worker
 from dandolo.net.dial import Destination, Dialer
 from dandolo.net.listen import open_unix
 from dandolo.net.upstream import Upstream
 from dandolo.record import Record
+from dandolo.values import fit
 
 TOKENS_MAX = 64
 TIMEOUT_S = 60.0

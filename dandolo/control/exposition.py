@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from dandolo.control.values import fit
 from dandolo.stats import Histogram
+from dandolo.values import fit
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 LABEL_BYTES_MAX = 128

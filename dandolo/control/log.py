@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 import traceback
 from types import TracebackType
 from typing import Literal
 
 import msgspec
 
-from dandolo.control.values import CHARS_SURE, cut, escaped, fit
+from dandolo.clock import timestamp
 from dandolo.record import Record
+from dandolo.values import cut, escaped, fit
 
 Form = Literal["json", "logfmt", "text"]
 
@@ -26,40 +26,6 @@ MESSAGE_BYTES_MAX = 2048
 TRACE_BYTES_MAX = 2048
 FRAMES_MAX = 16
 CAUSES_MAX = 4
-
-
-class _Line(msgspec.Struct, omit_defaults=True, gc=False):
-    """A request's line as JSON has it, in this order; a field that is at its default is left out."""
-
-    time: str
-    id: str
-    status: int
-    method: str
-    endpoint: str
-    key: str = ""
-    client: str = ""
-    model: str = ""
-    provider: str = ""
-    account: str = ""
-    upstream_model: str = ""
-    upstream_id: str = ""
-    stream: bool = False
-    attempts: int = 0
-    finish: str = ""
-    code: str = ""
-    bytes_in: int = 0
-    bytes_out: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-    estimated: bool = False
-    cost_usd: float | None = None
-    duration_ms: float | None = None
-    queue_ms: float | None = None
-    first_byte_ms: float | None = None
-    first_token_ms: float | None = None
-    overhead_ms: float | None = None
 
 
 class _Said(msgspec.Struct, omit_defaults=True, gc=False):
@@ -72,107 +38,22 @@ class _Said(msgspec.Struct, omit_defaults=True, gc=False):
     trace: str = ""
 
 
-_TEXTS = (
-    "id", "method", "endpoint", "key", "client", "model", "provider", "account", "upstream_model", "upstream_id",
-    "finish", "code",
-)  # fmt: skip
 _encode = msgspec.json.Encoder().encode
-_clock: tuple[int, str] = (-1, "")
-_MILLIS = tuple(f".{ms:03d}Z" for ms in range(1000))
-
-
-def timestamp(unix_s: float) -> str:
-    """Unix time as ISO 8601 in UTC with milliseconds: 2026-01-31T23:59:59.999Z."""
-    global _clock
-    second = int(unix_s)
-    known = _clock
-    if known[0] != second:
-        # Assigned whole, so that another thread sees the old pair or the new one.
-        known = _clock = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
-    return known[1] + _MILLIS[int((unix_s - second) * 1000)]
 
 
 def format_record(record: Record, form: Form) -> bytes:
     """The line of a finished request, with its line end.
 
     Durations are in milliseconds with three decimals (a JSON number drops trailing zeros), cost in USD. Fields
-    that are empty or zero are left out, except status, duration and overhead; a cost of zero is said, an
-    unknown one is not.
+    that are empty or zero are left out, except status and those durations that are there; a cost of zero is
+    said, an unknown one is not.
     """
-    try:
-        line = _line(record)
-    except (ValueError, OverflowError):
-        # A number that is none: nothing a provider says may cost us the line.
-        line = _line(_finite(record))
     if form == "json":
-        return _json(line)
-    return _logfmt(line) if form == "logfmt" else _text(line)
+        return _json(record)
+    return _logfmt(record) if form == "logfmt" else _text(record)
 
 
-def _line(record: Record) -> _Line:
-    # Division of a whole number gives the nearest double to three decimals, which prints with three at most;
-    # a third of what round() costs.
-    cost, queue, byte, token = record.cost_usd, record.queue, record.first_byte, record.first_token
-    model, upstream_model = record.model, record.upstream_model
-    upstream_id, client = record.upstream_id, record.client
-    method, finish, code = record.method, record.finish, record.code
-    line = _Line(
-        timestamp(record.started),
-        record.id,
-        record.status,
-        method,
-        record.endpoint,
-        record.key,
-        client,
-        model,
-        record.provider,
-        record.account,
-        upstream_model,
-        upstream_id,
-        record.stream,
-        record.attempts,
-        finish,
-        code,
-        record.bytes_in,
-        record.bytes_out,
-        record.input_tokens,
-        record.output_tokens,
-        record.cached_tokens,
-        record.reasoning_tokens,
-        record.estimated,
-        None if cost is None else int(cost * 1e9 + 0.5) / 1e9,
-        int(record.duration * 1e6 + 0.5) / 1e3,
-        int(queue * 1e6 + 0.5) / 1e3 if queue else None,
-        None if byte is None else int(byte * 1e6 + 0.5) / 1e3,
-        None if token is None else int(token * 1e6 + 0.5) / 1e3,
-        int(record.overhead * 1e6 + 0.5) / 1e3,
-    )
-    # The names of endpoints, keys, providers and accounts are ours or the configuration's, which bounds them.
-    if (
-        len(model) > CHARS_SURE
-        or len(upstream_model) > CHARS_SURE
-        or len(upstream_id) > CHARS_SURE
-        or len(client) > CHARS_SURE
-        or len(finish) > CHARS_SURE
-        or len(code) > CHARS_SURE
-        or len(method) > CHARS_SURE
-    ):
-        for name in _TEXTS:
-            setattr(line, name, cut(getattr(line, name)))
-    return line
-
-
-def _finite(record: Record) -> Record:
-    """A copy without infinities and NaN."""
-    changes: dict[str, float | None] = {}
-    for name in ("started", "duration", "queue", "overhead", "cost_usd", "first_byte", "first_token"):
-        value = getattr(record, name)
-        if value is not None and not abs(value) < 1e12:
-            changes[name] = 0.0 if name in ("started", "duration", "queue", "overhead") else None
-    return msgspec.structs.replace(record, **changes)
-
-
-def _json(line: _Line | _Said) -> bytes:
+def _json(line: Record | _Said) -> bytes:
     try:
         encoded = _encode(line)
     except UnicodeEncodeError:  # a lone surrogate
@@ -193,7 +74,7 @@ _BARE = re.compile(r"[!#-<>-\[\]-~]+")
 """What needs no quotes: printable ASCII but space, quote, equals sign and backslash."""
 
 
-def _logfmt(line: _Line | _Said) -> bytes:
+def _logfmt(line: Record | _Said) -> bytes:
     parts: list[str] = []
     for name in line.__struct_fields__:
         value = getattr(line, name)
@@ -224,7 +105,7 @@ def _usd(value: float) -> str:
 # -- text ------------------------------------------------------------------------------------------------------
 
 
-def _text(line: _Line) -> bytes:
+def _text(line: Record) -> bytes:
     """time status method/endpoint model → provider duration (first token) tokens cost code key."""
     parts = [line.time, str(line.status), f"{fit(line.method)}/{fit(line.endpoint)}"]
     if line.model:
@@ -233,7 +114,7 @@ def _text(line: _Line) -> bytes:
         parts.append(f"→ {fit(line.account or line.provider)}")
         if line.upstream_model and line.upstream_model != line.model:
             parts.append(f"as {fit(line.upstream_model)}")
-    duration = f"{line.duration_ms:.3f} ms"
+    duration = f"{line.duration_ms or 0.0:.3f} ms"
     if line.first_token_ms is not None:
         duration += f" (first token {line.first_token_ms:.3f})"
     parts.append(duration)

@@ -227,7 +227,7 @@ class Metrics:
         requests.value += 1
         self._bytes_in.value += record.bytes_in
         self._bytes_out.value += record.bytes_out
-        self._overhead.observe(record.overhead)
+        self._overhead.observe((record.overhead_ms or 0.0) * 1e-3)
         if errors is not None:
             errors.value += 1
             if status < 400 and record.stream:
@@ -238,14 +238,14 @@ class Metrics:
         if not attempts:
             return
         self._attempts.value += attempts
-        self._queue.observe(record.queue)
+        self._queue.observe((record.queue_ms or 0.0) * 1e-3)
         if duration is None or first_chunk is None or tokens_in is None or tokens_out is None:
             return
-        duration.observe(record.duration)
+        duration.observe((record.duration_ms or 0.0) * 1e-3)
         if record.stream:
-            first = record.first_token
-            if first is not None:
-                first_chunk.observe(first)
+            first_ms = record.first_token_ms
+            if first_ms is not None:
+                first_chunk.observe(first_ms * 1e-3)
         # Numbers that a provider claims: what is out of all reason would spoil a sum for good.
         tokens = record.input_tokens
         if 0 < tokens < 1e12:

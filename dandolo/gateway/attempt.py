@@ -9,7 +9,7 @@ client has been sent something and the verdict no longer matters.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dandolo.api import faults, usage
 from dandolo.api.call import Call
@@ -21,58 +21,84 @@ from dandolo.gateway.tap import StreamTap
 from dandolo.net.relay import BODY_BYTES_MAX, BytesRelay, EventRelay
 from dandolo.net.strand import Waiter
 from dandolo.net.upstream import Upstream
+from dandolo.route.breaker import Breaker
 from dandolo.route.catalog import Target
 from dandolo.wire.client import Response
 
 if TYPE_CHECKING:
-    from dandolo.gateway.exchange import Exchange
+    from dandolo.gateway.exchange import Exchange, Lane
+    from dandolo.gateway.gateway import Gateway
 
 ACCOUNT_PAUSE_S = 30.0
 """How long others are preferred to an account without credit or with a refused key."""
 NO_OPTION_MODELS_MAX = 1024
 
+FIRST_BYTE = "the first byte of the provider's answer"
+
 _now = time.monotonic
+
+
+class Begun(NamedTuple):
+    """An attempt that has been sent: its slot is taken, the answer to come in `waiter`."""
+
+    runtime: Runtime
+    connection: Upstream
+    waiter: Waiter[bytes | None]
+    breaker: Breaker | None
+    epoch: int
+
+    def give_back(self, gateway: Gateway, *, now: float, well: bool) -> None:
+        """Let go of what was taken, once its answer is complete (`well`) or was not to be had."""
+        gateway.keep(self.runtime, self.connection, ended=well)
+        self.runtime.slots.leave(now)
+        if self.breaker is not None:
+            if well:
+                self.breaker.succeeded(now, self.epoch)
+            else:
+                self.breaker.abandoned(self.epoch)
 
 
 class Attempt:
     """One attempt of an exchange. `run` is called once."""
 
-    __slots__ = ("_call", "_exchange", "_hides_usage", "_runtime", "_target")
+    __slots__ = ("_call", "_exchange", "_hides_usage", "_lane", "_runtime", "_target")
 
-    def __init__(self, exchange: Exchange, call: Call, target: Target, runtime: Runtime) -> None:
+    def __init__(self, exchange: Exchange, call: Call, lane: Lane, target: Target, runtime: Runtime) -> None:
         self._exchange = exchange
         self._call = call
+        self._lane = lane
         self._target = target
         self._runtime = runtime
         self._hides_usage = False
 
-    async def run(self, *, others: bool) -> None:
+    async def run(self, others: bool, begun: Begun | None = None) -> None:
         """Ask the account and pass its answer on. `others`: somebody else could still take over.
+
+        With `begun` the request is on its way already.
 
         Raises GatewayError; it says whether the breaker counted it.
         """
         runtime = self._runtime
         breaker = runtime.breaker(self._target.model)
+        epoch = breaker.epoch if breaker is not None else 0
+        if begun is not None:
+            epoch = begun.epoch
         try:
-            if not runtime.slots.enter():
+            if begun is None and not runtime.slots.enter():
                 await self._queue()
             try:
-                await self._converse(others)
+                await self._converse(others, begun)
             finally:
                 runtime.slots.leave(_now())
-        except GatewayError as error:
+        except BaseException as error:
             if breaker is not None:
-                if error.counts:
-                    breaker.failed(_now())
+                if isinstance(error, GatewayError) and error.counts:
+                    breaker.failed(_now(), epoch)
                 else:
-                    breaker.abandoned()
-            raise
-        except BaseException:
-            if breaker is not None:
-                breaker.abandoned()
+                    breaker.abandoned(epoch)
             raise
         if breaker is not None:
-            breaker.succeeded(_now())
+            breaker.succeeded(_now(), epoch)
 
     async def _queue(self) -> None:
         """Wait for a slot. Raises Refusal (503) when the queue is full."""
@@ -92,7 +118,7 @@ class Attempt:
         finally:
             exchange.queue_s += _now() - since
 
-    async def _converse(self, others: bool) -> None:
+    async def _converse(self, others: bool, begun: Begun | None) -> None:
         """Send the request, twice where that is no retry: on a stale connection, or without our own option."""
         exchange, runtime, model = self._exchange, self._runtime, self._target.model
         include_usage = self._target.account.provider.profile.include_usage
@@ -105,16 +131,25 @@ class Attempt:
         stale_allowed = True
         option_dropped = False
         while True:
-            connection = runtime.pool.take(_now()) if stale_allowed else None
-            if connection is None:
-                connection = await self._dial()
+            if begun is not None:
+                connection = begun.connection
+            else:
+                connection = (runtime.pool.take(_now()) if stale_allowed else None) or await self._dial()
             ended = False
             try:
-                head, body = self._outgoing()
-                exchange.sent_at = now = _now()
-                exchange.await_until(now + first_byte_s, "the first byte of the provider's answer")
-                content = await connection.send(head, body, head_only=exchange.request.method == b"HEAD")
-                exchange.answered(_now())
+                if begun is not None:
+                    waiter = begun.waiter
+                    begun = None
+                else:
+                    head, body = self._outgoing()
+                    exchange.sent_at = now = _now()
+                    exchange.await_until(now + first_byte_s, FIRST_BYTE)
+                    waiter = connection.send(head, body, head_only=exchange.request.method == b"HEAD")
+                content = await waiter
+                now = _now()
+                exchange.provider_s += now - exchange.sent_at
+                if exchange.first_byte_at is None:
+                    exchange.first_byte_at = now
                 response = connection.response
                 assert response is not None
                 if response.status in (400, 422) and self._hides_usage and include_usage == "try":
@@ -145,25 +180,39 @@ class Attempt:
 
     def _outgoing(self) -> tuple[bytes, bytes]:
         """The request for this provider: its head from an allowlist, the body with as little changed as must be."""
-        exchange, call, target = self._exchange, self._call, self._target
+        exchange, call, target, lane = self._exchange, self._call, self._target, self._lane
+        body = call.body_for(
+            target.model, target.name, target.account.provider.defaults, inject_usage=self._hides_usage
+        )
+        prefix = lane.prefix
+        if prefix is None or target is not lane.targets[0]:
+            prefix = self._prefix()
+            if body is None:
+                return b"%bx-request-id: %b\r\n\r\n" % (prefix, exchange.encoded_id), b""
+        assert body is not None
+        return (
+            b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (prefix, len(body), exchange.encoded_id),
+            body,
+        )
+
+    def _prefix(self) -> bytes:
+        """Everything in the head that does not vary between calls of one kind."""
+        exchange, call, target, runtime = self._exchange, self._call, self._target, self._runtime
         request = exchange.request
-        body = call.body_for(target.model, target.name, target.provider.defaults, inject_usage=self._hides_usage)
         if call.stream:
             accept = b"text/event-stream"
         elif call.json is not None and call.endpoint.dialect != "plain":
             accept = b"application/json"
         else:
             accept = request.fields.get(b"accept", b"*/*")
-        prefix = self._runtime.head(request.method, call.endpoint, exchange.admitted.suffix, target.model, accept)
-        extra = exchange.plane.forwarding.encode(request.fields, self._runtime)
-        request_id = exchange.encoded_id
-        if not body and request.method != b"POST":
-            return b"%bx-request-id: %b\r\n%b\r\n" % (prefix, request_id, extra), b""
-        return (
-            b"%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n"
-            % (prefix, call.content_type, len(body), request_id, extra),
-            body,
-        )
+        prefix = runtime.head(request.method, call.endpoint, exchange.admitted.suffix, target.model, accept)
+        extra, constant = exchange.plane.forwarding.encode(request.fields, runtime)
+        prefix += extra
+        if call.content_type is not None:
+            prefix += b"content-type: %b\r\n" % call.content_type
+        if constant and call.json is not None and target is self._lane.targets[0]:
+            self._lane.prefix = prefix
+        return prefix
 
     async def _dial(self) -> Upstream:
         """A new connection, made by a task of its own: DNS and TLS need one."""
@@ -253,9 +302,7 @@ class Attempt:
         fault = faults.in_body_error(content, self._target.provider.profile, secrets=self._runtime.secrets)
         if fault is not None:
             raise self._fault(fault)
-        counts = usage.Usage()
-        if usage.add(counts, found):
-            exchange.usage = counts
+        exchange.usage = usage.of(found)
         exchange.finish_reason = found.finish()
 
     async def _relay_events(self, connection: Upstream, response: Response, *, others: bool) -> None:
@@ -329,3 +376,13 @@ def _refuse_coding(head: dict[bytes, bytes]) -> None:
     coding = head.get(b"content-encoding")
     if coding is not None and coding.lower() != b"identity":
         raise UpstreamInvalid("the provider sent a compressed answer although none was accepted")
+
+
+def check_shortly(exchange: Exchange, response: Response, content: bytes) -> bool:
+    """Whether a plain answer is one that needs no judgement: complete JSON, no error in it. Reads its usage."""
+    found = usage.facts(content)
+    if found is None or b"content-encoding" in response.fields or faults.may_hold_error(content):
+        return False
+    exchange.usage = usage.of(found)
+    exchange.finish_reason = found.finish()
+    return True

@@ -20,13 +20,18 @@ class Forwarding:
         self._widened = widened
         self._stay: set[bytes] = set()
 
-    def encode(self, head: dict[bytes, bytes], runtime: Runtime) -> bytes:
-        """Encoded lines for a provider: the client's allowed headers, and the profile's where the client has none."""
+    def encode(self, head: dict[bytes, bytes], runtime: Runtime) -> tuple[bytes, bool]:
+        """Encoded lines for a provider, and whether they are the same for every head with these names.
+
+        They are the client's allowed headers, and the profile's where the client has none.
+        """
         lines = b""
+        constant = True
         for name in head.keys() - self._stay:
             if name in _NAMES or name.startswith(_PREFIXES) or name in self._widened:
-                if (name in _NAMES or name.startswith(_PREFIXES) or name in runtime.forwarded) and (
-                    name not in runtime.fixed
+                constant = False
+                if name not in runtime.fixed and (
+                    name in _NAMES or name.startswith(_PREFIXES) or name in runtime.forwarded
                 ):
                     lines += fields.encode_fields([(name, head[name])])
             elif len(name) <= NAME_BYTES_MAX and len(self._stay) < REMEMBERED_MAX:
@@ -34,4 +39,4 @@ class Forwarding:
         for name, line in runtime.overridable.items():
             if name not in head:
                 lines += line
-        return lines
+        return lines, constant

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 
 from dandolo.api.endpoints import ENDPOINTS, Dialect, Endpoint
+from dandolo.clock import timestamp
 from dandolo.config.schema import Config
 from dandolo.errors import GatewayError, ProtocolError, RequestError
 from dandolo.gateway import answers, site
 from dandolo.gateway.admission import Admission, Tenant
-from dandolo.gateway.exchange import Exchange
+from dandolo.gateway.exchange import Exchange, Lane
 from dandolo.gateway.fleet import Fleet, Runtime
 from dandolo.gateway.forwarding import Forwarding
 from dandolo.gateway.models import Models
@@ -57,11 +58,12 @@ class Plane:
 class Admitted:
     """What was decided about a request when its head was complete."""
 
-    __slots__ = ("body_bytes_max", "client", "endpoint", "local", "origin", "plane", "suffix", "tenant")
+    __slots__ = ("body_bytes_max", "client", "endpoint", "lane", "local", "origin", "plane", "suffix", "tenant")
 
     def __init__(self, plane: Plane, endpoint: Endpoint, tenant: Tenant, origin: bytes | None, suffix: str) -> None:
         self.body_bytes_max = DRAIN_BYTES_MAX
         self.client = ""
+        self.lane: Lane | None = None
         self.plane = plane
         self.endpoint = endpoint
         self.tenant = tenant
@@ -209,15 +211,17 @@ class Gateway:
         head += self.own_fields(encoded_id, dialect, None)
         self._take(
             Record(
-                id=request_id,
-                started=time.time(),
-                endpoint=name,
-                method=site.printable(request.method) if request is not None else "",
-                status=error.status,
-                key=tenant,
-                client=self.admission.client_address(connection.peer, request.fields if request is not None else {}),
+                timestamp(time.time()),
+                request_id,
+                error.status,
+                site.printable(request.method) if request is not None else "",
+                name,
+                tenant,
+                self.admission.client_address(connection.peer, request.fields if request is not None else {}),
                 code=error.code or "",
                 bytes_out=len(body),
+                duration_ms=0.0,
+                overhead_ms=0.0,
             )
         )
         return error.status, head, body
@@ -233,11 +237,13 @@ class Gateway:
 
     def ended(self, exchange: Exchange) -> None:
         """An exchange is over: count it out, record it, let its connection go on."""
+        client = exchange.client
         self.sweep.items.discard(exchange)
-        exchange.plane.admission.leave(exchange.tenant)
-        self._let_go(exchange.client)
+        exchange.plane.admission.leave(exchange.admitted.tenant)
+        if client.held_bytes:
+            self._let_go(client)
         self._take(exchange.record())
-        exchange.client.finish()
+        client.finish()
 
     def keep(self, runtime: Runtime, connection: Upstream, *, ended: bool) -> None:
         """Put a provider's connection back, or let it go.
@@ -245,6 +251,9 @@ class Gateway:
         `ended`: the client's answer is complete. What the provider still has to say is then read for at
         most AFTER_DONE_S, so that the connection can be used again if it ends properly.
         """
+        if connection.release():
+            runtime.pool.put(connection, self.now())
+            return
         if ended and not connection.reader.complete and not connection.closed:
 
             def over(remainder: Remainder) -> None:
@@ -257,7 +266,7 @@ class Gateway:
             connection.relay_to(remainder)
             return
         connection.detach()
-        runtime.pool.give(connection, self.now())
+        connection.close()
 
     def own_fields(self, encoded: bytes, dialect: Dialect, origin: bytes | None) -> bytes:
         """The header lines every answer of ours carries; `encoded` is the request's id."""

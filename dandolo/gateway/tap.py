@@ -26,8 +26,8 @@ _CONTENT = re.compile(
 _TERMINALS: dict[Dialect, tuple[bytes, ...]] = {
     "chat": (b"[DONE]",),
     "completions": (b"[DONE]",),
-    "responses": (b"response.completed", b"response.incomplete", b"response.failed"),
-    "messages": (b"message_stop",),
+    "responses": (b"[DONE]", b"response.completed", b"response.incomplete", b"response.failed"),
+    "messages": (b"[DONE]", b"message_stop"),
     "plain": (b"[DONE]",),
 }
 _ENDINGS = (b'"finish_reason":"', b'"finish_reason": "', b'"usage":{', b'"usage": {', b'"stop_reason":"')
@@ -77,15 +77,17 @@ class StreamTap:
         """Judge complete events before anything was sent. Raises UpstreamError for an error event."""
         for event in sse.split(events):
             fault = faults.in_event_field_error(event, self._profile, secrets=self._secrets)
-            _, data = sse.parse(event)
+            name, data = sse.parse(event)
             if fault is None and data is not None:
                 fault = faults.in_stream_error(data, self._profile, secrets=self._secrets)
             if fault is not None:
                 raise _upstream(fault.error())
             if data is None:
                 continue
-            if self._dialect == "plain" or data == b"[DONE]" or _CONTENT.search(data) is not None:
+            if self._dialect == "plain" or _CONTENT.search(data) is not None:
                 self._content()
+                return Opening.CONTENT
+            if data.strip() == b"[DONE]" or self._ends(name, data):
                 return Opening.CONTENT
         return Opening.EMPTY
 
@@ -95,7 +97,7 @@ class StreamTap:
             if needle in events:
                 return True
         # llama.cpp's error field: no JSON has a raw line end, so this cannot be inside a value.
-        return events[:6] == b"error:" or b"\nerror:" in events
+        return events[:6] == b"error:" or b"\nerror:" in events or b"\rerror:" in events
 
     def rewrite(self, events: bytes) -> bytes:
         """What to forward instead. Sets `terminated` or `error` when the stream ends with it."""
@@ -108,22 +110,27 @@ class StreamTap:
             if fault is not None:
                 self.error = _upstream(fault.error())
                 break
-            if data == b"[DONE]":
-                if self._dialect in ("chat", "completions", "plain"):
+            if data is None:
+                kept.append(event)
+            elif data.strip() == b"[DONE]":
+                # Messages and Responses end on an event of their own; there it means nothing.
+                if self._dialect not in ("messages", "responses"):
                     kept += (self._own(), event)
                     self.terminated = True
-                break
-            if data is not None and self._read(name, data):
-                kept.append(event)
+                    break
+            else:
+                self.data_events += 1
+                if not self.content_seen and _CONTENT.search(data) is not None:
+                    self._content()
+                if self._read(name, data):
+                    kept.append(event)
                 if self.terminated:
                     break
-            elif data is None:
-                kept.append(event)
         return b"".join(kept)
 
     def observe(self, events: bytes) -> None:
         """Read events that have been forwarded."""
-        self.data_events += 1
+        self.data_events += events.count(b"\n\n") or 1
         if not self.content_seen and _CONTENT.search(events) is not None:
             self._content()
         for needle in _ENDINGS:
@@ -154,7 +161,6 @@ class StreamTap:
 
     def _read(self, name: bytes, data: bytes) -> bool:
         """Learn from one event; False when it is not to be forwarded."""
-        self.data_events += 1
         found = usage.facts(data)
         if found is None:
             return True
@@ -162,10 +168,17 @@ class StreamTap:
             self.finish_reason = found.finish()
         counted = usage.add(self.usage, found)
         self.counted = self.counted or counted
-        if (name or (found.type or "").encode()) in _TERMINAL_TYPES and self._dialect in ("responses", "messages"):
+        if _terminal(name, found) and self._dialect in ("responses", "messages"):
             self.terminated = True
         # Ours to hide is the extra chunk only: usage that rides on content stays where the provider put it.
         return not (self._hide and counted and found.choices == [])
+
+    def _ends(self, name: bytes, data: bytes) -> bool:
+        """Whether one event is the end in its dialect."""
+        if self._dialect not in ("responses", "messages"):
+            return False
+        found = usage.facts(data)
+        return found is not None and _terminal(name, found)
 
     def _content(self) -> None:
         self.content_seen = True
@@ -173,6 +186,10 @@ class StreamTap:
 
     def _own(self) -> bytes:
         return self._closing() if self._closing is not None else b""
+
+
+def _terminal(name: bytes, found: usage.Facts) -> bool:
+    return name in _TERMINAL_TYPES or (found.type or "").encode() in _TERMINAL_TYPES
 
 
 def _upstream(error: GatewayError) -> UpstreamError:

@@ -19,6 +19,7 @@ from socket import SO_LINGER, SOL_SOCKET
 from typing import Protocol, cast
 
 from dandolo.errors import GatewayError, ProtocolError
+from dandolo.net.outbox import Outbox, running_outbox
 from dandolo.net.sweep import NEVER, Sweep
 from dandolo.wire.chunked import LAST_CHUNK
 from dandolo.wire.server import DRAIN_BYTES_MAX, HeadLimits, Request, RequestReader
@@ -103,8 +104,9 @@ class Downstream(asyncio.Protocol):
 
     __slots__ = (
         "_advancing", "_body_at", "_body_bytes", "_body_from", "_born", "_busy", "_chunked", "_closing", "_discarded",
-        "_draining", "_flow", "_framed", "_last_buffered", "_last_progress", "_read_paused", "_reader", "_request",
-        "_requests", "_service", "_stalled", "deadline", "exchange", "held_bytes", "lost", "peer", "secure", "transport",
+        "_draining", "_flow", "_framed", "_last_buffered", "_last_progress", "_outbox", "_read_paused", "_reader",
+        "_request", "_requests", "_service", "_stalled", "deadline", "exchange", "held_bytes", "lost", "peer", "secure",
+        "transport",
     )  # fmt: skip
 
     def __init__(self, service: Service, peer: str, *, secure: bool = False) -> None:
@@ -134,12 +136,14 @@ class Downstream(asyncio.Protocol):
         self.secure = secure
         self.lost = False
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._outbox: Outbox = cast(Outbox, None)
 
     # -- the socket speaks -----------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock for the first request."""
         self.transport = cast(asyncio.Transport, transport)
+        self._outbox = running_outbox()
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
         self._born = now = self._service.now()
         self.deadline = now + self._service.limits.first_request_s
@@ -237,7 +241,7 @@ class Downstream(asyncio.Protocol):
             body_bytes_max = service.admit(self, request)
             reader.begin_body(body_bytes_max)
             if request.expect and reader.body_missing:
-                self.transport.write(_CONTINUE)
+                self._outbox.write(self.transport, _CONTINUE)
             arrived = 0
         body = reader.next_body()
         if body is None:
@@ -301,25 +305,33 @@ class Downstream(asyncio.Protocol):
         """Send a whole answer. `head` are encoded field lines without framing; `finish` must follow."""
         request = self._request
         assert request is not None
-        if self._requests > 900 or not request.keep_alive or self._service.draining:
-            close = close or self.will_close(request)
+        if (
+            status == 200
+            and self._requests <= 900
+            and request.keep_alive
+            and request.method == b"POST"
+            and not (self._service.draining or close or self.lost)
+        ):
+            self._outbox.write(self.transport, b"%b%bContent-Length: %d\r\n\r\n%b" % (_OK, head, len(body), body))
+            return
+        close = close or self.will_close(request)
         self._closing = self._closing or close
         self._put(status, head, body, request, close)
 
     def _put(self, status: int, head: bytes, body: bytes, request: Request | None, close: bool) -> None:
         if self.lost:
             return
-        if not close and status == 200 and request is not None and request.method == b"POST":
-            self.transport.write(b"%b%bContent-Length: %d\r\n\r\n%b" % (_OK, head, len(body), body))
-            return
         ending = b"Connection: close\r\n" if close else b""
         if status == 204 or status == 304:
-            self.transport.write(b"%b%b%b\r\n" % (status_line(status), head, ending))
+            self._outbox.write(self.transport, b"%b%b%b\r\n" % (status_line(status), head, ending))
         elif request is not None and request.method == b"HEAD":
-            self.transport.write(b"%b%bContent-Length: %d\r\n%b\r\n" % (status_line(status), head, len(body), ending))
+            self._outbox.write(
+                self.transport, b"%b%bContent-Length: %d\r\n%b\r\n" % (status_line(status), head, len(body), ending)
+            )
         else:
-            self.transport.write(
-                b"%b%bContent-Length: %d\r\n%b\r\n%b" % (status_line(status), head, len(body), ending, body)
+            self._outbox.write(
+                self.transport,
+                b"%b%bContent-Length: %d\r\n%b\r\n%b" % (status_line(status), head, len(body), ending, body),
             )
 
     def begin_stream(self, status: int, head: bytes, flow: Flow, length: int | None = None) -> None:
@@ -340,22 +352,22 @@ class Downstream(asyncio.Protocol):
         ending = b"Connection: close\r\n" if close else b""
         self._flow = flow
         if not self.lost:
-            self.transport.write(b"%b%b%b%b\r\n" % (status_line(status), head, framing, ending))
+            self._outbox.write(self.transport, b"%b%b%b%b\r\n" % (status_line(status), head, framing, ending))
         if self._stalled:
             flow.pause()
 
     def write(self, content: bytes) -> None:
         """Send content of a stream (never empty)."""
         if self._chunked:
-            self.transport.write(b"%x\r\n%b\r\n" % (len(content), content))
+            self._outbox.write(self.transport, b"%x\r\n%b\r\n" % (len(content), content))
         else:
-            self.transport.write(content)
+            self._outbox.write(self.transport, content)
 
     def end_stream(self) -> None:
         """The stream is complete; `finish` must follow."""
         self._flow = None
         if self._chunked and not self.lost:
-            self.transport.write(LAST_CHUNK)
+            self._outbox.write(self.transport, LAST_CHUNK)
 
     def cut(self) -> None:
         """End a stream so that nobody can take it for complete: flush, no final chunk, close (http.md 26).
@@ -372,6 +384,7 @@ class Downstream(asyncio.Protocol):
             socket = self.transport.get_extra_info("socket")
             if socket is not None:
                 socket.setsockopt(SOL_SOCKET, SO_LINGER, _RESET_ON_CLOSE)
+        self._outbox.flush()
         self.transport.close()
 
     def finish(self) -> None:
@@ -419,6 +432,7 @@ class Downstream(asyncio.Protocol):
         self._reader.kill()
         if self.lost:
             return
+        self._outbox.flush()
         now = self._service.now()
         self._note_progress(now)
         self.deadline = now + LINGER_S

@@ -15,6 +15,7 @@ class Pooled(Protocol):
 
     born: float
     idle_since: float
+    closed: bool
     reused: bool
     secure: bool
 
@@ -55,14 +56,14 @@ class Pool(Generic[C]):
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if not connection.usable:
-                connection.close()
+            # What happens to an idle connection is seen when it happens: reads stay armed.
+            if connection.closed:
                 continue
             if now - connection.idle_since > self._idle_s or now - connection.born > self._age_max_s:
                 connection.close()
                 continue
-            # Reads stay armed while a connection is idle, so what came was seen, except within this very
-            # turn of the loop: only then is the kernel asked. TLS may hold a session ticket, no answer.
+            # Except within this very turn of the loop: only then is the kernel asked. TLS may hold a session
+            # ticket, which is no answer.
             if now - connection.idle_since < 0.002 and not connection.secure and connection.readable():
                 connection.close()
                 continue
@@ -70,13 +71,20 @@ class Pool(Generic[C]):
             return connection
         return None
 
-    def give(self, connection: C, now: float) -> None:
-        """Keep a connection whose answer is complete; close it when it cannot be used again."""
-        if not connection.usable or now - connection.born > self._age_max_s or len(self._idle) >= self._idle_max:
+    def put(self, connection: C, now: float) -> None:
+        """`give` for a connection that was just found usable."""
+        if now - connection.born > self._age_max_s or len(self._idle) >= self._idle_max:
             connection.close()
             return
         connection.idle_since = now
         self._idle.append(connection)
+
+    def give(self, connection: C, now: float) -> None:
+        """Keep a connection whose answer is complete; close it when it cannot be used again."""
+        if connection.usable:
+            self.put(connection, now)
+        else:
+            connection.close()
 
     def expire(self, now: float) -> None:
         """Close what has been idle or alive for too long, and what the provider closed (every few seconds)."""

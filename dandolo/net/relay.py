@@ -20,11 +20,12 @@ from dandolo.errors import UpstreamError, UpstreamInvalid
 from dandolo.net.downstream import Downstream
 from dandolo.net.strand import Waiter
 from dandolo.net.upstream import Upstream
-from dandolo.wire.sse import EventStream, split
+from dandolo.wire.sse import EventStream, is_comment, split
 
 TAIL_BYTES_MAX = 64 * 1024
 HELD_BYTES_MAX = 64 * 1024
 EVENT_BYTES_MAX = 16 * 1024 * 1024
+_NO_PAYLOAD = frozenset((b":", b"\n", b"\r"))
 HEARTBEAT = b": dandolo\n\n"
 BODY_BYTES_MAX = 32 * 1024 * 1024
 
@@ -130,6 +131,10 @@ class EventRelay:
             closing = self._tap.finish()
             if not self.committed:
                 self._commit_now()
+                if self._held:
+                    self._client.write(self._held)
+                    self.payload_bytes += len(self._held)
+                    self._held = b""
             if closing:
                 self._client.write(closing)
         except UpstreamError as error:
@@ -190,8 +195,9 @@ class EventRelay:
             self._client.write(events)
             self.payload_bytes += len(events)
             tap.observe(events)
-        # A comment alone is a sign of life, no payload: it does not move the idle deadline.
-        if events[:1] != b":":
+        # A comment alone is a sign of life, no payload: it does not move the idle deadline. (A blank line
+        # may lead: the second half of a CRLF that was cut.)
+        if events[:1] not in _NO_PAYLOAD or not is_comment(events):
             self._on_payload()
 
     def _commit_now(self) -> None:

@@ -81,10 +81,6 @@ class Waiter(Generic[T]):
             raise self._error
         return self._value  # type: ignore[return-value]
 
-    def attach(self, strand: Strand) -> None:
-        """Called by the strand that was handed this waiter."""
-        self._strand = strand
-
 
 class Strand:
     """Drives one coroutine to its end; `on_done(error)` is called exactly once, with None for a normal end."""
@@ -103,10 +99,6 @@ class Strand:
         """Whether the coroutine has ended."""
         return self._coroutine is None
 
-    def resume(self) -> None:
-        """Run until the next wait or the end."""
-        self._step(None)
-
     def cancel(self) -> None:
         """Raise CancelledError where the coroutine waits; at its next wait when it is running right now."""
         if self._coroutine is None:
@@ -116,16 +108,17 @@ class Strand:
             return
         if self._waiter is not None:
             self._waiter.forget()
-        self._step(asyncio.CancelledError())
+        self.resume(asyncio.CancelledError())
 
     def throw(self, error: BaseException) -> None:
         """Raise `error` where the coroutine waits (a deadline passed). Nothing happens when it is not waiting."""
         if self._coroutine is None or self._running or self._waiter is None:
             return
         self._waiter.forget()
-        self._step(error)
+        self.resume(error)
 
-    def _step(self, error: BaseException | None) -> None:
+    def resume(self, error: BaseException | None = None) -> None:
+        """Run until the next wait or the end; with `error`, by raising it where the coroutine waits."""
         coroutine = self._coroutine
         if coroutine is None:
             return
@@ -152,7 +145,7 @@ class Strand:
             if isinstance(failure, (KeyboardInterrupt, SystemExit)):
                 raise
         else:
-            waiter.attach(self)
+            waiter._strand = self
             self._waiter = waiter
         finally:
             self._running = False

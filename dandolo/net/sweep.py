@@ -7,8 +7,11 @@ therefore kept to within PERIOD_S, which is far below the smallest limit there i
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Protocol
+
+_log = logging.getLogger("dandolo")
 
 PERIOD_S = 0.1
 NEVER = math.inf
@@ -36,4 +39,9 @@ class Sweep:
         for item in [item for item in self.items if item.deadline <= now]:
             # An earlier one may have ended this one.
             if item in self.items and item.deadline <= now:
-                item.expire(now)
+                try:
+                    item.expire(now)
+                except Exception:
+                    # One that fails must not keep the others from their deadlines.
+                    item.deadline = NEVER
+                    _log.exception("a deadline could not be handled")

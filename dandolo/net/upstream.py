@@ -13,6 +13,7 @@ import select
 from typing import Protocol, cast
 
 from dandolo.errors import UpstreamError, UpstreamInvalid, UpstreamUnavailable
+from dandolo.net.outbox import Outbox, running_outbox
 from dandolo.net.strand import Waiter
 from dandolo.wire.client import Response, ResponseReader
 
@@ -37,8 +38,8 @@ class Upstream(asyncio.Protocol):
     """One connection to a provider, used by at most one exchange at a time."""
 
     __slots__ = (
-        "_fd", "_gathered", "_large", "_paused", "_pieces", "_sink", "_waiter", "born", "closed", "idle_since",
-        "on_closed", "reader", "response", "reused", "secure", "transport",
+        "_gathered", "_large", "_outbox", "_paused", "_pieces", "_poll", "_sink", "_waiter", "born", "closed",
+        "idle_since", "on_closed", "reader", "response", "reused", "secure", "transport",
     )  # fmt: skip
 
     def __init__(self, now: float, *, secure: bool) -> None:
@@ -57,7 +58,8 @@ class Upstream(asyncio.Protocol):
         self._gathered = 0
         self._paused = False
         self._large = False
-        self._fd = -1
+        self._poll = select.poll()
+        self._outbox: Outbox = cast(Outbox, None)
 
     # -- one exchange ----------------------------------------------------------------------------------
 
@@ -79,7 +81,7 @@ class Upstream(asyncio.Protocol):
             waiter.fail(UpstreamUnavailable("the provider had closed this connection"))
         elif len(body) <= WRITE_JOIN_BYTES_MAX:
             self._large = False
-            self.transport.write(head + body)
+            self._outbox.write(self.transport, head + body)
         else:
             self._large = True
             self.transport.writelines((head, body))
@@ -116,19 +118,25 @@ class Upstream(asyncio.Protocol):
         if not self.reader.reusable or self._paused:
             self.close()
 
+    def release(self) -> bool:
+        """Forget the exchange; True when the connection can carry another request."""
+        if self.usable:
+            self._sink = None
+            self._waiter = None
+            return True
+        return False
+
     @property
     def usable(self) -> bool:
         """Whether the connection can carry another request as far as its last answer tells."""
-        if self.closed or self._paused or not self.reader.reusable or self.transport.is_closing():
+        if self.closed or self._paused or not self.reader.reusable:
             return False
         # An answer that came before our request was out leaves the rest of it on the wire.
         return not self._large or not self.transport.get_write_buffer_size()
 
     def readable(self) -> bool:
         """Whether bytes (or the end) wait in the kernel: on an idle plain connection that means dead."""
-        poll = select.poll()
-        poll.register(self._fd, select.POLLIN | select.POLLHUP | select.POLLERR)
-        return bool(poll.poll(0))
+        return bool(self._poll.poll(0))
 
     def pause(self) -> None:
         """Stop reading: the client is slower than the provider."""
@@ -153,8 +161,10 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the transport and its descriptor (the pre-use check polls it)."""
         self.transport = cast(asyncio.Transport, transport)
+        self._outbox = running_outbox()
         socket = transport.get_extra_info("socket")
-        self._fd = socket.fileno() if socket is not None else -1
+        if socket is not None:
+            self._poll.register(socket.fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         """Interpret bytes by the state of the answer."""

@@ -144,7 +144,10 @@ class Catalog:
 
 def allowed(target: Target, patterns: tuple[str, ...]) -> bool:
     """Whether a key's `models` patterns admit a target, by the name asked for or as `provider/id`."""
-    return admits(patterns, target.name) or admits(patterns, f"{target.provider.name}/{target.model}")
+    if admits(patterns, f"{target.provider.name}/{target.model}"):
+        return True
+    # The name asked for counts unless it only looks like another provider's: `venice/*` admits no other's model.
+    return target.name in patterns or ("/" not in target.name and admits(patterns, target.name))
 
 
 def admits(patterns: tuple[str, ...], name: str) -> bool:

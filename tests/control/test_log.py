@@ -22,7 +22,7 @@ FORMS: tuple[Form, ...] = get_args(Form)
 def record(**changes: Any) -> Record:
     values: dict[str, Any] = {
         "id": "req_1",
-        "started": 1_767_225_599.9996,
+        "time": "2025-12-31T23:59:59.999Z",
         "endpoint": "chat",
         "method": "POST",
         "status": 200,
@@ -40,10 +40,10 @@ def record(**changes: Any) -> Record:
         "input_tokens": 300,
         "output_tokens": 20,
         "cost_usd": 0.0000123,
-        "duration": 1.2345678,
-        "first_byte": 0.1,
-        "first_token": 0.25,
-        "overhead": 0.000123,
+        "duration_ms": 1234.568,
+        "first_byte_ms": 100.0,
+        "first_token_ms": 250.0,
+        "overhead_ms": 0.123,
     }
     return Record(**{**values, **changes})
 
@@ -79,7 +79,7 @@ def test_a_json_line_is_one_object() -> None:
 
 
 def test_empty_fields_are_left_out() -> None:
-    bare = Record(id="req_1", started=0.0, endpoint="models", method="GET", status=401, code="invalid_api_key")
+    bare = Record("1970-01-01T00:00:00.000Z", "req_1", 401, "GET", "models", code="invalid_api_key", duration_ms=0.0, overhead_ms=0.0)
     assert json.loads(format_record(bare, "json")) == {
         "time": "1970-01-01T00:00:00.000Z",
         "id": "req_1",
@@ -148,7 +148,7 @@ def test_any_text_gives_valid_json_in_one_line(model: str, finish: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
 def test_numbers_that_are_none_do_not_cost_the_line(form: Form, value: float) -> None:
-    line = format_record(record(cost_usd=value, duration=value, first_token=value), form)
+    line = format_record(record(cost_usd=value, duration_ms=value, first_token_ms=value), form)
     assert b"req_1" in line
     assert b"nan" not in line.lower()
     assert b"inf" not in line.lower()

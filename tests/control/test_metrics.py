@@ -37,7 +37,7 @@ def at(samples: Samples, name: str, **labels: str) -> float | None:
 def record(**changes: Any) -> Record:
     values: dict[str, Any] = {
         "id": "req_1",
-        "started": 1.0,
+        "time": "2026-01-01T00:00:00.000Z",
         "endpoint": "chat",
         "method": "POST",
         "status": 200,
@@ -51,11 +51,11 @@ def record(**changes: Any) -> Record:
         "input_tokens": 300,
         "output_tokens": 20,
         "cost_usd": 0.25,
-        "duration": 1.5,
-        "queue": 0.002,
-        "first_byte": 0.1,
-        "first_token": 0.25,
-        "overhead": 0.00012,
+        "duration_ms": 1500.0,
+        "queue_ms": 2.0,
+        "first_byte_ms": 100.0,
+        "first_token_ms": 250.0,
+        "overhead_ms": 0.12,
     }
     return Record(**{**values, **changes})
 
@@ -108,7 +108,7 @@ def test_errors_are_counted_by_code() -> None:
 
 def test_a_plain_answer_has_no_first_chunk() -> None:
     metrics = Metrics()
-    metrics.take(record(stream=False, first_token=None))
+    metrics.take(record(stream=False, first_token_ms=None))
     found = read(metrics.text())
     assert at(found, "gen_ai_client_operation_time_to_first_chunk_seconds_count", **WHOM) == 0
 

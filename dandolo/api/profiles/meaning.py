@@ -49,17 +49,11 @@ BY_KIND: Mapping[Kind, Meaning] = {
     Kind.NOT_FOUND_MODEL: Meaning(
         404, "model", True, "invalid_request_error", "model_not_found", "the provider has no such model"
     ),
-    Kind.CONTEXT_LENGTH: Meaning(
-        400, "request", False, "invalid_request_error", "context_length_exceeded", _REFUSED
-    ),
-    Kind.MODERATION: Meaning(
-        403, "request", False, "invalid_request_error", "content_policy_violation", _REFUSED
-    ),
+    Kind.CONTEXT_LENGTH: Meaning(400, "request", False, "invalid_request_error", "context_length_exceeded", _REFUSED),
+    Kind.MODERATION: Meaning(403, "request", False, "invalid_request_error", "content_policy_violation", _REFUSED),
     Kind.BAD_REQUEST: Meaning(400, "request", False, "invalid_request_error", "bad_request", _REFUSED),
     Kind.TOO_LARGE: Meaning(413, "request", False, "invalid_request_error", "request_too_large", _REFUSED),
-    Kind.UNSUPPORTED_PARAM: Meaning(
-        400, "request", False, "invalid_request_error", "unsupported_parameter", _REFUSED
-    ),
+    Kind.UNSUPPORTED_PARAM: Meaning(400, "request", False, "invalid_request_error", "unsupported_parameter", _REFUSED),
     Kind.TIMEOUT: Meaning(
         504, "request", True, "timeout_error", "upstream_timeout", "the provider timed out ({status})"
     ),
@@ -280,9 +274,7 @@ TEXTS: tuple[tuple[frozenset[int], re.Pattern[str], Kind], ...] = (
     ),
     (
         frozenset({400, 403, 422}),
-        re.compile(
-            r"content (?:policy|policies|filter|management)|moderat|flagged|guardrail|prompt injection"
-        ),
+        re.compile(r"content (?:policy|policies|filter|management)|moderat|flagged|guardrail|prompt injection"),
         Kind.MODERATION,
     ),
     (

@@ -8,9 +8,7 @@ OPENAI = Profile(
     name="openai",
     base_url="https://api.openai.com/v1",
     env_key="OPENAI_API_KEY",
-    dialects=frozenset(
-        {"chat", "completions", "embeddings", "moderations", "responses", "images", "audio", "models"}
-    ),
+    dialects=frozenset({"chat", "completions", "embeddings", "moderations", "responses", "images", "audio", "models"}),
     include_usage="yes",
     limit_scope="model",
     codes={

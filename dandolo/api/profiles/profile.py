@@ -95,9 +95,7 @@ OPENAI_LIMITS: tuple[LimitHeaders, ...] = (
         b"x-ratelimit-remaining-requests",
         b"x-ratelimit-reset-requests",
     ),
-    LimitHeaders(
-        "tokens", b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"
-    ),
+    LimitHeaders("tokens", b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens"),
 )
 """OpenAI's names, which Venice, Azure and Groq copied; each writes its resets differently."""
 
@@ -170,9 +168,7 @@ _UNSAFE_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SEPARATORS = re.compile(r"[/\\]")
 
 
-def path(
-    profile: Profile, endpoint_path: str, model: str | None = None, api_version: str | None = None
-) -> bytes:
+def path(profile: Profile, endpoint_path: str, model: str | None = None, api_version: str | None = None) -> bytes:
     """The request target below the provider's base URL, such as `/chat/completions`.
 
     `endpoint_path` starts with one slash and may have a query. With Azure's paths the model becomes one
@@ -209,9 +205,7 @@ def _segment(model: str | None) -> str:
     if not model or len(model) > MODEL_CHARS_MAX or _UNSAFE_NAME.search(model):
         raise RequestError("model must be a name of 1 to 256 printable characters", param="model")
     if any(_is_dots(part) for part in _SEPARATORS.split(model)):
-        raise RequestError(
-            "model is not the name of a deployment", status=404, code="model_not_found", param="model"
-        )
+        raise RequestError("model is not the name of a deployment", status=404, code="model_not_found", param="model")
     return quote(model, safe="-._~")
 
 

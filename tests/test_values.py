@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dandolo.control.values import cut, escaped, fit
+from dandolo.values import cut, escaped, fit
 
 
 @pytest.mark.parametrize(
