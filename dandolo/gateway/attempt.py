@@ -26,8 +26,9 @@ from dandolo.route.catalog import Target
 from dandolo.wire.client import Response
 
 if TYPE_CHECKING:
-    from dandolo.gateway.exchange import Exchange, Lane
+    from dandolo.gateway.exchange import Exchange
     from dandolo.gateway.gateway import Gateway
+    from dandolo.gateway.shortly import Lane
 
 ACCOUNT_PAUSE_S = 30.0
 """How long others are preferred to an account without credit or with a refused key."""
@@ -376,13 +377,3 @@ def _refuse_coding(head: dict[bytes, bytes]) -> None:
     coding = head.get(b"content-encoding")
     if coding is not None and coding.lower() != b"identity":
         raise UpstreamInvalid("the provider sent a compressed answer although none was accepted")
-
-
-def check_shortly(exchange: Exchange, response: Response, content: bytes) -> bool:
-    """Whether a plain answer is one that needs no judgement: complete JSON, no error in it. Reads its usage."""
-    found = usage.facts(content)
-    if found is None or b"content-encoding" in response.fields or faults.may_hold_error(content):
-        return False
-    exchange.usage = usage.of(found)
-    exchange.finish_reason = found.finish()
-    return True

@@ -150,8 +150,9 @@ class Fleet:
     def __init__(self, config: Config, catalog: Catalog) -> None:
         proxy = ForwardProxy.parse(config.server.forward_proxy.reveal()) if config.server.forward_proxy else None
         self._runtimes: dict[Account, Runtime] = {}
+        contexts: dict[str, ssl.SSLContext] = {}
         for provider in catalog.providers:
-            destination = _destination(provider, proxy)
+            destination = _destination(provider, proxy, contexts)
             for account in provider.accounts:
                 self._runtimes[account] = Runtime(account, destination, breaking=config.routing.breaker)
 
@@ -167,13 +168,17 @@ class Fleet:
             runtime.pool.close()
 
 
-def _destination(provider: Provider, proxy: ForwardProxy | None) -> Destination:
+def _destination(provider: Provider, proxy: ForwardProxy | None, contexts: dict[str, ssl.SSLContext]) -> Destination:
     url = urlsplit(provider.config.base_url)
     tls: ssl.SSLContext | None = None
     if url.scheme == "https":
-        tls = ssl.create_default_context(cafile=str(provider.config.ca) if provider.config.ca else None)
-        tls.set_alpn_protocols(["http/1.1"])
-        tls.minimum_version = ssl.TLSVersion.TLSv1_2
+        authorities = str(provider.config.ca) if provider.config.ca else ""
+        tls = contexts.get(authorities)
+        if tls is None:
+            # Loading the system's authorities takes 40 ms: once for everybody who trusts the same ones.
+            tls = contexts[authorities] = ssl.create_default_context(cafile=authorities or None)
+            tls.set_alpn_protocols(["http/1.1"])
+            tls.minimum_version = ssl.TLSVersion.TLSv1_2
     host = url.hostname or ""
     local = host == "localhost" or host.startswith("127.") or host == "::1"
     return Destination(

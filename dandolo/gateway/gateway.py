@@ -18,10 +18,12 @@ from dandolo.config.schema import Config
 from dandolo.errors import GatewayError, ProtocolError, RequestError
 from dandolo.gateway import answers, site
 from dandolo.gateway.admission import Admission, Tenant
-from dandolo.gateway.exchange import Exchange, Lane
+from dandolo.gateway.exchange import Exchange
 from dandolo.gateway.fleet import Fleet, Runtime
 from dandolo.gateway.forwarding import Forwarding
 from dandolo.gateway.models import Models
+from dandolo.gateway.shortly import Lane
+from dandolo.gateway.summary import record
 from dandolo.net.dial import Dialer
 from dandolo.net.downstream import Downstream, DownstreamLimits
 from dandolo.net.relay import Remainder
@@ -102,6 +104,11 @@ class Gateway:
     def admit(self, connection: Downstream, request: Request) -> int:
         """Judge a head; the body's limit in bytes. Raises GatewayError for whatever is refused before a body."""
         plane = self.plane
+        known = request.context
+        if isinstance(known, Admitted) and known.plane is plane and known.local is None:
+            # The head repeats one that was judged on this connection: what decides is the same bytes.
+            plane.admission.check(known.tenant)
+            return known.body_bytes_max
         endpoint = ENDPOINTS.get(request.path)
         suffix = ""
         if endpoint is None:
@@ -242,7 +249,7 @@ class Gateway:
         exchange.plane.admission.leave(exchange.admitted.tenant)
         if client.held_bytes:
             self._let_go(client)
-        self._take(exchange.record())
+        self._take(record(exchange))
         client.finish()
 
     def keep(self, runtime: Runtime, connection: Upstream, *, ended: bool) -> None:

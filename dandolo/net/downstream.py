@@ -13,16 +13,16 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
-from dataclasses import dataclass
 from http import HTTPStatus
 from socket import SO_LINGER, SOL_SOCKET
-from typing import Protocol, cast
+from typing import cast
 
 from dandolo.errors import GatewayError, ProtocolError
 from dandolo.net.outbox import Outbox, running_outbox
-from dandolo.net.sweep import NEVER, Sweep
+from dandolo.net.service import DownstreamLimits, Flow, Service
+from dandolo.net.sweep import NEVER
 from dandolo.wire.chunked import LAST_CHUNK
-from dandolo.wire.server import DRAIN_BYTES_MAX, HeadLimits, Request, RequestReader
+from dandolo.wire.server import DRAIN_BYTES_MAX, Request, RequestReader
 
 PIPELINED_BYTES_MAX = 64 * 1024
 WRITE_HIGH_BYTES = 64 * 1024
@@ -40,63 +40,6 @@ STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.enco
 def status_line(status: int) -> bytes:
     """The status line of an answer; statuses without a registered phrase get an empty one."""
     return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-
-
-@dataclass(frozen=True, slots=True)
-class DownstreamLimits:
-    """What a client's connection may do: seconds, bytes and counts of the configuration."""
-
-    head: HeadLimits
-    header_read_s: float = 10.0
-    body_idle_s: float = 15.0
-    body_total_s: float = 60.0
-    first_request_s: float = 10.0
-    keep_alive_idle_s: float = 75.0
-    write_stall_s: float = 30.0
-    requests_max: int = 1000
-    age_max_s: float = 3600.0
-
-
-class Flow(Protocol):
-    """Whoever feeds a stream: told when the client cannot keep up."""
-
-    def pause(self) -> None:
-        """Stop producing."""
-
-    def resume(self) -> None:
-        """Go on."""
-
-
-class Service(Protocol):
-    """What a connection needs from the gateway."""
-
-    limits: DownstreamLimits
-    sweep: Sweep
-    draining: bool
-
-    def now(self) -> float:
-        """Monotonic seconds."""
-
-    def admit(self, connection: Downstream, request: Request) -> int:
-        """Judge a head before its body is read; the body's limit in bytes, or raise GatewayError."""
-
-    def admit_again(self, connection: Downstream, request: Request) -> bool:
-        """Whether a complete request, whose head repeats one that was admitted on this connection, may start.
-
-        False sends it the long way, where it is judged as if it were new.
-        """
-
-    def body_grew(self, connection: Downstream, size: int) -> None:
-        """`size` more bytes of an unfinished body are held; may raise GatewayError."""
-
-    def start(self, connection: Downstream, request: Request) -> None:
-        """Handle a complete request; must lead to `finish` exactly once."""
-
-    def refusal(self, connection: Downstream, request: Request | None, error: GatewayError) -> tuple[int, bytes, bytes]:
-        """Status, encoded header lines and body that tell `error`."""
-
-    def gone(self, connection: Downstream) -> None:
-        """The client has disconnected; cancel what runs for it."""
 
 
 class Downstream(asyncio.Protocol):
@@ -503,3 +446,6 @@ class Downstream(asyncio.Protocol):
             return
         self.deadline = NEVER
         self.transport.close()
+
+
+__all__ = ["Downstream", "DownstreamLimits", "Flow", "Service", "status_line"]

@@ -248,7 +248,7 @@ class Upstream(asyncio.Protocol):
             if not self.reader.complete or content:
                 self.close()
             return
-        if self.reader.complete:
+        if self.reader.complete and _is_plain(response):
             self._waiter = None
             if self._pieces:
                 self._pieces.append(content)
@@ -264,7 +264,8 @@ class Upstream(asyncio.Protocol):
             return
         # To be relayed: nothing more is read until a sink is named, so this cannot grow.
         self._waiter = None
-        self.pause()
+        if not self.reader.complete:
+            self.pause()
         waiter.set(None)
 
 

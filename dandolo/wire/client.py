@@ -263,6 +263,7 @@ class ResponseReader:
         if self._learnings < LEARNINGS_MAX:
             self._learnings += 1
             plain = status == 200 and minor == 1 and self._keep_alive and self._state in (_LENGTH, _DONE)
+            plain = plain and head.get(b"content-type", b"").startswith(b"application/json")
             if plain and not self._head_only and b"content-length" in head:
                 self._repeat = _repetitions.learn(lines, pairs)
         return response

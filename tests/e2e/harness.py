@@ -648,6 +648,10 @@ class Client:
         before, _, self.rest = self.rest.partition(mark)
         return before + mark
 
+    def await_bytes(self, mark: bytes) -> None:
+        """Wait until `mark` has come, and leave everything for `answer`."""
+        self.rest = self.read_until(mark) + self.rest
+
     def ending(self, timeout_s: float | None = None) -> str:
         """How the connection ends: fin, rst, or "open" when it does not within the time.
 

@@ -426,6 +426,43 @@ def test_browser_of_a_listed_origin_may_read_the_answer(launch, sim: SimProvider
     assert gateway.ask(request(headers={"Origin": "https://app.example.evil"})).status == 403
 
 
+@pytest.mark.promise("43")
+def test_every_key_that_is_not_known_gets_the_same_401(keyed: Gateway, sim: SimProvider) -> None:
+    wrong = ["Bearer sk-unknown", "Bearer", "Bearer ", "", "Basic eA==", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}",
+             f"Bearer {KEY.upper()}", f"Bearer {KEY} {KEY}", f"Basic {KEY}", "Bearer \xff", "Bearer " + "x" * 10_000,
+             f'Bearer "{KEY}"', f"Bearer {KEY},{KEY}"]  # fmt: skip
+    answers = [keyed.ask(request())]
+    answers += [keyed.ask(request(headers={"Authorization": value})) for value in wrong]
+    answers += [keyed.ask(request(headers={"x-api-key": value})) for value in ("", "x", f"Bearer {KEY}")]
+    answers += [keyed.ask(request(headers={"Authorization": "Bearer x", "x-api-key": KEY}))]
+    assert [answer.status for answer in answers] == [401] * len(answers)
+    assert len({answer.body for answer in answers}) == 1
+    assert answers[0].error["code"] == "invalid_api_key"
+    assert sim.requests == []
+
+
+@pytest.mark.promise("43", "5")
+def test_two_keys_of_one_kind_are_no_request(keyed: Gateway, sim: SimProvider) -> None:
+    for name, value in (("Authorization", f"Bearer {KEY}"), ("x-api-key", KEY)):
+        for second in (value, "other"):
+            with keyed.client() as client:
+                client.send(request(headers=[(name, value), (name, second)]) + request(key=KEY))
+                answer = client.answer()
+                assert (answer.status, answer.closes) == (400, True)
+                assert client.closed()
+    assert sim.requests == []
+
+
+@pytest.mark.promise("43")
+@pytest.mark.parametrize(
+    "headers", [{"Authorization": f"Bearer {KEY}"}, {"authorization": f"bearer {KEY}"}, {"X-API-Key": KEY},
+                {"Authorization": f"Bearer {KEY}", "x-api-key": "other"}],
+)  # fmt: skip
+def test_known_key_is_let_in_however_it_is_sent(headers: dict[str, str], keyed: Gateway, sim: SimProvider) -> None:
+    assert keyed.ask(request(headers=headers)).status == 200
+    assert sim.requests[0].header("x-api-key") is None
+
+
 # -- whose address -------------------------------------------------------------------------------------------
 
 

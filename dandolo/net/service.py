@@ -1,0 +1,70 @@
+"""What a client's connection needs from whoever it serves, and the limits it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from dandolo.errors import GatewayError
+from dandolo.net.sweep import Sweep
+from dandolo.wire.server import HeadLimits, Request
+
+if TYPE_CHECKING:
+    from dandolo.net.downstream import Downstream
+
+
+@dataclass(frozen=True, slots=True)
+class DownstreamLimits:
+    """What a client's connection may do: seconds, bytes and counts of the configuration."""
+
+    head: HeadLimits
+    header_read_s: float = 10.0
+    body_idle_s: float = 15.0
+    body_total_s: float = 60.0
+    first_request_s: float = 10.0
+    keep_alive_idle_s: float = 75.0
+    write_stall_s: float = 30.0
+    requests_max: int = 1000
+    age_max_s: float = 3600.0
+
+
+class Flow(Protocol):
+    """Whoever feeds a stream: told when the client cannot keep up."""
+
+    def pause(self) -> None:
+        """Stop producing."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+
+class Service(Protocol):
+    """What a connection needs from the gateway."""
+
+    limits: DownstreamLimits
+    sweep: Sweep
+    draining: bool
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+
+    def admit(self, connection: Downstream, request: Request) -> int:
+        """Judge a head before its body is read; the body's limit in bytes, or raise GatewayError."""
+
+    def admit_again(self, connection: Downstream, request: Request) -> bool:
+        """Whether a complete request, whose head repeats one that was admitted on this connection, may start.
+
+        False sends it the long way, where it is judged as if it were new.
+        """
+
+    def body_grew(self, connection: Downstream, size: int) -> None:
+        """`size` more bytes of an unfinished body are held; may raise GatewayError."""
+
+    def start(self, connection: Downstream, request: Request) -> None:
+        """Handle a complete request; must lead to `finish` exactly once."""
+
+    def refusal(self, connection: Downstream, request: Request | None, error: GatewayError) -> tuple[int, bytes, bytes]:
+        """Status, encoded header lines and body that tell `error`."""
+
+    def gone(self, connection: Downstream) -> None:
+        """The client has disconnected; cancel what runs for it."""
