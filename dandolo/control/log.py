@@ -1,13 +1,15 @@
 """The lines of the log: one for each finished request, and the program's own, in one of three forms.
 
 `json` and `logfmt` are for machines, `text` is for people on a terminal. A line is one line whatever a caller
-or a provider put into its values: each is cut at 256 bytes and escaped. There are no prompts in a record
+or a provider put into its values: whoever makes a record cuts them, and should one be forgotten it is cut
+here at 256 bytes, in JSON as soon as the line is long; and each is escaped. There are no prompts in a record
 and so none here; keys appear by name only. Writing is `logwriter`'s business.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import re
 import traceback
 from types import TracebackType
@@ -17,13 +19,15 @@ import msgspec
 
 from dandolo.clock import timestamp
 from dandolo.record import Record
-from dandolo.values import cut, escaped, fit
+from dandolo.values import VALUE_BYTES_MAX, cut, escaped, fit
 
 Form = Literal["json", "logfmt", "text"]
 
 MESSAGE_BYTES_MAX = 2048
 """Of one message of the program's own. Values that were put into it were cut at 256 bytes each before."""
 TRACE_BYTES_MAX = 2048
+LINE_BYTES_SURE = 1024
+"""A JSON line of a record no longer than this is not looked at again: its values were cut when it was made."""
 FRAMES_MAX = 16
 CAUSES_MAX = 4
 
@@ -46,7 +50,7 @@ def format_record(record: Record, form: Form) -> bytes:
 
     Durations are in milliseconds with three decimals (a JSON number drops trailing zeros), cost in USD. Fields
     that are empty or zero are left out, except status and those durations that are there; a cost of zero is
-    said, an unknown one is not.
+    said, an unknown one is not. A number that is none (NaN, infinite) is null in JSON, left out elsewhere.
     """
     if form == "json":
         return _json(record)
@@ -56,16 +60,25 @@ def format_record(record: Record, form: Form) -> bytes:
 def _json(line: Record | _Said) -> bytes:
     try:
         encoded = _encode(line)
+        if len(encoded) > LINE_BYTES_SURE and isinstance(line, Record):
+            encoded = _encode(_cut(line))
     except UnicodeEncodeError:  # a lone surrogate
-        for name in line.__struct_fields__:
-            value = getattr(line, name)
-            if isinstance(value, str):
-                setattr(line, name, cut(value, MESSAGE_BYTES_MAX))
-        encoded = _encode(line)
+        encoded = _encode(_cut(line))
     if not encoded.isascii() or b"\x7f" in encoded:
         # JSON escapes C0 by itself; what else is not printable can stand inside strings only.
         encoded = escaped(encoded.decode()).encode()
     return encoded + b"\n"
+
+
+def _cut(line: Record | _Said) -> Record | _Said:
+    """A copy (the record is not ours alone) with every text cut."""
+    bytes_max = _bytes_max(line)
+    texts = {name: value for name in line.__struct_fields__ if isinstance(value := getattr(line, name), str)}
+    return msgspec.structs.replace(line, **{name: cut(value, bytes_max) for name, value in texts.items()})
+
+
+def _bytes_max(line: Record | _Said) -> int:
+    return VALUE_BYTES_MAX if isinstance(line, Record) else MESSAGE_BYTES_MAX
 
 
 # -- logfmt ----------------------------------------------------------------------------------------------------
@@ -76,17 +89,18 @@ _BARE = re.compile(r"[!#-<>-\[\]-~]+")
 
 def _logfmt(line: Record | _Said) -> bytes:
     parts: list[str] = []
+    bytes_max = _bytes_max(line)
     for name in line.__struct_fields__:
         value = getattr(line, name)
-        if value is None or (not value and not isinstance(value, float)):
+        if value is None or not (math.isfinite(value) if isinstance(value, float) else value):
             continue
-        parts.append(f"{name}={_logfmt_value(name, value)}")
+        parts.append(f"{name}={_logfmt_value(name, value, bytes_max)}")
     return " ".join(parts).encode() + b"\n"
 
 
-def _logfmt_value(name: str, value: object) -> str:
+def _logfmt_value(name: str, value: object, bytes_max: int) -> str:
     if isinstance(value, str):
-        value = cut(value, MESSAGE_BYTES_MAX)
+        value = cut(value, bytes_max)
         if _BARE.fullmatch(value):
             return value
         return '"' + escaped(value.replace("\\", "\\\\").replace('"', '\\"')) + '"'
@@ -114,14 +128,15 @@ def _text(line: Record) -> bytes:
         parts.append(f"→ {fit(line.account or line.provider)}")
         if line.upstream_model and line.upstream_model != line.model:
             parts.append(f"as {fit(line.upstream_model)}")
-    duration = f"{line.duration_ms or 0.0:.3f} ms"
-    if line.first_token_ms is not None:
-        duration += f" (first token {line.first_token_ms:.3f})"
-    parts.append(duration)
+    duration = line.duration_ms or 0.0
+    if math.isfinite(duration):
+        parts.append(f"{duration:.3f} ms")
+    if line.first_token_ms is not None and math.isfinite(line.first_token_ms):
+        parts.append(f"(first token {line.first_token_ms:.3f})")
     if line.input_tokens or line.output_tokens:
         about = "~" if line.estimated else ""
         parts.append(f"{about}{line.input_tokens}+{line.output_tokens} tokens")
-    if line.cost_usd is not None:
+    if line.cost_usd is not None and math.isfinite(line.cost_usd):
         parts.append(f"${_usd(line.cost_usd)}")
     if line.attempts > 1:
         parts.append(f"{line.attempts} attempts")

@@ -69,7 +69,7 @@ class Exchange:
     first_byte_at: float | None = None
     first_token_at: float | None = None
     _heartbeat_at = NEVER
-    _wait_for = ""
+    wait_for = ""
     _wait_until = NEVER
     strand: Strand | None = None
     begun: Begun | None = None
@@ -86,6 +86,7 @@ class Exchange:
         self.encoded_id = request_id
         self.endpoint = admitted.endpoint
         self.started = self.sent_at = _now()
+        self.idle_s = admitted.plane.config.timeouts.stream_idle
 
     @property
     def id(self) -> str:
@@ -249,16 +250,21 @@ class Exchange:
 
     def await_until(self, at: float, what: str) -> None:
         """Set the deadline (monotonic seconds) of the wait that follows; never beyond the total."""
-        self._wait_for = what
+        self.wait_for = what
         self._wait_until = at if at < self.total_at else self.total_at
         self.deadline = self._wait_until if self._wait_until < self._heartbeat_at else self._heartbeat_at
 
     def note_payload(self) -> None:
-        """Something but a keep-alive has come: the idle time begins anew."""
-        now = _now()
-        if self._heartbeat_at != NEVER:
-            self._heartbeat_at = now + self.plane.config.server.heartbeat
-        self.await_until(now + self.plane.config.timeouts.stream_idle, "more of the provider's answer")
+        """Something but a keep-alive has come: the idle time begins anew, by the clock of the sweep."""
+        at = self.gateway.sweep.now + self.idle_s
+        if at > self.total_at:
+            at = self.total_at
+        if self._heartbeat_at is NEVER:
+            self.deadline = self._wait_until = at
+            return
+        self._wait_until = at
+        self._heartbeat_at = self.gateway.sweep.now + self.plane.config.server.heartbeat
+        self.deadline = min(at, self._heartbeat_at)
 
     def note_content(self) -> None:
         """The first content has come."""
@@ -301,7 +307,7 @@ class Exchange:
             took = f"the request took its {self.total_at - self.started:g} s"
         else:
             took = f"nothing came for {now - max(self.sent_at, self.first_byte_at or 0.0):.1f} s"
-        self.interrupt(UpstreamTimeout(f"{took}, waiting for {self._wait_for}"))
+        self.interrupt(UpstreamTimeout(f"{took}, waiting for {self.wait_for}"))
 
     # -- endings ---------------------------------------------------------------------------------------
 

@@ -27,9 +27,13 @@ class Forwarding:
         """
         lines = b""
         constant = True
+        # RFC 9110 §7.6.1: what Connection names is meant for this hop only.
+        hop = fields.list_members(head[b"connection"]) if b"connection" in head else ()
         for name in head.keys() - self._stay:
             if name in _NAMES or name.startswith(_PREFIXES) or name in self._widened:
                 constant = False
+                if name in hop:
+                    continue
                 if name not in runtime.fixed and (
                     name in _NAMES or name.startswith(_PREFIXES) or name in runtime.forwarded
                 ):

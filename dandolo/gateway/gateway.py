@@ -80,7 +80,7 @@ class Gateway:
     def __init__(self, config: Config, take: Callable[[Record], None]) -> None:
         self.plane = Plane(config)
         self.limits = limits_of(config)
-        self.sweep = Sweep()
+        self.sweep = Sweep(time.monotonic())
         self.tasks = Tasks()
         self.dialer = Dialer()
         self.budget = Budget()
@@ -109,6 +109,14 @@ class Gateway:
             # The head repeats one that was judged on this connection: what decides is the same bytes.
             plane.admission.check(known.tenant)
             return known.body_bytes_max
+        if request.method in (b"CONNECT", b"TRACE"):
+            raise RequestError(
+                f"{site.printable(request.method)} is not allowed here",
+                status=405,
+                code="method_not_allowed",
+                allow="GET, HEAD, POST, DELETE, OPTIONS",
+                close=True,
+            )
         endpoint = ENDPOINTS.get(request.path)
         suffix = ""
         if endpoint is None:
@@ -131,7 +139,6 @@ class Gateway:
                 status=405,
                 code="method_not_allowed",
                 allow=endpoint.allow,
-                close=request.method in (b"CONNECT", b"TRACE"),
             )
         origin = admission.check_browser(head, request.authority, local_socket=local_socket)
         if endpoint is site.PAGE:

@@ -43,8 +43,8 @@ class StreamTap:
     """
 
     __slots__ = (
-        "_closing", "_dialect", "_hide", "_last", "_needles", "_on_content", "_profile", "_secrets", "content_seen",
-        "counted", "data_events", "error", "finish_reason", "terminated", "usage",
+        "_all_needles", "_closing", "_dialect", "_hide", "_last", "_needles", "_on_content", "_profile", "_secrets",
+        "content_seen", "counted", "data_events", "error", "finish_reason", "terminated", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -63,7 +63,8 @@ class StreamTap:
         self._hide = hide_usage
         self._on_content = on_content
         self._closing = closing
-        self._needles = (*_TERMINALS[dialect], b'"error"', *((b'"usage"',) if hide_usage else ()))
+        self._needles = (*_TERMINALS[dialect], b'"error"')
+        self._all_needles = (*self._needles, b'_reason":"', b'_reason": "', b"\nerror:", b"\rerror:")
         self._last = (b"", b"")
         self.content_seen = False
         self.counted = False
@@ -96,8 +97,21 @@ class StreamTap:
         for needle in self._needles:
             if needle in events:
                 return True
+        # OpenAI says `"usage":null` in every chunk when usage was asked for: only another value concerns us.
+        if self._hide and b'"usage"' in events and events.count(b'"usage"') != events.count(b'"usage":null'):
+            return True
         # llama.cpp's error field: no JSON has a raw line end, so this cannot be inside a value.
         return events[:6] == b"error:" or b"\nerror:" in events or b"\rerror:" in events
+
+    def indifferent(self, data: bytes) -> bool:
+        """Whether a read holds nothing but more content: no end, no error, no usage. Counts it as one event."""
+        for needle in self._all_needles:
+            if needle in data:
+                return False
+        if b'"usage"' in data and data.count(b'"usage"') != data.count(b'"usage":null'):
+            return False
+        self.data_events += 1
+        return True
 
     def rewrite(self, events: bytes) -> bytes:
         """What to forward instead. Sets `terminated` or `error` when the stream ends with it."""

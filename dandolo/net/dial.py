@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import cast
 from urllib.parse import unquote, urlsplit
 
-from dandolo.errors import UpstreamUnavailable
+from dandolo.errors import UpstreamTimeout, UpstreamUnavailable
 from dandolo.net.upstream import Upstream
 
 DNS_TTL_S = 30.0
@@ -102,9 +102,7 @@ class Dialer:
                     sock.close()
                     raise
         except TimeoutError:
-            raise UpstreamUnavailable(
-                f"no connection to {destination.host}:{destination.port} within {timeout_s:g} s"
-            ) from None
+            raise UpstreamTimeout(f"no connection to the provider within {timeout_s:g} s") from None
         except ssl.SSLCertVerificationError as error:
             raise UpstreamUnavailable(
                 f"the certificate of {destination.host} was not accepted: {error.verify_message}"

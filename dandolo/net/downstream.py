@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import select
 import struct
 from http import HTTPStatus
 from socket import SO_LINGER, SOL_SOCKET
@@ -28,6 +29,7 @@ PIPELINED_BYTES_MAX = 64 * 1024
 WRITE_HIGH_BYTES = 64 * 1024
 WRITE_LOW_BYTES = 16 * 1024
 LINGER_S = 5.0
+HANGUP_CHECK_S = 0.5
 MIN_BODY_RATE = 16 * 1024
 """Bytes a second that a large body must keep up to outlive `body_total` (http.md §0)."""
 
@@ -61,8 +63,7 @@ class Downstream(asyncio.Protocol):
         self._draining = False
         self._closing = False
         self._read_paused = False
-        self._chunked = False
-        self._framed = False
+        self._chunked = self._framed = False
         self._stalled = False
         self._flow: Flow | None = None
         self._requests = 0
@@ -114,8 +115,10 @@ class Downstream(asyncio.Protocol):
         reader.receive(data)
         if self._busy:
             if reader.buffered_bytes > PIPELINED_BYTES_MAX and not self._read_paused:
+                # Nothing is read from here on, not even that the client has left: the sweep asks for that.
                 self._read_paused = True
                 self.transport.pause_reading()
+                self.deadline = min(self.deadline, self._service.now() + HANGUP_CHECK_S)
             return
         self._advance(len(data))
 
@@ -299,6 +302,16 @@ class Downstream(asyncio.Protocol):
         if self._stalled:
             flow.pause()
 
+    @property
+    def chunked(self) -> bool:
+        """Whether the stream now being sent is in the chunked coding."""
+        return self._chunked
+
+    @property
+    def outbox(self) -> Outbox:
+        """Where its writes go."""
+        return self._outbox
+
     def write(self, content: bytes) -> None:
         """Send content of a stream (never empty)."""
         if self._chunked:
@@ -402,6 +415,13 @@ class Downstream(asyncio.Protocol):
             self._last_progress = now
         return moved
 
+    def _hung_up(self) -> bool:
+        """Whether the client has closed, also behind bytes that nobody has read."""
+        socket = self.transport.get_extra_info("socket")
+        poll = select.poll()
+        poll.register(socket.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
+
     def expire(self, now: float) -> None:
         """A deadline of this connection has passed (called by the sweep)."""
         limits = self._service.limits
@@ -418,6 +438,11 @@ class Downstream(asyncio.Protocol):
             return
         if self._busy:
             self.deadline = NEVER
+            if self._read_paused:
+                if self._hung_up():
+                    self.transport.abort()
+                else:
+                    self.deadline = now + HANGUP_CHECK_S
             return
         if self._request is not None:
             received = self._body_bytes

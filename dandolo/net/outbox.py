@@ -6,42 +6,49 @@ the end of a turn, the writes of a busy gateway cost a third less kernel time th
 nothing waits for anything but the rest of the turn. (Measured in `bench/load`, 64 connections.)
 
 Order is kept for each transport as long as all its writes come through here; whoever is about to close a
-transport or look at its buffer calls `flush` first. What is held is bounded by `BYTES_MAX`.
+transport or look at its buffer calls `flush` first. What is held is bounded by `WRITES_MAX`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from weakref import WeakKeyDictionary
 
-BYTES_MAX = 256 * 1024
+_log = logging.getLogger("dandolo")
+
+WRITES_MAX = 64
+"""Each is at most one read of another socket (256 KB), or an answer that was gathered whole."""
 
 
 class Outbox:
     """The pending writes of one event loop."""
 
-    __slots__ = ("_loop", "_pending", "_size")
+    __slots__ = ("_loop", "_pending")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._pending: list[tuple[asyncio.WriteTransport, bytes]] = []
-        self._size = 0
 
     def write(self, transport: asyncio.WriteTransport, data: bytes) -> None:
         """Send `data` at the end of this turn of the loop."""
-        if not self._pending:
+        pending = self._pending
+        if not pending:
             self._loop.call_soon(self.flush)
-        self._pending.append((transport, data))
-        self._size += len(data)
-        if self._size > BYTES_MAX:
+        pending.append((transport, data))
+        if len(pending) >= WRITES_MAX:
             self.flush()
 
     def flush(self) -> None:
         """Send everything now."""
         pending, self._pending = self._pending, []
-        self._size = 0
         for transport, data in pending:
-            transport.write(data)
+            # A client that leaves closes its transport at once; its protocol hears of it a turn later.
+            if not transport.is_closing():
+                try:
+                    transport.write(data)
+                except Exception:
+                    _log.exception("a write failed; the others of its turn go on")
 
 
 _outboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Outbox] = WeakKeyDictionary()

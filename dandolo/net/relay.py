@@ -42,6 +42,8 @@ class Opening(IntEnum):
 class Tap(Protocol):
     """Whoever understands the events of a dialect."""
 
+    content_seen: bool
+    """The first content has passed."""
     terminated: bool
     """The dialect's own end has been seen; nothing after it is passed on."""
     error: UpstreamError | None
@@ -58,6 +60,9 @@ class Tap(Protocol):
 
     def observe(self, events: bytes) -> None:
         """Read events that have been forwarded."""
+
+    def indifferent(self, data: bytes) -> bool:
+        """Whether a read, framing and all, holds nothing but more of the same content. Counts it as one event."""
 
     def finish(self) -> bytes:
         """The stream's bytes have ended: what is still to be sent. Raises UpstreamInvalid when it was cut short."""
@@ -195,10 +200,37 @@ class EventRelay:
             self._client.write(events)
             self.payload_bytes += len(events)
             tap.observe(events)
+            if tap.content_seen and self._provider.shortcut is None and self._client.chunked:
+                self._take_shortcut()
         # A comment alone is a sign of life, no payload: it does not move the idle deadline. (A blank line
         # may lead: the second half of a CRLF that was cut.)
         if events[:1] not in _NO_PAYLOAD or not is_comment(events):
             self._on_payload()
+
+    def _take_shortcut(self) -> None:
+        """From here on a read that is one chunk of whole events goes on as it is, chunk framing included.
+
+        That is what nearly every read is: one chunk, complete events, nothing that concerns the tap. It costs a
+        third of the long way, and a stream that comes every few milliseconds runs in cold caches, where what
+        is executed costs several times what a benchmark in a loop says. Everything else goes the long way.
+        """
+        reader, stream, tap, client = self._provider.reader, self._events, self._tap, self._client
+        decoder = reader.at_chunk
+        if decoder is None:
+            return
+        write, transport = client.outbox.write, client.transport
+        on_payload = self._on_payload
+
+        def shortcut(data: bytes) -> bool:
+            size = decoder.whole(data)
+            if not size or stream.tail or data[-4:] != b"\n\n\r\n" or not tap.indifferent(data):
+                return False
+            write(transport, data)
+            self.payload_bytes += size
+            on_payload()
+            return True
+
+        self._provider.shortcut = shortcut
 
     def _commit_now(self) -> None:
         self.committed = True

@@ -29,13 +29,16 @@ class Expiring(Protocol):
 class Sweep:
     """The set of things that can expire."""
 
-    __slots__ = ("items",)
+    __slots__ = ("items", "now")
 
-    def __init__(self) -> None:
+    def __init__(self, now: float = 0.0) -> None:
         self.items: set[Expiring] = set()
+        self.now = now
+        """The time of the last tick, monotonic seconds: good enough for deadlines of seconds, and free to read."""
 
     def tick(self, now: float) -> None:
         """Expire everything whose deadline is at or before `now` (monotonic seconds)."""
+        self.now = now
         for item in [item for item in self.items if item.deadline <= now]:
             # An earlier one may have ended this one.
             if item in self.items and item.deadline <= now:

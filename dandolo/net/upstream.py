@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from dandolo.errors import UpstreamError, UpstreamInvalid, UpstreamUnavailable
@@ -39,7 +40,7 @@ class Upstream(asyncio.Protocol):
 
     __slots__ = (
         "_gathered", "_large", "_outbox", "_paused", "_pieces", "_poll", "_sink", "_waiter", "born", "closed",
-        "idle_since", "on_closed", "reader", "response", "reused", "secure", "transport",
+        "idle_since", "on_closed", "reader", "response", "reused", "secure", "shortcut", "transport",
     )  # fmt: skip
 
     def __init__(self, now: float, *, secure: bool) -> None:
@@ -52,6 +53,8 @@ class Upstream(asyncio.Protocol):
         self.closed = False
         self.response: Response | None = None
         self.on_closed: Waiter[None] | None = None
+        self.shortcut: Callable[[bytes], bool] | None = None
+        """Offered what was read before anybody interprets it; True when that settled it. Ends with its answer."""
         self._waiter: Waiter[bytes | None] | None = None
         self._sink: Sink | None = None
         self._pieces: list[bytes] = []
@@ -70,6 +73,7 @@ class Upstream(asyncio.Protocol):
         """
         self.reader.begin(head_only=head_only)
         self.response = None
+        self.shortcut = None
         self._sink = None
         self._gathered = 0
         if self._pieces:
@@ -90,6 +94,7 @@ class Upstream(asyncio.Protocol):
     def relay_to(self, sink: Sink) -> None:
         """Pass the content of the current answer to `sink`: what has come already, then the rest."""
         self._sink = sink
+        self.shortcut = None
         pieces, self._pieces = self._pieces, []
         self._gathered = 0
         for piece in pieces:
@@ -114,6 +119,7 @@ class Upstream(asyncio.Protocol):
         """The exchange is no longer interested; the connection is closed unless its answer is complete."""
         self._sink = None
         self._waiter = None
+        self.shortcut = None
         self._pieces = []
         if not self.reader.reusable or self._paused:
             self.close()
@@ -123,6 +129,7 @@ class Upstream(asyncio.Protocol):
         if self.usable:
             self._sink = None
             self._waiter = None
+            self.shortcut = None
             return True
         return False
 
@@ -168,6 +175,9 @@ class Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Interpret bytes by the state of the answer."""
+        shortcut = self.shortcut
+        if shortcut is not None and shortcut(data):
+            return
         try:
             if self.response is None:
                 waiter = self._waiter

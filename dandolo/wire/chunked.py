@@ -22,7 +22,10 @@ _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])
 _LINE = re.compile(
     rb"0*([0-9A-Fa-f]{1,15})(?:[ \t]*;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*"
 )
-_sizes: dict[bytes, int] = {b"%x" % size: size for size in range(1, 2048)}
+# The usual spellings: lower case, without and with one leading zero, upper case.
+_sizes: dict[bytes, int] = {
+    text: size for size in range(1, 2048) for text in (b"%x" % size, b"0%x" % size, b"%X" % size, b"%04x" % size)
+}
 
 _SIZE, _DATA, _DATA_END, _TRAILER, _DONE, _BROKEN = range(6)
 
@@ -69,6 +72,18 @@ class ChunkedDecoder:
         self.content_bytes = 0
         self.complete = False
         self.rest = b""
+
+    def whole(self, data: bytes) -> int:
+        """The size of the content when `data` is exactly one chunk, as nearly every read of a stream is; else 0.
+
+        The content is then `data[-2 - size : -2]`, and the decoder stays where it is. Neither its framing nor its
+        content is counted: the second always outweighs the first.
+        """
+        if self._state != _SIZE or self._tail:
+            return 0
+        end = data.find(b"\r\n", 0, 8)
+        size = _sizes.get(data[:end], 0)
+        return size if size > 15 and len(data) == end + size + 4 and data[-2:] == b"\r\n" else 0
 
     def feed(self, data: bytes) -> bytes:
         """Decode `data` and return the content in it. Raises ChunkError; the decoder is then of no more use."""

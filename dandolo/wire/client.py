@@ -200,6 +200,11 @@ class ResponseReader:
         self._buffer = data[:1]
         return b""
 
+    @property
+    def at_chunk(self) -> ChunkedDecoder | None:
+        """The decoder of a chunked body when nothing else stands between its bytes and whoever reads them."""
+        return self._decoder if self._state == _CHUNKED and not self._buffer else None
+
     def eof(self) -> None:
         """The provider closed. Returns when that ended the answer; raises when it cut it short."""
         if self._state == _UNTIL_EOF:

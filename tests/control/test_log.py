@@ -79,7 +79,16 @@ def test_a_json_line_is_one_object() -> None:
 
 
 def test_empty_fields_are_left_out() -> None:
-    bare = Record("1970-01-01T00:00:00.000Z", "req_1", 401, "GET", "models", code="invalid_api_key", duration_ms=0.0, overhead_ms=0.0)
+    bare = Record(
+        "1970-01-01T00:00:00.000Z",
+        "req_1",
+        401,
+        "GET",
+        "models",
+        code="invalid_api_key",
+        duration_ms=0.0,
+        overhead_ms=0.0,
+    )
     assert json.loads(format_record(bare, "json")) == {
         "time": "1970-01-01T00:00:00.000Z",
         "id": "req_1",
@@ -117,7 +126,7 @@ NASTY = 'a\r\nFAKE status=200 "\x1b]0;x\x07\x9b1m\u2028\u0085\u202e\x7f\x00'
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["model", "upstream_model", "upstream_id", "client", "finish", "code", "method"])
+@pytest.mark.parametrize("name", ["model", "upstream_model", "account", "client", "finish", "code", "method"])
 def test_no_value_breaks_out_of_its_line(form: Form, name: str) -> None:
     line = format_record(record(**{name: NASTY}), form).decode()
     assert line.endswith("\n")
@@ -127,14 +136,29 @@ def test_no_value_breaks_out_of_its_line(form: Form, name: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("text", ["x" * 100_000, "模" * 300, "🙂" * 65, "\x1b" * 300, "\ud800" * 300])
-def test_values_are_cut_at_256_bytes(form: Form, text: str) -> None:
-    whole = format_record(record(model=text), form)
+@pytest.mark.parametrize("text", ["x" * 100_000, "模" * 300, "🙂" * 256, "\x1b" * 300, "\ud800" * 300])
+def test_values_nobody_cut_before_are_cut_at_256_bytes(form: Form, text: str) -> None:
+    made = record(model=text)
+    whole = format_record(made, form)
     assert len(whole) < 256 * 6 + 700
     if form == "json":
         value = json.loads(whole)["model"]
         assert len(value.encode()) <= 256
         assert value.endswith("…")
+    # The record is the metrics' too.
+    assert made.model == text
+
+
+def test_a_json_line_of_a_kilobyte_is_not_looked_at_again() -> None:
+    bare = len(format_record(record(finish="f"), "json")) - 1 - len("f")
+    fits, over = "x" * (1024 - bare), "x" * (1025 - bare)
+    assert json.loads(format_record(record(finish=fits), "json"))["finish"] == fits
+    assert json.loads(format_record(record(finish=over), "json"))["finish"] == "x" * 253 + "…"
+
+
+def test_long_messages_of_the_program_are_not_cut_like_values() -> None:
+    for form in FORMS:
+        assert b"x" * 1500 in format_message(0.0, "info", "x" * 1500, form)
 
 
 @given(st.text(st.characters(), max_size=80), st.text(st.characters(), max_size=300))
@@ -152,6 +176,12 @@ def test_numbers_that_are_none_do_not_cost_the_line(form: Form, value: float) ->
     assert b"req_1" in line
     assert b"nan" not in line.lower()
     assert b"inf" not in line.lower()
+    if form == "json":
+        assert json.loads(line)["duration_ms"] == (value if math.isfinite(value) else None)
+    elif not math.isfinite(value):
+        assert b"duration_ms" not in line
+        assert b"first" not in line.replace(b"first_byte_ms", b"")
+        assert b"$" not in line
 
 
 @given(st.floats(0, 4e9))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import ssl
+from contextlib import ExitStack
 
 import pytest
 import trustme
-from harness import CHAT, KEY, MODEL, PROVIDER_KEY, Answer, Gateway, Provider, chat, encode, get, request
+from harness import CHAT, KEY, MODEL, PROVIDER_KEY, Answer, Gateway, Provider, chat, encode, get, request, until
 
 from dandolo.sim import Fault, Script, SimProvider, SimThread
 
@@ -514,3 +516,30 @@ def test_forwarding_headers_of_a_stranger_count_for_nothing(behind_proxies: Gate
         with one.client(source=source) as client:
             client.send(request(headers=headers))
             assert one.record(client.answer())["client"] == source
+
+
+@pytest.mark.promise("36", "42")
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_client_that_leaves_as_its_answer_comes_costs_others_nothing(how: str, launch, tmp_path) -> None:
+    """The process is stopped for a moment, so that clients leave and answers come within one turn of its loop."""
+    with (
+        SimThread(SimProvider("all", script=Script(latency_s=0.3))) as sims,
+        Gateway(tmp_path, [sims["all"]]) as gateway,
+    ):
+        # Which of them the loop hears of first is left to the kernel, hence several rounds.
+        for _ in range(5):
+            sims["all"].forget()
+            with ExitStack() as stack:
+                clients = [stack.enter_context(gateway.client(timeout_s=5)) for _ in range(20)]
+                for client in clients:
+                    client.send(request())
+                until(lambda: len(sims["all"].requests) == 20)
+                gateway.signal(signal.SIGSTOP)
+                try:
+                    for client in clients[::2]:
+                        client.reset() if how == "rst" else client.socket.close()
+                    until(lambda: all(seen.answered_at for seen in sims["all"].requests))
+                finally:
+                    gateway.signal(signal.SIGCONT)
+                assert [client.answer().status for client in clients[1::2]] == [200] * 10
+        assert gateway.errors() == []

@@ -91,9 +91,14 @@ def test_stale_connections_do_not_touch_the_retry_budget(tmp_path: Path) -> None
 @pytest.mark.promise("31")
 @pytest.mark.parametrize(
     "fault",
-    [Fault("raw", data=b"H"), Fault("raw", data=b"HTTP/1.1 200 OK\r\nContent-"), Fault("cut_rst"), Fault("truncated_body")],
+    [
+        Fault("raw", data=b"H"),
+        Fault("raw", data=b"HTTP/1.1 200 OK\r\nContent-"),
+        Fault("cut_rst"),
+        Fault("truncated_body"),
+    ],
     ids=["one byte", "half a head", "reset", "truncated"],
-)  # fmt: skip
+)
 def test_reused_connection_lost_after_a_byte_is_not_retried(tmp_path: Path, fault: Fault) -> None:
     a = SimProvider("a", script=Script(faults=[Fault("ok"), fault]))
     with running(tmp_path, a) as gateway:
@@ -160,9 +165,7 @@ def test_failure_the_caller_caused_is_tried_nowhere_else(
 
 @pytest.mark.promise("31")
 @pytest.mark.parametrize("status", [401, 402, 404, 408, 429, 500, 502, 503, 504, 529])
-def test_failure_of_the_provider_is_taken_over(
-    fresh: tuple[Gateway, SimProvider, SimProvider], status: int
-) -> None:
+def test_failure_of_the_provider_is_taken_over(fresh: tuple[Gateway, SimProvider, SimProvider], status: int) -> None:
     gateway, a, b = fresh
     a.script = always("status", status=status)
     answer = ask(gateway)
@@ -173,16 +176,15 @@ def test_failure_of_the_provider_is_taken_over(
 @pytest.mark.promise("31")
 def test_connect_failure_is_taken_over(tmp_path: Path) -> None:
     a, b = SimProvider("a"), SimProvider("b")
-    with SimThread(a, b) as sims:
-        with Gateway(tmp_path, [a, b], models={"all": ["a/sim", "b/sim"]}) as gateway:
-            sims.kill("a")
-            answer = ask(gateway)
-            assert (answer.status, answer.header("x-dandolo-provider")) == (200, "b")
-            sims.kill("b")
-            answer = ask(gateway)
-            assert (answer.status, answer.error["code"]) == (502, "upstream_unavailable")
-            sims.revive("a")
-            assert ask(gateway, "a/sim").status == 200
+    with SimThread(a, b) as sims, Gateway(tmp_path, [a, b], models={"all": ["a/sim", "b/sim"]}) as gateway:
+        sims.kill("a")
+        answer = ask(gateway)
+        assert (answer.status, answer.header("x-dandolo-provider")) == (200, "b")
+        sims.kill("b")
+        answer = ask(gateway)
+        assert (answer.status, answer.error["code"]) == (502, "upstream_unavailable")
+        sims.revive("a")
+        assert ask(gateway, "a/sim").status == 200
 
 
 @pytest.mark.promise("31")
@@ -215,9 +217,7 @@ def test_outage_does_not_multiply_the_traffic_that_caused_it(tmp_path: Path) -> 
 
 
 @pytest.mark.promise("31")
-@pytest.mark.parametrize(
-    ("headers", "least_s"), [((("retry-after", "1"),), 1.0), ((("retry-after-ms", "300"),), 0.3)]
-)
+@pytest.mark.parametrize(("headers", "least_s"), [((("retry-after", "1"),), 1.0), ((("retry-after-ms", "300"),), 0.3)])
 def test_short_429_is_waited_out(
     fresh: tuple[Gateway, SimProvider, SimProvider], headers: tuple[tuple[str, str], ...], least_s: float
 ) -> None:

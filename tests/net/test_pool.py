@@ -60,10 +60,11 @@ def test_dead_ones_are_passed_over_and_closed() -> None:
     idle, good, dead = pool(), Connection(), Connection()
     idle.give(good, 1.0)
     idle.give(dead, 1.0)
-    dead.usable = False
+    # Reads stay armed: the end of an idle connection is seen, and `closed` set, when it comes.
+    dead.closed = True
     assert idle.take(2.0) is good
-    assert dead.closed
     assert not good.closed
+    assert idle.take(2.0) is None
 
 
 def test_expiry_closes_what_the_provider_closed_and_keeps_the_order() -> None:

@@ -8,7 +8,7 @@ import pytest
 from feeding import BODY_BYTES_MAX, corpus, cuts, hear, piece_by_piece
 
 from dandolo.errors import ProtocolError
-from dandolo.wire import server
+from dandolo.wire import request as heads
 from dandolo.wire.server import DRAIN_BYTES_MAX, PIECE_BYTES_MIN, HeadLimits, RequestReader
 
 REQUESTS = corpus("requests.toml", "request")
@@ -219,7 +219,8 @@ def test_list_fields_are_joined_in_order() -> None:
 
 
 def test_remembered_lines_and_hosts_are_bounded() -> None:
-    for number in range(server._REMEMBERED_MAX + 10):
+    for number in range(heads._REMEMBERED_MAX + 10):
         hear([b"GET /%d HTTP/1.1\r\nHost: a%d\r\n\r\n" % (number, number)])
-    assert len(server._request_lines) <= server._REMEMBERED_MAX
-    assert len(server._hosts) <= server._REMEMBERED_MAX
+        assert b"a%d" % number in heads._hosts
+        assert len(heads.request_lines) <= heads._REMEMBERED_MAX
+        assert len(heads._hosts) <= heads._REMEMBERED_MAX
