@@ -128,7 +128,11 @@ async def main() -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
-    for size, messages, count in ((1024, 2, 100 if "--fixed" in sys.argv else 4000), (32 * 1024, 20, 1000), (256 * 1024, 40, 200)):
+    for size, messages, count in (
+        (1024, 2, 100 if "--fixed" in sys.argv else 4000),
+        (32 * 1024, 20, 1000),
+        (256 * 1024, 40, 200),
+    ):
         requests = []
         for number in range(count):
             content = body(size, messages, number)

@@ -7,7 +7,9 @@ spelling). Only then may a field be acted on and the bytes be sent on: what was 
 The proofs are chosen for their price. msgspec skips over values while checking them (NaN, surrogates,
 control characters, trailing bytes), `bytes.decode` checks UTF-8, and the sum of the lengths of all keys
 and values equals the length of a compact body only when no key stands twice, none is escaped and there is
-no white space; other layouts are rebuilt and compared, or scanned exactly. Measured in `bench/micro/bodies.py`.
+no white space; other layouts are rebuilt and compared, or scanned exactly. Measured (`bench/micro/bodies.py`):
+1.9 µs for 1 KiB, 12 µs for 32 and 90 µs for 256 KiB of ASCII, 3, 32 and 260 to 450 µs of mixed text: from 32 KiB
+on about what orjson takes to decode a body, proving nothing but that it is JSON.
 """
 
 from __future__ import annotations

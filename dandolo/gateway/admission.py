@@ -86,16 +86,23 @@ class Admission:
                 type="permission_error",
                 code="host_not_allowed",
             )
-        origin = head.get(b"origin")
-        if origin is None:
+        if b"origin" not in head:
             return None
-        if origin.decode("latin-1") not in self._origins and "*" not in self._origins:
+        origin = self.listed_origin(head)
+        if origin is None:
             raise RequestError(
                 "requests from this browser origin are not allowed; list it in server.cors_origins",
                 status=403,
                 type="permission_error",
                 code="origin_not_allowed",
             )
+        return origin
+
+    def listed_origin(self, head: dict[bytes, bytes]) -> bytes | None:
+        """The head's Origin if it may read answers; None when there is none, or one that is not listed."""
+        origin = head.get(b"origin")
+        if origin is None or (origin.decode("latin-1") not in self._origins and "*" not in self._origins):
+            return None
         return origin
 
     def _is_loopback(self, host: bytes) -> bool:

@@ -352,10 +352,14 @@ class Attempt:
         exchange.client.begin_stream(response.status, exchange.head(response, self._target), flow, declared)
         exchange.note_payload()
         connection.relay_to(flow)
+        undelimited = connection.reader.delimited_by_eof
         try:
             await flow.done
         finally:
             exchange.bytes_out = flow.payload_bytes
+        if undelimited and kind == b"application/json" and not flow.tail.rstrip().endswith(b"}"):
+            # Only the end of the connection ended it, and JSON tells that it was not the end (http.md 30).
+            raise UpstreamInvalid("the provider closed the connection before its answer was complete")
         if kind == b"application/json":
             exchange.usage = usage.in_tail(flow.tail)
         exchange.client.end_stream()

@@ -222,7 +222,8 @@ class Gateway:
         encoded_id = self._next_id()
         request_id = encoded_id.decode("ascii")
         head, body = answers.error_answer(error, dialect, request_id)
-        head += self.own_fields(encoded_id, dialect, None)
+        origin = self.admission.listed_origin(request.fields) if request is not None else None
+        head += self.own_fields(encoded_id, dialect, origin)
         self._take(
             Record(
                 timestamp(time.time()),

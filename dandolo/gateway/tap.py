@@ -144,7 +144,7 @@ class StreamTap:
 
     def observe(self, events: bytes) -> None:
         """Read events that have been forwarded."""
-        self.data_events += events.count(b"\n\n") or 1
+        self.data_events += _data_events(events)
         if not self.content_seen and _CONTENT.search(events) is not None:
             self._content()
         for needle in _ENDINGS:
@@ -181,7 +181,8 @@ class StreamTap:
         if self.finish_reason is None:
             self.finish_reason = found.finish()
         counted = usage.add(self.usage, found)
-        self.counted = self.counted or counted
+        # Anthropic's message_start counts the input only: what was put out is known at the end.
+        self.counted = self.counted or (counted and found.type != "message_start")
         if _terminal(name, found) and self._dialect in ("responses", "messages"):
             self.terminated = True
         # Ours to hide is the extra chunk only: usage that rides on content stays where the provider put it.
@@ -200,6 +201,13 @@ class StreamTap:
 
     def _own(self) -> bytes:
         return self._closing() if self._closing is not None else b""
+
+
+def _data_events(events: bytes) -> int:
+    """How many complete events carry data. A raw line end cannot stand in JSON, so lines are what they seem."""
+    if events[:5] == b"data:" and events.find(b"\n") == len(events) - 2:
+        return 1
+    return sum(sse.parse(event)[1] is not None for event in sse.split(events))
 
 
 def _terminal(name: bytes, found: usage.Facts) -> bool:

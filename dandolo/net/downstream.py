@@ -11,9 +11,12 @@ answer. What a request means is the business of the `Service` it was made with; 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import random
 import select
 import struct
+import termios
+from array import array
 from http import HTTPStatus
 from socket import SO_LINGER, SOL_SOCKET
 from typing import cast
@@ -408,12 +411,22 @@ class Downstream(asyncio.Protocol):
         return self._stalled
 
     def _note_progress(self, now: float) -> bool:
-        buffered = self.transport.get_write_buffer_size()
+        buffered = self.transport.get_write_buffer_size() + self._unacknowledged()
         moved = buffered != self._last_buffered
         self._last_buffered = buffered
         if moved or not buffered:
             self._last_progress = now
         return moved
+
+    def _unacknowledged(self) -> int:
+        """Bytes the kernel holds for the client: they shrink while it reads, long before ours do (tcp(7), SIOCOUTQ)."""
+        socket = self.transport.get_extra_info("socket")
+        held = array("i", [0])
+        try:
+            fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, held)
+        except (OSError, AttributeError, ValueError):
+            return 0
+        return held[0]
 
     def _hung_up(self) -> bool:
         """Whether the client has closed, also behind bytes that nobody has read."""

@@ -6,7 +6,7 @@ the end of a turn, the writes of a busy gateway cost a third less kernel time th
 nothing waits for anything but the rest of the turn. (Measured in `bench/load`, 64 connections.)
 
 Order is kept for each transport as long as all its writes come through here; whoever is about to close a
-transport or look at its buffer calls `flush` first. What is held is bounded by `WRITES_MAX`.
+transport or look at its buffer calls `flush` first. What is held is bounded by `WRITES_MAX` writes below `LARGE_BYTES`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from weakref import WeakKeyDictionary
 _log = logging.getLogger("dandolo")
 
 WRITES_MAX = 64
-"""Each is at most one read of another socket (256 KB), or an answer that was gathered whole."""
+LARGE_BYTES = 16 * 1024
+"""A write of this size gains nothing by waiting, and must be seen by its transport's high-water mark at once."""
 
 
 class Outbox:
@@ -36,7 +37,7 @@ class Outbox:
         if not pending:
             self._loop.call_soon(self.flush)
         pending.append((transport, data))
-        if len(pending) >= WRITES_MAX:
+        if len(pending) >= WRITES_MAX or len(data) >= LARGE_BYTES:
             self.flush()
 
     def flush(self) -> None:

@@ -178,6 +178,10 @@ class Upstream(asyncio.Protocol):
         shortcut = self.shortcut
         if shortcut is not None and shortcut(data):
             return
+        if self._waiter is None and self._sink is None and not self._paused:
+            # Nobody asked for anything: never read, never given to anybody (http.md 24).
+            self.close()
+            return
         try:
             if self.response is None:
                 waiter = self._waiter

@@ -88,14 +88,34 @@ class ChunkedDecoder:
     def feed(self, data: bytes) -> bytes:
         """Decode `data` and return the content in it. Raises ChunkError; the decoder is then of no more use."""
         if self._state == _SIZE and not self._tail:
-            # Nearly every read of a stream is one whole chunk: one look-up, one slice.
-            end = data.find(b"\r\n", 0, LINE_BYTES_MAX + 2)
-            size = _sizes.get(data[:end], 0) if end > 0 else 0
-            # A chunk of one or two bytes costs more framing than it allows: those are judged slowly.
-            if size > 2 and len(data) == end + size + 4 and data.endswith(b"\r\n"):
-                self._spare += 2 * size - end - 4
-                self.content_bytes += size
-                return data[end + 2 : -2]
+            # Nearly every read of a stream is whole chunks: for each one look-up and one slice.
+            pieces: list[bytes] = []
+            at = 0
+            size = len(data)
+            while at < size:
+                end = data.find(b"\r\n", at, at + 8)
+                length = _sizes.get(data[at:end], 0) if end > at else 0
+                stop = end + 2 + length
+                # A chunk of one or two bytes costs more framing than it allows: those are judged slowly.
+                if length < 3 or data[stop : stop + 2] != b"\r\n":
+                    break
+                pieces.append(data[end + 2 : stop])
+                self._spare += 2 * length - (end - at) - 4
+                self.content_bytes += length
+                at = stop + 2
+            if at == size and at:
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if at:
+                if data[at:] == LAST_CHUNK:
+                    self._state = _DONE
+                    self.complete = True
+                    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                data = data[at:]
+                pieces.append(self._feed_guarded(data))
+                return b"".join(pieces)
+        return self._feed_guarded(data)
+
+    def _feed_guarded(self, data: bytes) -> bytes:
         try:
             return self._feed_slowly(data)
         except ChunkError:
