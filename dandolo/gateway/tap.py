@@ -30,6 +30,7 @@ _TERMINALS: dict[Dialect, tuple[bytes, ...]] = {
     "messages": (b"[DONE]", b"message_stop"),
     "plain": (b"[DONE]",),
 }
+LAST_BYTES = 4096
 _ENDINGS = (b'"finish_reason":"', b'"finish_reason": "', b'"usage":{', b'"usage": {', b'"stop_reason":"')
 _TERMINAL_TYPES = frozenset((b"response.completed", b"response.incomplete", b"response.failed", b"message_stop"))
 
@@ -154,7 +155,8 @@ class StreamTap:
                     if data is not None:
                         self._read(name, data)
                 return
-        self._last = (self._last[1], events)
+        # Only the end of it: a paused stream must not keep whole reads alive.
+        self._last = (self._last[1], events[-LAST_BYTES:])
 
     def finish(self) -> bytes:
         """The stream's bytes have ended: what is still to be sent. Raises UpstreamInvalid when it was cut short."""

@@ -14,7 +14,7 @@ import pytest
 import trustme
 import uvloop
 
-from dandolo.errors import UpstreamUnavailable
+from dandolo.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from dandolo.net import dial as dialing
 from dandolo.net.dial import Destination, Dialer, ForwardProxy, refused_address
 
@@ -86,8 +86,13 @@ def resolving(dialer: Dialer, *addresses: tuple[str, int]) -> None:
     dialer.resolve = resolve  # type: ignore[method-assign]
 
 
-async def failure(destination: Destination, timeout_s: float = TIMEOUT_S, dialer: Dialer | None = None) -> str:
-    with pytest.raises(UpstreamUnavailable) as caught:
+async def failure(
+    destination: Destination,
+    timeout_s: float = TIMEOUT_S,
+    dialer: Dialer | None = None,
+    kind: type[UpstreamError] = UpstreamUnavailable,
+) -> str:
+    with pytest.raises(kind) as caught:
         await (dialer or Dialer()).dial(destination, timeout_s)
     return caught.value.message
 
@@ -138,7 +143,7 @@ def test_a_black_hole_ends_with_the_deadline(run: Any) -> None:
     async def main() -> None:
         async with black_hole() as port:
             before = descriptors()
-            assert "within 0.1 s" in await failure(Destination("127.0.0.1", port), 0.1)
+            assert "within 0.1 s" in await failure(Destination("127.0.0.1", port), 0.1, kind=UpstreamTimeout)
             assert await settled(before) <= before
 
     run(main())
@@ -400,8 +405,8 @@ def test_a_handshake_that_never_ends_ends_with_the_deadline(run: Any) -> None:
     async def main() -> None:
         async with serving() as port:
             before = descriptors()
-            message = await failure(Destination("127.0.0.1", port, tls=ssl.create_default_context()), 0.1)
-            assert "within" in message
+            destination = Destination("127.0.0.1", port, tls=ssl.create_default_context())
+            assert "within" in await failure(destination, 0.1, kind=UpstreamTimeout)
             assert await settled(before) <= before
 
     run(main())
@@ -472,7 +477,8 @@ def test_a_proxy_that_never_answers_ends_with_the_deadline(run: Any) -> None:
         async with serving() as port:
             before = descriptors()
             proxy = ForwardProxy("127.0.0.1", port, None)
-            assert "within" in await failure(Destination("p.example", 443, proxy=proxy), 0.1)
+            destination = Destination("p.example", 443, proxy=proxy)
+            assert "within" in await failure(destination, 0.1, kind=UpstreamTimeout)
             assert await settled(before) <= before
 
     run(main())
