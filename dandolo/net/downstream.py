@@ -11,21 +11,16 @@ answer. What a request means is the business of the `Service` it was made with; 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import random
-import select
-import struct
-import termios
-from array import array
-from http import HTTPStatus
-from socket import SO_LINGER, SOL_SOCKET
 from typing import cast
 
 from dandolo.errors import GatewayError, ProtocolError
 from dandolo.net.outbox import Outbox, running_outbox
 from dandolo.net.service import DownstreamLimits, Flow, Service
+from dandolo.net.sockets import hung_up, reset_on_close, unsent_bytes
 from dandolo.net.sweep import NEVER
 from dandolo.wire.chunked import LAST_CHUNK
+from dandolo.wire.fields import status_line
 from dandolo.wire.server import DRAIN_BYTES_MAX, Request, RequestReader
 
 PIPELINED_BYTES_MAX = 64 * 1024
@@ -36,25 +31,18 @@ HANGUP_CHECK_S = 0.5
 MIN_BODY_RATE = 16 * 1024
 """Bytes a second that a large body must keep up to outlive `body_total` (http.md §0)."""
 
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _OK = b"HTTP/1.1 200 OK\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
-
-
-def status_line(status: int) -> bytes:
-    """The status line of an answer; statuses without a registered phrase get an empty one."""
-    return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
 class Downstream(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_advancing", "_body_at", "_body_bytes", "_body_from", "_born", "_busy", "_chunked", "_closing", "_discarded",
-        "_draining", "_flow", "_framed", "_last_buffered", "_last_progress", "_outbox", "_read_paused", "_reader",
-        "_request", "_requests", "_service", "_stalled", "deadline", "exchange", "held_bytes", "lost", "peer", "secure",
-        "transport",
+        "_advancing", "_body_at", "_body_bytes", "_body_from", "_busy", "_chunked", "_closing", "_discarded", "_draining",
+        "_ends_at", "_flow", "_framed", "_last_buffered", "_last_progress", "_outbox", "_read_paused", "_reader",
+        "_request", "_requests", "_requests_max", "_service", "_stalled", "deadline", "exchange", "held_bytes", "lost",
+        "peer", "secure", "transport",
     )  # fmt: skip
 
     def __init__(self, service: Service, peer: str, *, secure: bool = False) -> None:
@@ -75,7 +63,8 @@ class Downstream(asyncio.Protocol):
         self._body_at = self._body_from = 0.0
         self._last_buffered = 0
         self._last_progress = 0.0
-        self._born = 0.0
+        self._ends_at = 0.0
+        self._requests_max = 0
         self.deadline = NEVER
         self.exchange: object | None = None
         self.held_bytes = 0
@@ -92,7 +81,12 @@ class Downstream(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self._outbox = running_outbox()
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
-        self._born = now = self._service.now()
+        now = self._service.now()
+        limits = self._service.limits
+        # Spread by a tenth, so that connections opened together do not end together.
+        share = 1.0 - 0.1 * random.random()  # noqa: S311
+        self._requests_max = int(limits.requests_max * share)
+        self._ends_at = now + limits.age_max_s * share
         self.deadline = now + self._service.limits.first_request_s
         self._service.sweep.items.add(self)
 
@@ -242,25 +236,15 @@ class Downstream(asyncio.Protocol):
 
     def will_close(self, request: Request) -> bool:
         """Whether the answer to `request` is the last on this connection."""
-        service = self._service
-        limits = service.limits
-        if not request.keep_alive or service.draining or self._reader.dead:
+        if not request.keep_alive or self._service.draining or self._reader.dead:
             return True
-        if self._requests >= limits.requests_max * (0.9 + 0.1 * random.random()):  # noqa: S311 - spreads reconnects
-            return True
-        return service.now() - self._born > limits.age_max_s
+        return self._requests >= self._requests_max or self._service.sweep.now > self._ends_at
 
     def answer(self, status: int, head: bytes, body: bytes, *, close: bool = False) -> None:
         """Send a whole answer. `head` are encoded field lines without framing; `finish` must follow."""
         request = self._request
         assert request is not None
-        if (
-            status == 200
-            and self._requests <= 900
-            and request.keep_alive
-            and request.method == b"POST"
-            and not (self._service.draining or close or self.lost)
-        ):
+        if status == 200 and request.method == b"POST" and not (close or self.lost or self.will_close(request)):
             self._outbox.write(self.transport, b"%b%bContent-Length: %d\r\n\r\n%b" % (_OK, head, len(body), body))
             return
         close = close or self.will_close(request)
@@ -340,9 +324,7 @@ class Downstream(asyncio.Protocol):
         if self.lost:
             return
         if not self._framed:
-            socket = self.transport.get_extra_info("socket")
-            if socket is not None:
-                socket.setsockopt(SOL_SOCKET, SO_LINGER, _RESET_ON_CLOSE)
+            reset_on_close(self.transport)
         self._outbox.flush()
         self.transport.close()
 
@@ -411,29 +393,16 @@ class Downstream(asyncio.Protocol):
         return self._stalled
 
     def _note_progress(self, now: float) -> bool:
-        buffered = self.transport.get_write_buffer_size() + self._unacknowledged()
+        buffered = self.transport.get_write_buffer_size() + unsent_bytes(self.transport)
         moved = buffered != self._last_buffered
         self._last_buffered = buffered
         if moved or not buffered:
             self._last_progress = now
         return moved
 
-    def _unacknowledged(self) -> int:
-        """Bytes the kernel holds for the client: they shrink while it reads, long before ours do (tcp(7), SIOCOUTQ)."""
-        socket = self.transport.get_extra_info("socket")
-        held = array("i", [0])
-        try:
-            fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, held)
-        except (OSError, AttributeError, ValueError):
-            return 0
-        return held[0]
-
-    def _hung_up(self) -> bool:
-        """Whether the client has closed, also behind bytes that nobody has read."""
-        socket = self.transport.get_extra_info("socket")
-        poll = select.poll()
-        poll.register(socket.fileno(), select.POLLRDHUP)
-        return bool(poll.poll(0))
+    def _late(self, what: str) -> None:
+        self._reader.kill()
+        self._refuse(ProtocolError(what, status=408, code="request_timeout"))
 
     def expire(self, now: float) -> None:
         """A deadline of this connection has passed (called by the sweep)."""
@@ -452,7 +421,7 @@ class Downstream(asyncio.Protocol):
         if self._busy:
             self.deadline = NEVER
             if self._read_paused:
-                if self._hung_up():
+                if hung_up(self.transport):
                     self.transport.abort()
                 else:
                     self.deadline = now + HANGUP_CHECK_S
@@ -463,27 +432,13 @@ class Downstream(asyncio.Protocol):
             if now - self._body_at < limits.body_idle_s and received >= MIN_BODY_RATE * elapsed:
                 self.deadline = now + 1.0
                 return
-            self._reader.kill()
-            self._refuse(
-                ProtocolError(
-                    f"the request body did not arrive in time: {received} bytes in {elapsed:.0f} s",
-                    status=408,
-                    code="request_timeout",
-                )
-            )
+            self._late(f"the request body did not arrive in time: {received} bytes in {elapsed:.0f} s")
             return
         if self._reader.in_head:
-            self._reader.kill()
-            self._refuse(
-                ProtocolError(
-                    f"the request headers were not complete within {limits.header_read_s:g} s",
-                    status=408,
-                    code="request_timeout",
-                )
-            )
+            self._late(f"the request headers were not complete within {limits.header_read_s:g} s")
             return
         self.deadline = NEVER
         self.transport.close()
 
 
-__all__ = ["Downstream", "DownstreamLimits", "Flow", "Service", "status_line"]
+__all__ = ["Downstream", "DownstreamLimits", "Flow", "Service"]

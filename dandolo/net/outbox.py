@@ -25,9 +25,10 @@ LARGE_BYTES = 16 * 1024
 class Outbox:
     """The pending writes of one event loop."""
 
-    __slots__ = ("_loop", "_pending")
+    __slots__ = ("_flushing", "_loop", "_pending")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._flushing = False
         self._loop = loop
         self._pending: list[tuple[asyncio.WriteTransport, bytes]] = []
 
@@ -42,14 +43,21 @@ class Outbox:
 
     def flush(self) -> None:
         """Send everything now."""
-        pending, self._pending = self._pending, []
-        for transport, data in pending:
-            # A client that leaves closes its transport at once; its protocol hears of it a turn later.
-            if not transport.is_closing():
-                try:
-                    transport.write(data)
-                except Exception:
-                    _log.exception("a write failed; the others of its turn go on")
+        if self._flushing:
+            return
+        self._flushing = True
+        try:
+            while self._pending:
+                pending, self._pending = self._pending, []
+                for transport, data in pending:
+                    # A client that leaves closes its transport at once; its protocol hears of it a turn later.
+                    if not transport.is_closing():
+                        try:
+                            transport.write(data)
+                        except Exception:
+                            _log.exception("a write failed; the others of its turn go on")
+        finally:
+            self._flushing = False
 
 
 _outboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Outbox] = WeakKeyDictionary()

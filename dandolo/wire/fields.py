@@ -12,6 +12,7 @@ It knows nothing of requests, responses or sockets.
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 
 from dandolo.errors import InternalError
 
@@ -85,6 +86,14 @@ def list_members(value: bytes) -> list[bytes]:
     return [member for member in members if member]
 
 
+STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+
+
+def status_line(status: int) -> bytes:
+    """The status line of an answer; statuses without a registered phrase get an empty one."""
+    return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
 def is_token(name: bytes) -> bool:
     """Whether `name` may be sent as a field name or a method."""
     return _TOKEN.fullmatch(name) is not None
@@ -124,4 +133,5 @@ __all__ = [
     "parse_length",
     "parse_line",
     "parse_lines",
+    "status_line",
 ]
