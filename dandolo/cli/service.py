@@ -27,17 +27,16 @@ from dandolo.config import Config, ConfigError, Problem
 from dandolo.config.schema import LogFormat
 from dandolo.control.admin import Admin
 from dandolo.control.exposition import Gauge
-from dandolo.control.log import format_record
 from dandolo.control.logwriter import LogWriter, configure_logging
 from dandolo.control.metrics import Metrics
 from dandolo.control.notify import Notifier, watchdog_interval_s
+from dandolo.control.records import Records
 from dandolo.errors import GatewayError
 from dandolo.gateway.gateway import Plane, limits_of
 from dandolo.gateway.worker import Worker
 from dandolo.net.listen import Census, Listener, describe
 from dandolo.net.sweep import PERIOD_S
 from dandolo.net.tasks import Tasks
-from dandolo.record import Record
 
 ADMIN_CONNECTIONS_MAX = 64
 RETIRED_PERIOD_S = 5.0
@@ -99,7 +98,8 @@ class Process:
         self._access = LogWriter(1, form=access_form)
         self._program = configure_logging(program_form)
         self._metrics = Metrics()
-        self.worker = Worker(config, self._taker(access_form))
+        self._records = Records(self._metrics, self._access, access_form)
+        self.worker = Worker(config, self._records.take)
         self._admin = Admin(
             metrics_text=self._metrics_text,
             ready=self.worker.gateway.ready,
@@ -129,6 +129,7 @@ class Process:
             self._listeners.append(listener)
             listener.start()
         self._every("admin", PERIOD_S, lambda: self._admin.sweep.tick(self._admin.now()))
+        self._every("records", PERIOD_S, self._records.settle)
         self._every("retired", RETIRED_PERIOD_S, self._tend_retired)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop, number)
@@ -154,6 +155,7 @@ class Process:
         code = self._now.result() if self._now.done() else 0
         await self._close()
         _log.info("ended")
+        self._records.settle()
         self._access.close()
         self._program.close()
         return code
@@ -176,16 +178,8 @@ class Process:
 
     # -- what is counted and logged --------------------------------------------------------------------
 
-    def _taker(self, form: LogFormat) -> Callable[[Record], None]:
-        count, write = self._metrics.take, self._access.write
-
-        def take(record: Record) -> None:
-            count(record)
-            write(format_record(record, form))
-
-        return take
-
     def _metrics_text(self) -> bytes:
+        self._records.settle()
         return self._metrics.text(
             (
                 *gauges(self.worker),

@@ -43,6 +43,7 @@ class _Said(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 def format_record(record: Record, form: Form) -> bytes:
@@ -55,6 +56,18 @@ def format_record(record: Record, form: Form) -> bytes:
     if form == "json":
         return _json(record)
     return _logfmt(record) if form == "logfmt" else _text(record)
+
+
+def format_records(records: list[Record], form: Form) -> bytes:
+    """The lines of several requests. For JSON one encoding of all of them, when none needs a closer look."""
+    if form == "json":
+        try:
+            encoded = _encode_lines(records)
+        except UnicodeEncodeError:
+            encoded = b""
+        if encoded.isascii() and b"\x7f" not in encoded and 0 < max(map(len, encoded.split(b"\n"))) <= LINE_BYTES_SURE:
+            return encoded
+    return b"".join([format_record(record, form) for record in records])
 
 
 def _json(line: Record | _Said) -> bytes:

@@ -19,6 +19,7 @@ from dandolo.gateway.exchange import Exchange
 from dandolo.gateway.gateway import Gateway
 from dandolo.net.downstream import Downstream
 from dandolo.net.listen import Census, Listener
+from dandolo.net.outbox import running_outbox
 from dandolo.net.sweep import PERIOD_S
 from dandolo.record import Record
 
@@ -61,6 +62,7 @@ class Worker:
             self._listeners.append(listener)
             listener.start()
         self._every(PERIOD_S, self.gateway.tick)
+        self._every(PERIOD_S, running_outbox().beat)
         self._every(TEND_S, self.gateway.tend)
 
     async def drain(self, delay_s: float, timeout_s: float) -> None:

@@ -39,10 +39,10 @@ class Downstream(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_advancing", "_body_at", "_body_bytes", "_body_from", "_busy", "_chunked", "_closing", "_discarded", "_draining",
-        "_ends_at", "_flow", "_framed", "_last_buffered", "_last_progress", "_outbox", "_read_paused", "_reader",
-        "_request", "_requests", "_requests_max", "_service", "_stalled", "deadline", "exchange", "held_bytes", "lost",
-        "peer", "secure", "transport",
+        "_advancing", "_body_at", "_body_bytes", "_body_from", "_busy", "_chunked", "_closing", "_discarded",
+        "_draining", "_ends_at", "_flow", "_framed", "_last_buffered", "_last_progress", "_outbox", "_read_paused",
+        "_reader", "_request", "_requests", "_requests_max", "_service", "_stalled", "deadline", "exchange",
+        "held_bytes", "lost", "peer", "secure", "transport",
     )  # fmt: skip
 
     def __init__(self, service: Service, peer: str, *, secure: bool = False) -> None:
@@ -332,7 +332,10 @@ class Downstream(asyncio.Protocol):
         """The request is over; go on with what was pipelined, or close."""
         service = self._service
         self._busy = False
-        self._request = None
+        if self._request is not None:
+            # The reader hands the same object out again; what it held must not outlive its request.
+            self._request.forget()
+            self._request = None
         self._flow = None
         self.exchange = None
         if self.lost:

@@ -35,6 +35,9 @@ _ONCE = frozenset(
 )  # fmt: skip
 
 
+_NO_FIELDS: dict[bytes, bytes] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class HeadLimits:
     """Bounds of a request head, in bytes and counts (RFC 9112 §3: at least 8,000 bytes of request line)."""
@@ -75,6 +78,11 @@ class Request:
         self.body = b""
         self.context: object = None
         """The owner's to use: what it decided about this request when it saw the head."""
+
+    def forget(self) -> None:
+        """Let go of what one request said; what was concluded from the lines that repeat stays."""
+        self.fields = _NO_FIELDS
+        self.body = b""
 
 
 def judge_host(request: Request, head: dict[bytes, bytes], authority: bytes | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 import uvloop
 
-from dandolo.net.outbox import WRITES_MAX, Outbox, running_outbox
+from dandolo.net.outbox import QUIET_WRITES, WRITES_MAX, Outbox, running_outbox
 
 
 class Transport:
@@ -34,11 +34,27 @@ class Transport:
         return self.closing
 
 
+class Nowhere:
+    """A transport that is gone: nothing is written to it."""
+
+    def is_closing(self) -> bool:
+        return True
+
+
+def make_busy(outbox: Outbox) -> None:
+    """Let it believe in dense traffic, in which writes wait for the end of their turn."""
+    for _ in range(QUIET_WRITES):
+        outbox.write(cast(asyncio.WriteTransport, Nowhere()), b"")
+    outbox.flush()
+    outbox.beat()
+
+
 class Rig:
     def __init__(self) -> None:
         self.log: list[tuple[str, bytes]] = []
         self.a, self.b = Transport("a", self.log), Transport("b", self.log)
         self.outbox = Outbox(asyncio.get_running_loop())
+        make_busy(self.outbox)
 
     def write(self, transport: Transport, data: bytes) -> None:
         self.outbox.write(cast(asyncio.WriteTransport, transport), data)
@@ -148,6 +164,7 @@ def test_a_real_transport_that_was_lost_harms_nobody(run: Run, caplog: pytest.Lo
         lost.abort()
         await asyncio.sleep(0.01)
         outbox = running_outbox()
+        make_busy(outbox)
         outbox.write(lost, b"nobody")
         outbox.write(good, b"somebody")
         await asyncio.sleep(0.01)
@@ -171,3 +188,13 @@ def test_each_loop_has_one(run: Run) -> None:
     run(story())
     run(story())
     assert seen[0] is not seen[1]
+
+
+def test_in_thin_traffic_a_write_leaves_at_once(run: Run) -> None:
+    async def story() -> None:
+        rig = Rig()
+        rig.outbox.beat()
+        rig.write(rig.a, b"now")
+        assert rig.log == [("a", b"now")]
+
+    run(story())
