@@ -19,7 +19,7 @@ from enum import IntEnum
 
 
 class Retry(IntEnum):
-    """Whether somebody else may be asked after this failure (http.md §4)."""
+    """Whether somebody else may be asked after this failure (promise 31)."""
 
     NEVER = 0
     """The caller caused it, or an answer has begun."""

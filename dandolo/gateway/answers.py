@@ -25,7 +25,7 @@ _passes: dict[bytes, bool] = {}
 
 
 def provider_fields(response: Response) -> bytes:
-    """Encoded lines of a provider's headers that clients may see: an allowlist (http.md 19).
+    """Encoded lines of a provider's headers that clients may see: an allowlist (promise 19).
 
     Names and values were judged when they were parsed, which is what makes them fit to be sent. For a head
     that repeats an earlier one the lines that never vary are encoded once.
@@ -86,7 +86,7 @@ def error_answer(error: GatewayError, dialect: Dialect, request_id: str) -> tupl
             % (math.ceil(error.retry_after_s), math.ceil(error.retry_after_s * 1000))
         )
     if error.status in (502, 504):
-        # Our own retries are spent: an SDK's would multiply them. Never on 429 and 503 (surface.md).
+        # Our own retries are spent: an SDK's would multiply them. Never on 429 and 503.
         lines.append(b"x-should-retry: false\r\n")
     if error.allow is not None:
         lines.append(fields.encode_fields([(b"allow", error.allow.encode("ascii"))]))

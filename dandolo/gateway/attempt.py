@@ -170,7 +170,7 @@ class Attempt:
                 if not stale_allowed or not connection.reused or connection.reader.received or exchange.client.lost:
                     raise
                 # The provider closed a kept-alive connection as we wrote: nothing was answered, so the same
-                # account is asked once more, on a fresh connection (RFC 9112 §9.3.1; http.md 31).
+                # account is asked once more, on a fresh connection (RFC 9112 §9.3.1; promise 31).
                 stale_allowed = False
             except GatewayError:
                 if option_dropped and not exchange.committed:
@@ -212,7 +212,7 @@ class Attempt:
         if call.content_type is not None:
             prefix += b"content-type: %b\r\n" % call.content_type
         if constant and call.json is not None and target is self._lane.targets[0]:
-            self._lane.prefix = prefix
+            self._lane.prefix = runtime.shared(prefix)
         return prefix
 
     async def _dial(self) -> Upstream:
@@ -358,7 +358,7 @@ class Attempt:
         finally:
             exchange.bytes_out = flow.payload_bytes
         if undelimited and kind == b"application/json" and not flow.tail.rstrip().endswith(b"}"):
-            # Only the end of the connection ended it, and JSON tells that it was not the end (http.md 30).
+            # Only the end of the connection ended it, and JSON tells that it was not the end (promise 30).
             raise UpstreamInvalid("the provider closed the connection before its answer was complete")
         if kind == b"application/json":
             exchange.usage = usage.in_tail(flow.tail)

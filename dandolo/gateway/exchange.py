@@ -342,7 +342,7 @@ class Exchange:
         self.client.answer(error.status, head, body, close=error.close)
 
     def _break_off(self, error: GatewayError) -> None:
-        """The answer broke after it had begun: say so at an event boundary if there is one, and cut (http.md 26)."""
+        """The answer broke after it had begun: say so at an event boundary if there is one, and cut (promise 26)."""
         if error.source == "upstream":
             error.code = "upstream_stream_error"
         flow = self.relay

@@ -29,7 +29,7 @@ class Runtime:
     """One account at work."""
 
     __slots__ = (
-        "_base", "_breakers", "_breaking", "_constant", "_cooling", "_heads", "account", "destination",
+        "_base", "_breakers", "_breaking", "_constant", "_cooling", "_heads", "_prefixes", "account", "destination",
         "fixed", "forwarded", "no_usage_option", "overridable", "pool", "secrets", "slots",
     )  # fmt: skip
 
@@ -49,6 +49,7 @@ class Runtime:
         self._breakers: dict[str, Breaker] = {}
         self._cooling: dict[str, float] = {}
         self._heads: dict[tuple[bytes, str, str, bytes], bytes] = {}
+        self._prefixes: dict[bytes, bytes] = {}
         url = urlsplit(config.base_url)
         self._base = url.path.rstrip("/").encode("ascii")
         self._constant = self._constant_fields(provider, url.netloc)
@@ -94,6 +95,15 @@ class Runtime:
                 self._heads.clear()
             self._heads[key] = head
         return head
+
+    def shared(self, prefix: bytes) -> bytes:
+        """An equal `prefix` that connections of one kind share, so that none keeps a copy. Bounded."""
+        known = self._prefixes.get(prefix)
+        if known is None:
+            if len(self._prefixes) >= HEADS_MAX:
+                self._prefixes.clear()
+            known = self._prefixes[prefix] = prefix
+        return known
 
     # -- health ----------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Which of a client's headers go on to a provider: an allowlist, whatever the client calls them (http.md 17)."""
+"""Which of a client's headers go on to a provider: an allowlist, whatever the client calls them (promise 17)."""
 
 from __future__ import annotations
 

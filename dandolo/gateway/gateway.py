@@ -36,7 +36,7 @@ from dandolo.route.retry import Budget
 from dandolo.wire.server import DRAIN_BYTES_MAX, HeadLimits, Request
 
 AFTER_DONE_S = 1.0
-"""How long a provider may keep its connection open after the end of its stream (http.md 27)."""
+"""How long a provider may keep its connection open after the end of its stream (promise 27)."""
 
 _TIMEOUT = re.compile(rb"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s|m)?")
 _UNITS = {None: 1.0, b"ms": 0.001, b"s": 1.0, b"m": 60.0}
@@ -305,7 +305,7 @@ class Gateway:
     # -- state -----------------------------------------------------------------------------------------
 
     def ready(self) -> tuple[bool, str]:
-        """Whether new requests are welcome, and why not (http.md 55). Never touches a provider."""
+        """Whether new requests are welcome, and why not (promise 55). Never touches a provider."""
         if self.draining:
             return False, "draining"
         now = self.now()

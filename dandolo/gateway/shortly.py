@@ -40,10 +40,7 @@ class Lane:
         self.targets = targets
         self.prefix: bytes | None = None
         """The request's head up to what varies; None until it is known that no header is to be forwarded."""
-        self.answer = (
-            b"x-dandolo-provider: %b\r\nx-dandolo-attempts: 1\r\nx-dandolo-queue-ms: 0.000\r\n"
-            % targets[0].account.provider.encoded_name
-        )
+        self.answer = targets[0].account.provider.answer_lines
 
 
 def begin_shortly(exchange: Exchange, lane: Lane) -> bool:

@@ -68,7 +68,7 @@ class Destination:
 
 
 def refused_address(text: str) -> bool:
-    """Whether an address is link-local or a cloud's metadata service (http.md 20)."""
+    """Whether an address is link-local or a cloud's metadata service (promise 20)."""
     address = ipaddress.ip_address(text.partition("%")[0])
     mapped = getattr(address, "ipv4_mapped", None)
     address = mapped or address

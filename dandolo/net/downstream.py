@@ -29,7 +29,7 @@ WRITE_LOW_BYTES = 16 * 1024
 LINGER_S = 5.0
 HANGUP_CHECK_S = 0.5
 MIN_BODY_RATE = 16 * 1024
-"""Bytes a second that a large body must keep up to outlive `body_total` (http.md §0)."""
+"""Bytes a second that a large body must keep up to outlive `body_total` (the limits)."""
 
 _OK = b"HTTP/1.1 200 OK\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -313,7 +313,7 @@ class Downstream(asyncio.Protocol):
             self._outbox.write(self.transport, LAST_CHUNK)
 
     def cut(self) -> None:
-        """End a stream so that nobody can take it for complete: flush, no final chunk, close (http.md 26).
+        """End a stream so that nobody can take it for complete: flush, no final chunk, close (promise 26).
 
         A body that only the end of the connection delimits (HTTP/1.0) can be told from a complete one by
         nothing but a reset. `finish` must follow.

@@ -16,6 +16,7 @@ import os
 import socket
 import ssl
 import stat
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
@@ -185,7 +186,7 @@ class Listener:
             self._admit(client, address)
 
     def _exhausted(self, error: OSError) -> None:
-        """Out of descriptors: use the reserve to close one waiting client, then pause (http.md 40)."""
+        """Out of descriptors: use the reserve to close one waiting client, then pause (promise 40)."""
         self._census.shed_one(self.sock)
         now = self._loop.time()
         if now - self._census.logged_at > LOG_INTERVAL_S:
@@ -200,7 +201,8 @@ class Listener:
             self._loop.add_reader(self.sock.fileno(), self._accept)
 
     def _admit(self, client: socket.socket, address: object) -> None:
-        peer = str(address[0]) if isinstance(address, tuple) else ""
+        # Interned: behind a balancer thousands of connections share one.
+        peer = sys.intern(str(address[0])) if isinstance(address, tuple) else ""
         if peer.startswith("::ffff:"):
             peer = peer[7:]
         if peer:

@@ -2,7 +2,7 @@
 
 How many connections there may be is not decided here: whoever holds a slot of `route.capacity` takes an
 idle connection or dials one, so there are never more connections than slots. LIFO keeps the busy ones warm
-and lets the others age out (http.md 32).
+and lets the others age out (promise 32).
 """
 
 from __future__ import annotations

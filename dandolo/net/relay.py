@@ -237,7 +237,7 @@ class EventRelay:
         self._commit()
 
     def _begin_piecewise(self) -> None:
-        """An event larger than the tail may grow passes in pieces (http.md 26)."""
+        """An event larger than the tail may grow passes in pieces (promise 26)."""
         if not self.committed:
             self._commit_now()
         if self._held:

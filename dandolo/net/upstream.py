@@ -179,7 +179,7 @@ class Upstream(asyncio.Protocol):
         if shortcut is not None and shortcut(data):
             return
         if self._waiter is None and self._sink is None and not self._paused:
-            # Nobody asked for anything: never read, never given to anybody (http.md 24).
+            # Nobody asked for anything: never read, never given to anybody (promise 24).
             self.close()
             return
         try:

@@ -3,7 +3,7 @@
 Synchronous and without I/O: `enter` says whether the caller may go, `leave` hands the slot to whoever has
 waited longest. The queue is bounded; its overflow is a refusal with a wait computed from how fast slots
 have been coming free. Whoever holds a slot finds a connection or dials one, so this is the only queue
-(http.md 33).
+(promise 33).
 """
 
 from __future__ import annotations

@@ -39,12 +39,16 @@ class Account:
 class Provider:
     """A configured provider with its profile. Immutable after construction."""
 
-    __slots__ = ("accounts", "config", "defaults", "encoded_name", "name", "prices", "profile", "role")
+    __slots__ = ("accounts", "answer_lines", "config", "defaults", "encoded_name", "name", "prices", "profile", "role")
 
     def __init__(self, config: ProviderConfig) -> None:
         self.config = config
         self.name = config.name
         self.encoded_name = config.name.encode()
+        self.answer_lines = (
+            b"x-dandolo-provider: %b\r\nx-dandolo-attempts: 1\r\nx-dandolo-queue-ms: 0.000\r\n" % self.encoded_name
+        )
+        """Header lines of an answer that came at the first attempt and without waiting."""
         self.profile: Profile = profile(config.profile)
         self.role = _ROLES[config.role]
         self.defaults: Mapping[str, Any] = config.defaults

@@ -36,7 +36,7 @@ class Budget:
 
 
 def may_take_over(error: GatewayError) -> bool:
-    """Whether another account or provider may be asked after this failure (http.md 31)."""
+    """Whether another account or provider may be asked after this failure (promise 31)."""
     return error.retry is not Retry.NEVER
 
 

@@ -107,7 +107,7 @@ def is_value(value: bytes) -> bool:
 def encode_fields(fields: list[Field]) -> bytes:
     """Field lines ready to send, each with its CRLF. The one place where a header we send is checked.
 
-    Raises InternalError, and nothing is sent, when a name or value would break the framing (http.md 18).
+    Raises InternalError, and nothing is sent, when a name or value would break the framing (promise 18).
     """
     lines = []
     for name, value in fields:
