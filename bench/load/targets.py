@@ -244,7 +244,7 @@ def _nginx(body_buffer: str) -> Callable[[Place, Wiring], Iterator[Running]]:
     def run(place: Place, wiring: Wiring) -> Iterator[Running]:
         port = free_port()
         folder = place.folder / f"nginx-{port}"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)  # a port may come twice
         config = folder / "nginx.conf"
         config.write_text(
             NGINX.format(
@@ -385,7 +385,7 @@ def dandolo(place: Place, wiring: Wiring) -> Iterator[Running]:
     """``dandolo serve``: defaults, one key with limits and a budget too high to bind, one priced model."""
     port = free_port()
     folder = place.folder / f"dandolo-{port}"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)  # a port may come twice
     config = folder / "dandolo.toml"
     config.write_text(
         DANDOLO.format(
