@@ -236,6 +236,8 @@ class Process:
         server = config.server
         if (server.listen, server.admin, server.tls) != self._listen:
             _log.warning("listeners and certificates change at the next start, not by a reload")
+        # Bodies that are held now are let go of in the new plane's count.
+        plane.admission.body_bytes = gateway.admission.body_bytes
         old, gateway.plane = gateway.plane, plane
         gateway.limits = limits_of(config)
         self._retired.append((old, 0.0))

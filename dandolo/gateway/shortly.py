@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from dandolo.api import faults, usage
 from dandolo.api.call import Call, read
-from dandolo.errors import GatewayError
 from dandolo.gateway.attempt import FIRST_BYTE, Begun
 from dandolo.route.catalog import Target
 from dandolo.wire.client import Response
@@ -45,17 +44,20 @@ class Lane:
 
 def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
     """Send the first attempt at once; False when the story has to be told from its beginning."""
-    try:
-        call = exchange.call = read(exchange.endpoint, exchange.request.body, b"")
-    except GatewayError as error:
-        exchange.over(error)
-        return True
     target = lane.targets[0]
     model = target.model
+    try:
+        # Whatever may be refused is judged before anything is taken that would have to be given back.
+        call = exchange.call = read(exchange.endpoint, exchange.request.body, b"")
+        body = call.body_for(model, target.name, target.account.provider.defaults, inject_usage=False)
+    except Exception as error:
+        exchange.over(error)
+        return True
     runtime = exchange.plane.fleet[target.account]
     if call.models is not lane.models or call.stream or not runtime.well(model):
         return False
-    if b"x-dandolo-timeout" in exchange.request.fields:
+    prefix = lane.prefix
+    if body is None or prefix is None or b"x-dandolo-timeout" in exchange.request.fields:
         return False
     now = exchange.started
     if not runtime.slots.enter():
@@ -64,10 +66,6 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
     if connection is None:
         runtime.slots.leave(now)
         return False
-    prefix = lane.prefix
-    body = call.body_for(model, target.name, target.account.provider.defaults, inject_usage=False)
-    assert prefix is not None
-    assert body is not None
     breaker = runtime.breaker(model)
     exchange.gateway.budget.earn()
     exchange.target = target
