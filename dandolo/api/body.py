@@ -15,6 +15,7 @@ on about what orjson takes to decode a body, proving nothing but that it is JSON
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from itertools import accumulate
@@ -36,6 +37,7 @@ _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _any = msgspec.json.Decoder()
 _string = msgspec.json.Decoder(str)
+_space = re.compile(r"[ \t\r\n]*").match
 _encoder = msgspec.json.Encoder()
 # The scanner of the standard library finds where a value ends; numbers are not converted (a digit bomb).
 _scan_value: Callable[[str, int], tuple[Any, int]] = vars(json.JSONDecoder(parse_int=len, parse_float=len))["scan_once"]
@@ -330,6 +332,6 @@ def _scan(raw: bytes, fields: dict[str, msgspec.Raw]) -> dict[str, _Span]:
 
 
 def _skip_space(text: str, at: int) -> int:
-    while text[at] in " \t\r\n":
-        at += 1
-    return at
+    space = _space(text, at)
+    assert space is not None
+    return space.end()

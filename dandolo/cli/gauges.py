@@ -11,9 +11,10 @@ _STATES = {"closed": 0, "half-open": 1, "open": 2}
 
 
 def gauges(worker: Worker) -> Iterator[Gauge]:
-    """Connections, requests under way, and for each account its slots, idle connections and breakers."""
+    """Connections, requests and their bodies; for each account its slots, idle connections and breakers."""
     yield Gauge("dandolo_connections", worker.census.count)
     yield Gauge("dandolo_requests_in_flight", worker.gateway.admission.in_flight)
+    yield Gauge("dandolo_request_body_bytes", worker.gateway.admission.body_bytes)
     for runtime in worker.gateway.plane.fleet:
         account = (("account", runtime.account.label),)
         yield Gauge("dandolo_slots_in_use", runtime.slots.in_use, account)

@@ -37,6 +37,8 @@ from dandolo.wire.server import DRAIN_BYTES_MAX, HeadLimits, Request
 
 AFTER_DONE_S = 1.0
 """How long a provider may keep its connection open after the end of its stream (promise 27)."""
+UNCOUNTED_BYTES_MAX = 16 * 1024
+"""A body that comes in one piece is counted against the process's bound only when it is larger."""
 
 _TIMEOUT = re.compile(rb"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s|m)?")
 _UNITS = {None: 1.0, b"ms": 0.001, b"s": 1.0, b"m": 60.0}
@@ -196,6 +198,9 @@ class Gateway:
             connection.finish()
             return
         try:
+            size = len(request.body)
+            if size > UNCOUNTED_BYTES_MAX and size > connection.held_bytes:
+                self.body_grew(connection, size - connection.held_bytes)
             admitted.plane.admission.enter(admitted.tenant)
         except GatewayError as error:
             status, head, body = self.refusal(connection, request, error)

@@ -185,7 +185,7 @@ class Downstream(asyncio.Protocol):
             reader.begin_body(body_bytes_max)
             if request.expect and reader.body_missing:
                 self._outbox.write(self.transport, _CONTINUE)
-            arrived = 0
+            arrived = reader.buffered_bytes
         body = reader.next_body()
         if body is None:
             if not self._draining:

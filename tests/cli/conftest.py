@@ -51,7 +51,8 @@ class Connection:
         self.file.close()
         self.sock.close()
 
-    def send(self, path, body=None, headers=()):
+    def send(self, path, body=None, headers=(), keep_back=0):
+        """Send a request, but for its last `keep_back` bytes: those are returned."""
         payload = json.dumps(body).encode() if body is not None else b""
         lines = [
             f"{'GET' if body is None else 'POST'} {path} HTTP/1.1",
@@ -60,7 +61,10 @@ class Connection:
             f"Content-Length: {len(payload)}",
             *(f"{name}: {value}" for name, value in headers),
         ]
-        self.sock.sendall("\r\n".join([*lines, "", ""]).encode() + payload)
+        data = "\r\n".join([*lines, "", ""]).encode() + payload
+        cut = len(data) - keep_back
+        self.sock.sendall(data[:cut])
+        return data[cut:]
 
     def head(self):
         status = int(self.file.readline().split()[1])

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -275,6 +276,29 @@ def test_sighup_swaps_the_configuration_and_running_requests_end_as_they_began(s
         assert connection.body(fields).endswith(b"data: [DONE]\n\n")
     served.kill(signal.SIGINT)
     assert served.wait() == 0
+
+
+def test_bodies_held_across_a_reload_are_let_go_of(serve, configure, sims):
+    def held():
+        text = served.of_admin("/metrics")[1]
+        return int(text.partition("\ndandolo_request_body_bytes ")[2].partition("\n")[0])
+
+    def becomes(wanted):
+        end = time.monotonic() + 10
+        while not wanted(held()):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    served = serve("--config", configure(sims["one"])).ready()
+    with served.connect() as connection:
+        rest = connection.send(CHAT, STREAM, keep_back=10)
+        becomes(lambda size: size > 0)
+        served.kill(signal.SIGHUP)
+        served.says("reloaded")
+        assert held() > 0
+        connection.sock.sendall(rest)
+        assert connection.head()[0] == 200
+    becomes(lambda size: size == 0)
 
 
 def test_broken_file_keeps_the_configuration_that_was_there(serve, configure, sims):

@@ -293,6 +293,23 @@ def test_defaults_are_merged_where_the_caller_is_silent(rig: Rig) -> None:
     assert json.loads(sent(rig.venice).body)["venice_parameters"] == {"include_venice_system_prompt": False}
 
 
+def test_field_that_cannot_be_merged_is_refused_and_takes_nothing(rig: Rig) -> None:
+    bad = b'{"model":"a/x","messages":[{"role":"user","content":"hi"}],"metadata":{"n":' + b"9" * 5000 + b"}}"
+    with rig.gateway.client() as client:
+        for _ in range(3):
+            # The second on one connection goes the short way.
+            client.send(request(body=chat(model="a/x"), key=KEY))
+            assert client.answer().status == 200
+        for _ in range(3):
+            client.send(request(body=bad, headers={"Content-Type": "application/json"}, key=KEY))
+            answer = client.answer()
+            assert answer.status == 400
+            assert answer.error["param"] == "metadata"
+        client.send(request(body=chat(model="a/x"), key=KEY))
+        assert client.answer().status == 200
+    until(lambda: not rig.gateway.metrics()['dandolo_slots_in_use{account="a"}'])
+
+
 def test_unknown_fields_pass_untouched(rig: Rig) -> None:
     odd = b'{"model":"a/x","messages":[{"role":"user","content":"\\u00e9\\/"}],"huge":12345678901234567890,"f":1.10}'
     assert rig.gateway.ask(request(body=odd, headers={"Content-Type": "application/json"}, key=KEY)).status == 200
