@@ -20,10 +20,9 @@ from dandolo.wire.client import Response, ResponseReader
 
 PLAIN_BYTES_MAX = 256 * 1024
 WRITE_JOIN_BYTES_MAX = 64 * 1024
-READ_BYTES_MAX = 64 * 1024
-"""Of one read. The loop's own reads bring up to 250 KB, too much for a stream nobody takes (promise 37)."""
-_room = memoryview(bytearray(READ_BYTES_MAX))
-"""Where every read of the process's one loop goes: it asks for room, fills it and reports in one go."""
+LARGE_READ_BYTES = 16 * 1024
+"""A read that brings more makes its connection read in sips from then on."""
+SIP_BYTES_MAX = 64 * 1024
 
 
 class Sink(Protocol):
@@ -39,11 +38,11 @@ class Sink(Protocol):
         """The answer was cut short or broke its framing."""
 
 
-class Upstream(asyncio.BufferedProtocol):
+class Upstream(asyncio.Protocol):
     """One connection to a provider, used by at most one exchange at a time."""
 
     __slots__ = (
-        "_gathered", "_large", "_outbox", "_paused", "_pieces", "_poll", "_sink", "_waiter", "born", "closed",
+        "_gathered", "_large", "_outbox", "_paused", "_pieces", "_poll", "_sink", "_sips", "_waiter", "born", "closed",
         "idle_since", "on_closed", "reader", "response", "reused", "secure", "shortcut", "transport",
     )  # fmt: skip
 
@@ -64,6 +63,7 @@ class Upstream(asyncio.BufferedProtocol):
         self._pieces: list[bytes] = []
         self._gathered = 0
         self._paused = False
+        self._sips = False
         self._large = False
         self._poll = select.poll()
         self._outbox: Outbox = cast(Outbox, None)
@@ -155,6 +155,24 @@ class Upstream(asyncio.BufferedProtocol):
             self._paused = True
             self.transport.pause_reading()
 
+    def _sip(self) -> None:
+        """Read no more than SIP_BYTES_MAX at a time from here on.
+
+        The loop's own reads bring up to 250 KB once the kernel has learned to hold so much: too much for a stream
+        that its client does not take (promise 37). It learns that from large reads, so connections that have none
+        are spared the two calls a sip costs on top.
+        """
+        self._sips = True
+        transport = self.transport
+        if transport.is_closing():
+            return
+        # The loop looks at what kind of protocol it reads for when reading begins.
+        if not self._paused:
+            transport.pause_reading()
+        transport.set_protocol(_Sips(self))
+        if not self._paused:
+            transport.resume_reading()
+
     def resume(self) -> None:
         """Read on."""
         if self._paused and not self.closed:
@@ -175,25 +193,18 @@ class Upstream(asyncio.BufferedProtocol):
         self._outbox = running_outbox()
         if self.secure:
             # Of ciphertext, in front of the TLS engine.
-            cast(Any, transport).set_read_buffer_limits(high=READ_BYTES_MAX)
+            cast(Any, transport).set_read_buffer_limits(high=SIP_BYTES_MAX)
         socket = transport.get_extra_info("socket")
         if socket is not None:
             self._poll.register(socket.fileno(), select.POLLIN)
-
-    @staticmethod
-    def get_buffer(sizehint: int) -> memoryview:
-        """Where the next read goes."""
-        return _room
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """A read has come."""
-        self.data_received(bytes(_room[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Interpret bytes by the state of the answer."""
         shortcut = self.shortcut
         if shortcut is not None and shortcut(data):
             return
+        if len(data) > LARGE_READ_BYTES and not self._sips:
+            self._sip()
         if self._waiter is None and self._sink is None and not self._paused:
             # Nobody asked for anything: never read, never given to anybody (promise 24).
             self.close()
@@ -297,6 +308,24 @@ class Upstream(asyncio.BufferedProtocol):
         waiter.set(None)
         if self._sink is None and self._waiter is None and not self.reader.complete:
             self.pause()
+
+
+class _Sips(asyncio.BufferedProtocol):
+    """Reads for an `Upstream` into a room of bounded size."""
+
+    _room = memoryview(bytearray(SIP_BYTES_MAX))
+    """One for the process's one loop: it asks for it, fills it and reports in one go."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self.eof_received = upstream.eof_received
+        self.connection_lost = upstream.connection_lost
+        self._data_received = upstream.data_received
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._data_received(bytes(self._room[:nbytes]))
 
 
 def _is_plain(response: Response) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from harness import Answer, Client, Gateway, Provider, chat, get, request, until
 
 import dandolo
@@ -184,6 +186,27 @@ def test_a_hundred_unread_streams_take_little_memory(tmp_path: Path) -> None:
         stack.close()
         until(lambda: at_rest(gateway), 20.0)
         until(lambda: sim.in_flight == 0)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_large_reads_arrive_whole(secure: bool, tmp_path: Path) -> None:
+    data = flood(3 * MIB)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if secure else None
+    sim = SimProvider("sim", script=always("raw", data=data, size=256 << 10, then="keep"), ssl=context)
+    with SimThread(sim):
+        options: dict[str, str] = {}
+        if context is not None:
+            authority, ca = trustme.CA(), tmp_path / "ca.pem"
+            authority.issue_cert("localhost").configure_cert(context)
+            authority.cert_pem.write_to_path(str(ca))
+            options = {"base_url": f"https://localhost:{sim.port}/v1", "ca": str(ca)}
+        with Gateway(tmp_path, [Provider(sim, options=options)]) as gateway, gateway.client() as client:
+            for _ in range(3):
+                client.send(request(body=chat(stream=True)))
+                answer = client.answer()
+                assert answer.complete
+                assert len(answer.events) == data.count(b"data: ")
+        assert sim.connections_opened == 1
 
 
 @pytest.mark.promise("37", "limit:write-stall")
