@@ -323,7 +323,13 @@ class Attempt:
             exchange.client.begin_stream(response.status, exchange.head(response, target) + answers.STREAM, flow)
 
         flow = EventRelay(
-            exchange.client, connection, tap, hold=others, commit=commit, on_payload=exchange.note_payload
+            exchange.client,
+            connection,
+            tap,
+            hold=others,
+            commit=commit,
+            on_payload=exchange.note_payload,
+            pace=exchange.gateway.sweep,
         )
         exchange.relay = flow
         # Until the first content the deadline is still that of the first byte.

@@ -71,6 +71,7 @@ class Exchange:
     _heartbeat_at = NEVER
     wait_for = ""
     _wait_until = NEVER
+    _idle_since = 0.0
     strand: Strand | None = None
     begun: Begun | None = None
     ended = False
@@ -256,14 +257,18 @@ class Exchange:
 
     def note_payload(self) -> None:
         """Something but a keep-alive has come: the idle time begins anew, by the clock of the sweep."""
-        at = self.gateway.sweep.now + self.idle_s
+        self._idle_from(self.gateway.sweep.now)
+
+    def _idle_from(self, since: float) -> None:
+        self._idle_since = since
+        at = since + self.idle_s
         if at > self.total_at:
             at = self.total_at
         if self._heartbeat_at is NEVER:
             self.deadline = self._wait_until = at
             return
         self._wait_until = at
-        self._heartbeat_at = self.gateway.sweep.now + self.plane.config.server.heartbeat
+        self._heartbeat_at = since + self.plane.config.server.heartbeat
         self.deadline = min(at, self._heartbeat_at)
 
     def note_content(self) -> None:
@@ -292,6 +297,12 @@ class Exchange:
 
     def expire(self, now: float) -> None:
         """The deadline has passed (called by the sweep)."""
+        relay = self.relay
+        if isinstance(relay, EventRelay) and relay.payload_at > self._idle_since:
+            # Most content is not reported as it passes (`EventRelay.payload_at`): there was some meanwhile.
+            self._idle_from(relay.payload_at)
+            if now < self.deadline:
+                return
         if now < self._wait_until:
             self._heartbeat_at = now + self.plane.config.server.heartbeat
             self.deadline = min(self._wait_until, self._heartbeat_at)

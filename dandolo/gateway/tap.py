@@ -95,21 +95,24 @@ class StreamTap:
 
     def concerns(self, events: bytes) -> bool:
         """Whether the events must be looked at before they are forwarded."""
+        find = events.find
         for needle in self._needles:
-            if needle in events:
+            # Not `in`, which first asks whether the needle is a number, and throws the exception away.
+            if find(needle) >= 0:
                 return True
         # OpenAI says `"usage":null` in every chunk when usage was asked for: only another value concerns us.
-        if self._hide and b'"usage"' in events and events.count(b'"usage"') != events.count(b'"usage":null'):
+        if self._hide and find(b'"usage"') >= 0 and events.count(b'"usage"') != events.count(b'"usage":null'):
             return True
         # llama.cpp's error field: no JSON has a raw line end, so this cannot be inside a value.
-        return events[:6] == b"error:" or b"\nerror:" in events or b"\rerror:" in events
+        return events[:6] == b"error:" or find(b"\nerror:") >= 0 or find(b"\rerror:") >= 0
 
     def indifferent(self, data: bytes) -> bool:
         """Whether a read holds nothing but more content: no end, no error, no usage. Counts it as one event."""
+        find = data.find
         for needle in self._all_needles:
-            if needle in data:
+            if find(needle) >= 0:
                 return False
-        if b'"usage"' in data and data.count(b'"usage"') != data.count(b'"usage":null'):
+        if find(b'"usage"') >= 0 and data.count(b'"usage"') != data.count(b'"usage":null'):
             return False
         self.data_events += 1
         return True
@@ -149,7 +152,7 @@ class StreamTap:
         if not self.content_seen and _CONTENT.search(events) is not None:
             self._content()
         for needle in _ENDINGS:
-            if needle in events:
+            if events.find(needle) >= 0:
                 for event in sse.split(events):
                     name, data = sse.parse(event)
                     if data is not None:

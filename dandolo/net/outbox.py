@@ -25,23 +25,27 @@ LARGE_BYTES = 16 * 1024
 
 
 class Outbox:
-    """The pending writes of one event loop."""
+    """The pending writes of one event loop.
 
-    __slots__ = ("_flushing", "_loop", "_pending", "_quiet", "_writes")
+    Whoever writes very often may do what `write` does by itself: count in `writes`, and while `quiet` and with
+    nothing `pending` write to the transport.
+    """
+
+    __slots__ = ("_flushing", "_loop", "pending", "quiet", "writes")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._flushing = False
-        self._quiet = True
-        self._writes = 0
+        self.quiet = True
+        self.writes = 0
         self._loop = loop
-        self._pending: list[tuple[asyncio.WriteTransport, bytes]] = []
+        self.pending: list[tuple[asyncio.WriteTransport, bytes]] = []
 
     def write(self, transport: asyncio.WriteTransport, data: bytes) -> None:
         """Send `data` at the end of this turn of the loop."""
-        pending = self._pending
-        self._writes += 1
+        pending = self.pending
+        self.writes += 1
         if not pending:
-            if self._quiet and not transport.is_closing():
+            if self.quiet and not transport.is_closing():
                 transport.write(data)
                 return
             self._loop.call_soon(self.flush)
@@ -54,8 +58,8 @@ class Outbox:
 
         Then there is nothing to send together with, and the way through the loop would only take time.
         """
-        self._quiet = self._writes < QUIET_WRITES
-        self._writes = 0
+        self.quiet = self.writes < QUIET_WRITES
+        self.writes = 0
 
     def flush(self) -> None:
         """Send everything now."""
@@ -63,8 +67,8 @@ class Outbox:
             return
         self._flushing = True
         try:
-            while self._pending:
-                pending, self._pending = self._pending, []
+            while self.pending:
+                pending, self.pending = self.pending, []
                 for transport, data in pending:
                     # A client that leaves closes its transport at once; its protocol hears of it a turn later.
                     if not transport.is_closing():

@@ -163,15 +163,8 @@ class Upstream(asyncio.Protocol):
         are spared the two calls a sip costs on top.
         """
         self._sips = True
-        transport = self.transport
-        if transport.is_closing():
-            return
-        # The loop looks at what kind of protocol it reads for when reading begins.
-        if not self._paused:
-            transport.pause_reading()
-        transport.set_protocol(_Sips(self))
-        if not self._paused:
-            transport.resume_reading()
+        if not self.transport.is_closing():
+            self.transport.set_protocol(_Sips(self))
 
     def resume(self) -> None:
         """Read on."""
@@ -317,15 +310,19 @@ class _Sips(asyncio.BufferedProtocol):
     """One for the process's one loop: it asks for it, fills it and reports in one go."""
 
     def __init__(self, upstream: Upstream) -> None:
-        self.eof_received = upstream.eof_received
-        self.connection_lost = upstream.connection_lost
-        self._data_received = upstream.data_received
+        self._upstream = upstream
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._room
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._data_received(bytes(self._room[:nbytes]))
+        self._upstream.data_received(bytes(self._room[:nbytes]))
+
+    def eof_received(self) -> bool:
+        return self._upstream.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._upstream.connection_lost(exc)
 
 
 def _is_plain(response: Response) -> bool:

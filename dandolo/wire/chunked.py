@@ -73,6 +73,11 @@ class ChunkedDecoder:
         self.complete = False
         self.rest = b""
 
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the next byte begins a chunk."""
+        return self._state == _SIZE and not self._tail
+
     def whole(self, data: bytes) -> int:
         """The size of the content when `data` is exactly one chunk, as nearly every read of a stream is; else 0.
 
