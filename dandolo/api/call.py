@@ -25,6 +25,7 @@ _encoder = msgspec.json.Encoder()
 _any = msgspec.json.Decoder()
 _strings = msgspec.json.Decoder(list[str])
 _INCLUDE_USAGE = b'{"include_usage":true}'
+_ASKING_FOR_USAGE = b',"stream_options":{"include_usage":true}}'
 NAMES_REMEMBERED_MAX = 1024
 _names: dict[bytes, tuple[str, ...]] = {}
 _USAGE_DIALECTS = frozenset(("chat", "completions"))
@@ -72,6 +73,9 @@ class Call:
             return self.raw
         if not defaults and not inject_usage and model == name == self.model and "models" not in body.fields:
             return self.raw
+        if inject_usage and not defaults and model == name == self.model and _extensible(body):
+            # The commonest edit of all: usage asked for where the caller said nothing of it.
+            return self.raw[:-1] + _ASKING_FOR_USAGE
         edits: dict[str, bytes | None] = {}
         if name and (model != name or name != self.models[0]):
             edits["model"] = _encoder.encode(model)
@@ -111,6 +115,12 @@ def read(endpoint: Endpoint, raw: bytes, content_type: bytes) -> Call:
                 raise RequestError("the field 'stream_options' must be an object", param="stream_options")
             call.usage_wanted = options is not None and options.get("include_usage") is True
     return call
+
+
+def _extensible(body: JsonBody) -> bool:
+    """Whether `stream_options` can be added by writing before the last byte."""
+    fields = body.fields
+    return "stream_options" not in fields and "models" not in fields and body.raw.endswith(b"}")
 
 
 def _read_form(call: Call, raw: bytes, content_type: bytes) -> None:

@@ -155,7 +155,7 @@ def add(into: Usage, found: Facts) -> bool:
     Counts only grow within one answer (`continuous_usage_stats` repeats them cumulatively, Anthropic sends
     input first and output later), so the larger of two is right in every dialect.
     """
-    counts = found.counts()
+    counts = found.usage or found.counts()
     if found.cost is not None and found.cost.usd is not None:
         _spent(into, found.cost.usd)
     if counts is None:

@@ -15,10 +15,9 @@ from dandolo.api import faults, usage
 from dandolo.api.call import Call
 from dandolo.api.faults import Fault, Kind
 from dandolo.errors import GatewayError, InternalError, UpstreamInvalid, UpstreamUnavailable
-from dandolo.gateway import answers
 from dandolo.gateway.fleet import Runtime
-from dandolo.gateway.tap import StreamTap
-from dandolo.net.relay import BODY_BYTES_MAX, BytesRelay, EventRelay
+from dandolo.gateway.streaming import relay_events
+from dandolo.net.relay import BODY_BYTES_MAX, BytesRelay
 from dandolo.net.strand import Waiter
 from dandolo.net.upstream import Upstream
 from dandolo.route.breaker import Breaker
@@ -47,6 +46,7 @@ class Begun(NamedTuple):
     waiter: Waiter[bytes | None]
     breaker: Breaker | None
     epoch: int
+    hides_usage: bool
 
     def give_back(self, gateway: Gateway, *, now: float, well: bool) -> None:
         """Let go of what was taken, once its answer is complete (`well`) or was not to be had."""
@@ -123,10 +123,10 @@ class Attempt:
         """Send the request, twice where that is no retry: on a stale connection, or without our own option."""
         exchange, runtime, model = self._exchange, self._runtime, self._target.model
         include_usage = self._target.account.provider.profile.include_usage
-        if self._call.stream:
-            self._hides_usage = self._call.injects_usage(
-                include_usage == "yes" or (include_usage == "try" and model not in runtime.no_usage_option)
-            )
+        if begun is not None:
+            self._hides_usage = begun.hides_usage
+        elif self._call.stream:
+            self._hides_usage = self._call.injects_usage(runtime.takes_usage_option(model))
         timeouts = exchange.plane.config.timeouts
         first_byte_s = timeouts.first_byte_stream if self._call.stream else timeouts.first_byte
         stale_allowed = True
@@ -307,43 +307,12 @@ class Attempt:
         exchange.finish_reason = found.finish()
 
     async def _relay_events(self, connection: Upstream, response: Response, *, others: bool) -> None:
-        exchange, target = self._exchange, self._target
-        annotate = self._call.endpoint.dialect in ("chat", "completions") and exchange.annotates
-        tap = exchange.tap = StreamTap(
-            self._call.endpoint.dialect,
-            target.provider.profile,
-            secrets=self._runtime.secrets,
-            hide_usage=self._hides_usage,
-            on_content=exchange.note_content,
-            closing=exchange.annotation if annotate else None,
-        )
-
-        def commit() -> None:
-            exchange.commit(response.status)
-            exchange.client.begin_stream(response.status, exchange.head(response, target) + answers.STREAM, flow)
-
-        flow = EventRelay(
-            exchange.client,
-            connection,
-            tap,
-            hold=others,
-            commit=commit,
-            on_payload=exchange.note_payload,
-            pace=exchange.gateway.sweep,
-        )
-        exchange.relay = flow
-        # Until the first content the deadline is still that of the first byte.
-        first_byte_s = exchange.plane.config.timeouts.first_byte_stream
-        exchange.begin_heartbeat()
-        exchange.await_until(exchange.sent_at + first_byte_s, "the first content of the provider's stream")
-        connection.relay_to(flow)
+        exchange = self._exchange
+        flow = relay_events(exchange, self._runtime, connection, response, hides_usage=self._hides_usage, hold=others)
         try:
             await flow.done
         finally:
             exchange.end_heartbeat()
-            exchange.bytes_out = flow.payload_bytes
-            exchange.usage = tap.usage if tap.counted else None
-            exchange.finish_reason = tap.finish_reason
         exchange.client.end_stream()
 
     async def _relay_bytes(self, connection: Upstream, response: Response, kind: bytes) -> None:
@@ -359,10 +328,7 @@ class Attempt:
         exchange.note_payload()
         connection.relay_to(flow)
         undelimited = connection.reader.delimited_by_eof
-        try:
-            await flow.done
-        finally:
-            exchange.bytes_out = flow.payload_bytes
+        await flow.done
         if undelimited and kind == b"application/json" and not flow.tail.rstrip().endswith(b"}"):
             # Only the end of the connection ended it, and JSON tells that it was not the end (promise 30).
             raise UpstreamInvalid("the provider closed the connection before its answer was complete")

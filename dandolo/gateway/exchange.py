@@ -102,7 +102,7 @@ class Exchange:
     def begin(self) -> None:
         """Start the story; `Gateway.ended` is called when it is over, possibly before this returns."""
         lane = self.admitted.lane
-        if lane is None or lane.prefix is None or lane.stream or not begin_shortly(self, lane):
+        if lane is None or lane.prefix is None or not begin_shortly(self, lane):
             self.tell_on()
 
     def cancel(self) -> None:
@@ -327,6 +327,13 @@ class Exchange:
         self.strand = None
         self.ended = True
         self.deadline = NEVER
+        relay = self.relay
+        if relay is not None:
+            self.bytes_out = relay.payload_bytes
+            tap = self.tap
+            if tap is not None:
+                self.usage = tap.usage if tap.counted else None
+                self.finish_reason = tap.finish_reason
         if isinstance(error, asyncio.CancelledError):
             self.status = 499
         elif error is not None:

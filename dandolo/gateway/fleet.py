@@ -105,6 +105,11 @@ class Runtime:
             known = self._prefixes[prefix] = prefix
         return known
 
+    def takes_usage_option(self, model: str) -> bool:
+        """Whether a stream of `model` is to be asked for its usage, as far as is known."""
+        option = self.account.provider.profile.include_usage
+        return option == "yes" or (option == "try" and model not in self.no_usage_option)
+
     # -- health ----------------------------------------------------------------------------------------
 
     def well(self, model: str) -> bool:

@@ -77,6 +77,20 @@ class StreamTap:
 
     def opening(self, events: bytes) -> Opening:
         """Judge complete events before anything was sent. Raises UpstreamError for an error event."""
+        find = events.find
+        if (
+            self._dialect in ("chat", "completions")
+            and find(b"error") < 0
+            and find(b"[DONE]") < 0
+            # A comment could say anything.
+            and events[:5] == b"data:"
+            and find(b"\n:") < 0
+            and find(b"\r") < 0
+        ):
+            if _CONTENT.search(events) is None:
+                return Opening.EMPTY
+            self._content()
+            return Opening.CONTENT
         for event in sse.split(events):
             fault = faults.in_event_field_error(event, self._profile, secrets=self._secrets)
             name, data = sse.parse(event)
@@ -115,19 +129,23 @@ class StreamTap:
         if find(b'"usage"') >= 0 and data.count(b'"usage"') != data.count(b'"usage":null'):
             return False
         self.data_events += 1
+        if not self.content_seen and _CONTENT.search(data) is not None:
+            self._content()
         return True
 
     def rewrite(self, events: bytes) -> bytes:
         """What to forward instead. Sets `terminated` or `error` when the stream ends with it."""
         kept: list[bytes] = []
+        may_fail = events.find(b"error") >= 0
         for event in sse.split(events):
             name, data = sse.parse(event)
-            fault = faults.in_event_field_error(event, self._profile, secrets=self._secrets)
-            if fault is None and data is not None:
-                fault = faults.in_stream_error(data, self._profile, secrets=self._secrets)
-            if fault is not None:
-                self.error = _upstream(fault.error())
-                break
+            if may_fail:
+                fault = faults.in_event_field_error(event, self._profile, secrets=self._secrets)
+                if fault is None and data is not None:
+                    fault = faults.in_stream_error(data, self._profile, secrets=self._secrets)
+                if fault is not None:
+                    self.error = _upstream(fault.error())
+                    break
             if data is None:
                 kept.append(event)
             elif data.strip() == b"[DONE]":
@@ -186,9 +204,10 @@ class StreamTap:
         if self.finish_reason is None:
             self.finish_reason = found.finish()
         counted = usage.add(self.usage, found)
-        # Anthropic's message_start counts the input only: what was put out is known at the end.
-        self.counted = self.counted or (counted and found.type != "message_start")
-        if _terminal(name, found) and self._dialect in ("responses", "messages"):
+        if counted and not self.counted:
+            # Anthropic's message_start counts the input only: what was put out is known at the end.
+            self.counted = found.type != "message_start"
+        if self._dialect in ("responses", "messages") and _terminal(name, found):
             self.terminated = True
         # Ours to hide is the extra chunk only: usage that rides on content stays where the provider put it.
         return not (self._hide and counted and found.choices == [])

@@ -129,7 +129,7 @@ class EventRelay:
             if self._events.tail:
                 if len(self._events.tail) > TAIL_BYTES_MAX and not self.finished():
                     self._begin_piecewise()
-            elif self._tap.content_seen and not self.done.done and self._client.chunked:
+            elif self.committed and not self.done.done and self._client.chunked:
                 self._take_shortcut()
         except UpstreamError as error:
             self.broken(error)
@@ -255,7 +255,8 @@ class EventRelay:
                 if not size or data[-4:] != b"\n\n\r\n" or not tap.indifferent(data):
                     provider.shortcut = None
                     return False
-                refrain.learn(data, size)
+                if tap.content_seen:
+                    refrain.learn(data, size)
             if outbox.quiet and not outbox.pending:
                 outbox.writes += 1
                 try:

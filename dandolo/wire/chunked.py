@@ -94,30 +94,36 @@ class ChunkedDecoder:
         """Decode `data` and return the content in it. Raises ChunkError; the decoder is then of no more use."""
         if self._state == _SIZE and not self._tail:
             # Nearly every read of a stream is whole chunks: for each one look-up and one slice.
+            size = self.whole(data)
+            if size:
+                self.content_bytes += size
+                self._spare += 3 * size - len(data)
+                return data[-2 - size : -2]
+            find, size = data.find, len(data)
             pieces: list[bytes] = []
-            at = 0
-            size = len(data)
+            at = gained = 0
             while at < size:
-                end = data.find(b"\r\n", at, at + 8)
-                length = _sizes.get(data[at:end], 0) if end > at else 0
-                stop = end + 2 + length
+                end = find(b"\r\n", at, at + 8)
+                length = _sizes.get(data[at:end], 0)
+                start = end + 2
+                stop = start + length
                 # A chunk of one or two bytes costs more framing than it allows: those are judged slowly.
-                if length < 3 or data[stop : stop + 2] != b"\r\n":
+                if length < 3 or not data.startswith(b"\r\n", stop):
                     break
-                pieces.append(data[end + 2 : stop])
-                self._spare += 2 * length - (end - at) - 4
-                self.content_bytes += length
+                pieces.append(data[start:stop])
+                gained += 2 * length - start + at - 2
                 at = stop + 2
-            if at == size and at:
-                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
             if at:
-                if data[at:] == LAST_CHUNK:
+                self._spare += gained
+                content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                self.content_bytes += len(content)
+                if at == size:
+                    return content
+                if data.startswith(LAST_CHUNK, at) and at + 5 == size:
                     self._state = _DONE
                     self.complete = True
-                    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-                data = data[at:]
-                pieces.append(self._feed_guarded(data))
-                return b"".join(pieces)
+                    return content
+                return content + self._feed_guarded(data[at:])
         return self._feed_guarded(data)
 
     def _feed_guarded(self, data: bytes) -> bytes:

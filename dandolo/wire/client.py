@@ -60,6 +60,7 @@ class ResponseReader:
         "_repeat",
         "_scanned",
         "_state",
+        "_stream_repeat",
         "received",
         "response",
     )  # fmt: skip
@@ -76,6 +77,7 @@ class ResponseReader:
         self.received = False
         self.response: Response | None = None
         self._repeat: Repetition | None = None
+        self._stream_repeat: Repetition | None = None
         self._learnings = 0
 
     def begin(self, *, head_only: bool = False) -> None:
@@ -157,11 +159,27 @@ class ResponseReader:
             if end > HEAD_BYTES_MAX:
                 raise UpstreamInvalid(f"the provider's answer has more than {HEAD_BYTES_MAX} bytes of headers")
             self._scanned = 0
-            response = self._judge(buffer[:end].split(b"\r\n"))
+            response = None if self._stream_repeat is None else self._repeated(buffer[:end])
+            if response is None:
+                response = self._judge(buffer[:end].split(b"\r\n"))
             buffer = buffer[end + 4 :]
             if response is not None:
                 self._buffer = buffer
                 return response
+
+    def _repeated(self, head: bytes) -> Response | None:
+        """The head of a chunked stream that repeats an earlier one; None when it is anything else."""
+        repeat = self._stream_repeat
+        assert repeat is not None
+        fields = None if self._head_only else repeat.match(head.split(b"\r\n"))
+        if fields is None:
+            return None
+        self._keep_alive = True
+        self._state = _CHUNKED
+        self._decoder = ChunkedDecoder()
+        response = Response(200, 1, fields)
+        response.repeat = repeat
+        return response
 
     def body(self, data: bytes) -> bytes:
         """Take bytes of the body and return the content in them. Raises UpstreamInvalid for broken framing."""
@@ -256,6 +274,10 @@ class ResponseReader:
             # RFC 9110 §15.2: interim answers are skipped; a protocol we did not ask for is not.
             if status == 101:
                 raise UpstreamInvalid("the provider answered 101 to a request that asked for no upgrade")
+            if any(name == b"transfer-encoding" for name, _ in pairs):
+                # RFC 9112 §6.1: "A server MUST NOT send a Transfer-Encoding header field in any response with a
+                # status code of 1xx": whoever believed it would read what follows otherwise than we do.
+                raise UpstreamInvalid("the provider sent an interim answer with a Transfer-Encoding")
             self._interim += 1
             if self._interim > INTERIM_MAX:
                 raise UpstreamInvalid(f"the provider sent more than {INTERIM_MAX} interim answers")
@@ -266,12 +288,20 @@ class ResponseReader:
         response = Response(status, minor, head)
         self._frame(response, head)
         if self._learnings < LEARNINGS_MAX:
-            self._learnings += 1
-            plain = status == 200 and minor == 1 and self._keep_alive and self._state in (_LENGTH, _DONE)
-            plain = plain and head.get(b"content-type", b"").startswith(b"application/json")
-            if plain and not self._head_only and b"content-length" in head:
-                self._repeat = _repetitions.learn(lines, pairs)
+            self._learn(response, lines, pairs)
         return response
+
+    def _learn(self, response: Response, lines: list[bytes], pairs: list[fields.Field]) -> None:
+        """Let the head of a usual answer be recognised next time."""
+        self._learnings += 1
+        if response.status != 200 or response.minor != 1 or not self._keep_alive or self._head_only:
+            return
+        kind = response.fields.get(b"content-type", b"")
+        if self._state == _CHUNKED:
+            if kind.startswith(b"text/event-stream"):
+                self._stream_repeat = _repetitions.learn(lines, pairs)
+        elif self._state != _UNTIL_EOF and kind.startswith(b"application/json"):
+            self._repeat = _repetitions.learn(lines, pairs)
 
     def _frame(self, response: Response, head: dict[bytes, bytes]) -> None:
         length = head.get(b"content-length")

@@ -1,0 +1,61 @@
+"""A stream on its way: from the provider's head to the last event, whoever waits for its end.
+
+Both ways of an exchange come here, the coroutine's (`gateway.attempt`) and the short one (`gateway.shortly`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dandolo.gateway import answers
+from dandolo.gateway.tap import StreamTap
+from dandolo.net.relay import EventRelay
+from dandolo.net.upstream import Upstream
+from dandolo.wire.client import Response
+
+if TYPE_CHECKING:
+    from dandolo.gateway.exchange import Exchange
+    from dandolo.gateway.fleet import Runtime
+
+FIRST_CONTENT = "the first content of the provider's stream"
+
+
+def relay_events(
+    exchange: Exchange, runtime: Runtime, connection: Upstream, response: Response, *, hides_usage: bool, hold: bool
+) -> EventRelay:
+    """Begin to pass on the events of an answer; its `done` tells the end, which may have come by now.
+
+    `hold`: somebody else could still take over, so nothing goes out before the first content.
+    """
+    target = exchange.target
+    assert target is not None
+    dialect = exchange.endpoint.dialect
+    annotate = dialect in ("chat", "completions") and exchange.annotates
+    exchange.tap = tap = StreamTap(
+        dialect,
+        target.account.provider.profile,
+        secrets=runtime.secrets,
+        hide_usage=hides_usage,
+        on_content=exchange.note_content,
+        closing=exchange.annotation if annotate else None,
+    )
+
+    def commit() -> None:
+        exchange.committed = True
+        exchange.status = response.status
+        exchange.client.begin_stream(response.status, exchange.head(response, target) + answers.STREAM, flow)
+
+    flow = exchange.relay = EventRelay(
+        exchange.client,
+        connection,
+        tap,
+        hold=hold,
+        commit=commit,
+        on_payload=exchange.note_payload,
+        pace=exchange.gateway.sweep,
+    )
+    # Until the first content the deadline is still that of the first byte.
+    exchange.begin_heartbeat()
+    exchange.await_until(exchange.sent_at + exchange.plane.config.timeouts.first_byte_stream, FIRST_CONTENT)
+    connection.relay_to(flow)
+    return flow
