@@ -237,11 +237,11 @@ class EventRelay:
         provider, client, tap, pace = self._provider, self._client, self._tap, self._pace
         outbox, send, whole = client.outbox, client.transport.write, decoder.whole
         refrain = Refrain()
-        known, text = refrain.shapes.get, refrain.text
+        known, predict, text = refrain.shapes.get, refrain.shape, refrain.text
 
         def shortcut(data: bytes) -> bool:
             total = len(data)
-            shape = known(total)
+            shape = known(total) or predict(total)
             if (
                 shape is not None
                 and data.startswith(shape[0])

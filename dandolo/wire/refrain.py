@@ -22,9 +22,10 @@ _TEXT = re.compile(rb'[^"\\\x00-\x1f]*(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*)*')
 class Refrain:
     """What the chunks of one stream have in common.
 
-    A chunk repeats when its length is in `shapes` (to the bytes it opens with and the size of its content),
-    it begins with those bytes, ends with `closing`, and `text(chunk, len(opening), len(chunk) - closing_bytes)`
-    matches. Reading these is left to the caller: it does so for every chunk, and a call would cost as much again.
+    `shapes` tells for a chunk's length what one that repeats opens with, and the size of its content (what is not
+    there yet is to be had from `shape`). It repeats when it begins with that, ends with `closing`, and
+    `text(chunk, len(opening), len(chunk) - closing_bytes)` matches. Reading these is left to the caller: it does
+    so for every chunk, and a call would cost as much again.
     """
 
     __slots__ = ("_prefix", "closing", "closing_bytes", "shapes")
@@ -61,4 +62,21 @@ class Refrain:
             shapes.clear()
         elif len(shapes) >= SHAPES_MAX:
             shapes.clear()
+        # As this provider spells the size.
         shapes[len(chunk)] = (chunk[:start], size)
+
+    def shape(self, chunk_bytes: int) -> tuple[bytes, int] | None:
+        """The entry of `shapes` for a length that is not there: as it must be if sizes are spelled as usual."""
+        prefix = self._prefix
+        if not prefix:
+            return None
+        size = chunk_bytes - 6
+        if size > 0xFF:
+            size -= 1 if size <= 0x1000 else 2
+        line = b"%x\r\n" % size if size > 0xF else b""
+        if len(line) + size + 2 != chunk_bytes or size < len(prefix) + self.closing_bytes - 2:
+            return None
+        if len(self.shapes) >= SHAPES_MAX:
+            self.shapes.clear()
+        shape = self.shapes[chunk_bytes] = (line + prefix, size)
+        return shape

@@ -21,7 +21,7 @@ def learn(refrain: Refrain, data: bytes) -> None:
 
 def repeats(refrain: Refrain, data: bytes) -> bool:
     """As `EventRelay` reads it."""
-    shape = refrain.shapes.get(len(data))
+    shape = refrain.shapes.get(len(data)) or refrain.shape(len(data))
     return (
         shape is not None
         and data.startswith(shape[0])
@@ -39,6 +39,9 @@ def test_same_length_with_another_text_repeats(text: str) -> None:
     assert repeats(refrain, known)
     assert repeats(refrain, chunk(text))
     assert refrain.shapes[len(known)][1] == int(known.partition(b"\r\n")[0], 16)
+    # Sizes of two, three and four digits, and where one becomes the other.
+    for size in (*range(300), *range(4000, 4100), 60_000):
+        assert repeats(refrain, chunk("y" * size)), size
 
 
 @pytest.mark.parametrize(
