@@ -148,6 +148,7 @@ async def main() -> None:
                 client._requests = 0
                 client.data_received(request)
                 provider.data_received(reply)
+            gateway.settle()
 
         if "--fixed" in sys.argv:
             # For callgrind: run with two counts and divide the difference of instructions.

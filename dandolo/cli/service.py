@@ -35,7 +35,6 @@ from dandolo.errors import GatewayError
 from dandolo.gateway.gateway import Plane, limits_of
 from dandolo.gateway.worker import Worker
 from dandolo.net.listen import Census, Listener, describe
-from dandolo.net.sweep import PERIOD_S
 from dandolo.net.tasks import Tasks
 
 ADMIN_CONNECTIONS_MAX = 64
@@ -99,7 +98,7 @@ class Process:
         self._program = configure_logging(program_form)
         self._metrics = Metrics()
         self._records = Records(self._metrics, self._access, access_form)
-        self.worker = Worker(config, self._records.take)
+        self.worker = Worker(config, self._records.take, self._beat)
         self._admin = Admin(
             metrics_text=self._metrics_text,
             ready=self.worker.gateway.ready,
@@ -128,8 +127,6 @@ class Process:
             listener = Listener(sock, self._admin, self._census, self._tasks)
             self._listeners.append(listener)
             listener.start()
-        self._every("admin", PERIOD_S, lambda: self._admin.sweep.tick(self._admin.now()))
-        self._every("records", PERIOD_S, self._records.settle)
         self._every("retired", RETIRED_PERIOD_S, self._tend_retired)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop, number)
@@ -155,6 +152,7 @@ class Process:
         code = self._now.result() if self._now.done() else 0
         await self._close()
         _log.info("ended")
+        self.worker.gateway.settle()
         self._records.settle()
         self._access.close()
         self._program.close()
@@ -178,7 +176,13 @@ class Process:
 
     # -- what is counted and logged --------------------------------------------------------------------
 
+    def _beat(self) -> None:
+        """What is due ten times a second, in one go: an idle process wakes no oftener."""
+        self._records.settle()
+        self._admin.sweep.tick(self._admin.now())
+
     def _metrics_text(self) -> bytes:
+        self.worker.gateway.settle()
         self._records.settle()
         return self._metrics.text(
             (

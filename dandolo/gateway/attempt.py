@@ -9,7 +9,7 @@ client has been sent something and the verdict no longer matters.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from dandolo.api import faults, usage
 from dandolo.api.call import Call
@@ -20,14 +20,12 @@ from dandolo.gateway.streaming import relay_events
 from dandolo.net.relay import BODY_BYTES_MAX, BytesRelay
 from dandolo.net.strand import Waiter
 from dandolo.net.upstream import Upstream
-from dandolo.route.breaker import Breaker
 from dandolo.route.catalog import Target
 from dandolo.wire.client import Response
 
 if TYPE_CHECKING:
     from dandolo.gateway.exchange import Exchange
-    from dandolo.gateway.gateway import Gateway
-    from dandolo.gateway.shortly import Lane
+    from dandolo.gateway.shortly import Begun, Lane
 
 ACCOUNT_PAUSE_S = 30.0
 """How long others are preferred to an account without credit or with a refused key."""
@@ -36,27 +34,6 @@ NO_OPTION_MODELS_MAX = 1024
 FIRST_BYTE = "the first byte of the provider's answer"
 
 _now = time.monotonic
-
-
-class Begun(NamedTuple):
-    """An attempt that has been sent: its slot is taken, the answer to come in `waiter`."""
-
-    runtime: Runtime
-    connection: Upstream
-    waiter: Waiter[bytes | None]
-    breaker: Breaker | None
-    epoch: int
-    hides_usage: bool
-
-    def give_back(self, gateway: Gateway, *, now: float, well: bool) -> None:
-        """Let go of what was taken, once its answer is complete (`well`) or was not to be had."""
-        gateway.keep(self.runtime, self.connection, ended=well)
-        self.runtime.slots.leave(now)
-        if self.breaker is not None:
-            if well:
-                self.breaker.succeeded(now, self.epoch)
-            else:
-                self.breaker.abandoned(self.epoch)
 
 
 class Attempt:
@@ -139,7 +116,7 @@ class Attempt:
             ended = False
             try:
                 if begun is not None:
-                    waiter = begun.waiter
+                    waiter = begun.waiter()
                     begun = None
                 else:
                     head, body = self._outgoing()

@@ -24,9 +24,10 @@ from dandolo.errors import GatewayError, InternalError, UpstreamTimeout
 from dandolo.gateway import answers, site
 from dandolo.gateway.admission import Tenant
 from dandolo.gateway.annotation import annotation
-from dandolo.gateway.attempt import Attempt, Begun
+from dandolo.gateway.attempt import Attempt
 from dandolo.gateway.choice import candidates, choose, more
-from dandolo.gateway.shortly import Lane, begin_shortly
+from dandolo.gateway.shortly import Begun, Lane, begin_shortly
+from dandolo.gateway.summary import estimated
 from dandolo.gateway.tap import StreamTap
 from dandolo.net.downstream import Downstream
 from dandolo.net.relay import BytesRelay, EventRelay
@@ -72,6 +73,13 @@ class Exchange:
     wait_for = ""
     _wait_until = NEVER
     _idle_since = 0.0
+    streamed = False
+    relayed = False
+    model = ""
+    code = ""
+    ended_at = 0.0
+    body_bytes = 0
+    method = b""
     strand: Strand | None = None
     begun: Begun | None = None
     ended = False
@@ -123,10 +131,6 @@ class Exchange:
             self.strand = Strand(self._tell(), self.over)
             self.strand.resume()
         return self.strand
-
-    def tell_shortly_begun(self) -> None:
-        """Take over what was begun the short way."""
-        self.tell_on()
 
     # -- the story -------------------------------------------------------------------------------------
 
@@ -346,6 +350,27 @@ class Exchange:
             else:
                 self._refuse(error)
         self.gateway.ended(self)
+
+    def let_go(self) -> None:
+        """Keep what the record will say, and nothing that belongs to the connections or holds a body."""
+        self.ended_at = _now()
+        request, call = self.request, self.call
+        self.method = request.method
+        self.body_bytes = len(request.body)
+        if call is not None:
+            self.model = call.model
+            self.call = None
+        if self.relay is not None:
+            self.relayed = True
+            self.streamed = isinstance(self.relay, EventRelay)
+            if self.tap is not None and self.usage is None and self.committed:
+                self.usage = estimated(self.tap.usage, self.body_bytes, self.tap.data_events)
+            self.relay = self.tap = None
+        if self.error is not None:
+            self.code = self.error.code or ""
+            # Its traceback knows everything that was to be let go of.
+            self.error = None
+        del self.request, self.client
 
     def _refuse(self, error: GatewayError) -> None:
         self.status = error.status

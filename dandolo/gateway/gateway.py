@@ -37,6 +37,8 @@ from dandolo.wire.server import DRAIN_BYTES_MAX, HeadLimits, Request
 
 AFTER_DONE_S = 1.0
 """How long a provider may keep its connection open after the end of its stream (promise 27)."""
+FINISHED_MAX = 256
+"""Exchanges whose records wait for the next beat; beyond, they do not wait."""
 UNCOUNTED_BYTES_MAX = 16 * 1024
 """A body that comes in one piece is counted against the process's bound only when it is larger."""
 
@@ -90,6 +92,7 @@ class Gateway:
         self.draining = False
         self.connections: set[Downstream] = set()
         self._take = take
+        self._finished: list[Exchange] = []
         self._request_prefix = b"req_" + secrets.token_hex(6).encode()
         self._unix_offset = time.time() - time.monotonic()
         self._requests = 0
@@ -256,14 +259,27 @@ class Gateway:
     # -- what exchanges call ---------------------------------------------------------------------------
 
     def ended(self, exchange: Exchange) -> None:
-        """An exchange is over: count it out, record it, let its connection go on."""
+        """An exchange is over: count it out, let its connection go on, record it at the next beat."""
         client = exchange.client
         self.sweep.items.discard(exchange)
         exchange.plane.admission.leave(exchange.admitted.tenant)
         if client.held_bytes:
             self._let_go(client)
-        self._take(record(exchange))
+        finished = self._finished
+        finished.append(exchange)
+        exchange.let_go()
+        if len(finished) >= FINISHED_MAX:
+            self.settle()
         client.finish()
+
+    def settle(self) -> None:
+        """Record the exchanges that have ended: every beat, and before anybody looks at the records.
+
+        Together, since that costs a third of what it does between requests, in caches full of other things.
+        """
+        finished, self._finished = self._finished, []
+        for exchange in finished:
+            self._take(record(exchange))
 
     def keep(self, runtime: Runtime, connection: Upstream, *, ended: bool) -> None:
         """Put a provider's connection back, or let it go.
@@ -341,6 +357,8 @@ class Gateway:
         now = self.now()
         self._unix_offset = time.time() - now
         self.sweep.tick(now)
+        if self._finished:
+            self.settle()
 
     def tend(self) -> None:
         """Close provider connections that have been idle or alive for too long (every few seconds)."""

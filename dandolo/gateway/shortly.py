@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dandolo.api import faults, usage
 from dandolo.api.call import Call, read
-from dandolo.gateway.attempt import FIRST_BYTE, Begun
+from dandolo.gateway.attempt import FIRST_BYTE
 from dandolo.gateway.choice import more
 from dandolo.gateway.streaming import relay_events
 from dandolo.net.strand import Waiter
@@ -23,6 +23,9 @@ from dandolo.wire.client import Response
 
 if TYPE_CHECKING:
     from dandolo.gateway.exchange import Exchange
+    from dandolo.gateway.fleet import Runtime
+    from dandolo.net.upstream import Upstream
+    from dandolo.route.breaker import Breaker
 
 _now = time.monotonic
 
@@ -79,55 +82,130 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
     exchange.total_at = now + (timeouts.stream_total if stream else timeouts.total)
     exchange.sent_at = now = _now()
     exchange.await_until(now + (timeouts.first_byte_stream if stream else timeouts.first_byte), FIRST_BYTE)
-    waiter = connection.send(
-        b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (prefix, len(body), exchange.encoded_id), body
+    begun = exchange.begun = Begun(exchange, runtime, connection, breaker, hides_usage)
+    connection.ask(
+        b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (prefix, len(body), exchange.encoded_id), body, begun
     )
-    exchange.begun = Begun(
-        runtime, connection, waiter, breaker, breaker.epoch if breaker is not None else 0, hides_usage
-    )
-    waiter.then(lambda content: _answer(exchange, content), lambda _: exchange.tell_shortly_begun())
     return True
 
 
-def _answer(exchange: Exchange, content: bytes | None) -> None:
-    """The plain answer is here: pass it on if nothing is the matter with it."""
-    begun = exchange.begun
-    if exchange.strand is not None or begun is None:
-        return
-    try:
-        response, target, call = begun.connection.response, exchange.target, exchange.call
-        assert response is not None
-        assert target is not None
-        assert call is not None
-        if content is None or call.stream:
-            if content is None and call.stream and _is_stream(exchange, response):
-                _relay(exchange, begun, response)
-            else:
-                exchange.tell_on()
+class Begun:
+    """An attempt that has been sent: its slot is taken, its answer to come.
+
+    The connection tells it the outcome. If that is nothing usual, or the exchange has other news (the client has
+    left, a deadline has passed), the exchange's coroutine takes over and waits on `waiter` as if it had sent the
+    request itself; from then on this only passes the outcome on.
+    """
+
+    __slots__ = ("_breaker", "_exchange", "_waiter", "connection", "epoch", "hides_usage", "runtime")
+
+    def __init__(
+        self, exchange: Exchange, runtime: Runtime, connection: Upstream, breaker: Breaker | None, hides_usage: bool
+    ) -> None:
+        self._exchange = exchange
+        self._breaker = breaker
+        self._waiter: Waiter[bytes | None] | None = None
+        self.runtime = runtime
+        self.connection = connection
+        self.epoch = 0 if breaker is None else breaker.epoch
+        self.hides_usage = hides_usage
+
+    def waiter(self) -> Waiter[bytes | None]:
+        """For the coroutine: the outcome of the attempt, which may be there."""
+        waiter = self._waiter
+        if waiter is None:
+            waiter = self._waiter = Waiter()
+        return waiter
+
+    def set(self, content: bytes | None) -> None:
+        """The answer is here, plain or to be relayed: pass it on if nothing is the matter with it."""
+        if self._waiter is not None:
+            self._waiter.set(content)
             return
-        if response.status != 200 or not _check(exchange, response, content):
-            exchange.tell_on()
+        exchange = self._exchange
+        try:
+            response, target, call = self.connection.response, exchange.target, exchange.call
+            assert response is not None
+            assert target is not None
+            assert call is not None
+            if response.status != 200 or b"content-encoding" in response.fields:
+                self._hand_over(content)
+                return
+            if call.stream:
+                if content is None and _is_stream(exchange, response):
+                    self._relay(response)
+                else:
+                    self._hand_over(content)
+                return
+            if content is None or not _check(exchange, content):
+                self._hand_over(content)
+                return
+            exchange.first_byte_at = now = _now()
+            exchange.provider_s = now - exchange.sent_at
+            exchange.committed = True
+            exchange.status = 200
+            exchange.bytes_out = len(content)
+            exchange.client.answer(200, exchange.head(response, target), content)
+        except Exception as error:
+            self._end(error)
             return
+        self._end(None)
+
+    def fail(self, error: BaseException) -> None:
+        """There is no answer, or the stream did not end well: the coroutine finds its first attempt failed."""
+        self.waiter().fail(error)
+        self._exchange.tell_on()
+
+    def _hand_over(self, content: bytes | None) -> None:
+        self.waiter().set(content)
+        self._exchange.tell_on()
+
+    def _relay(self, response: Response) -> None:
+        """The stream is here; a coroutine is needed only if it does not end well."""
+        exchange = self._exchange
         exchange.first_byte_at = now = _now()
         exchange.provider_s = now - exchange.sent_at
-        exchange.committed = True
-        exchange.status = 200
-        exchange.bytes_out = len(content)
-        exchange.client.answer(200, exchange.head(response, target), content)
+        lane, target = exchange.admitted.lane, exchange.target
+        assert lane is not None
+        assert target is not None
+        hold = len(lane.targets) > 1 and more(exchange, lane.targets, [target])
+        flow = relay_events(exchange, self.runtime, self.connection, response, hides_usage=self.hides_usage, hold=hold)
+        flow.done.then(self._relayed, self._broken)
+
+    def _relayed(self, _: None) -> None:
+        exchange = self._exchange
+        if self._waiter is None and exchange.begun is self:
+            try:
+                exchange.client.end_stream()
+            except Exception as error:
+                self._end(error)
+            else:
+                self._end(None)
+
+    def _broken(self, error: BaseException) -> None:
+        if self._waiter is None and self._exchange.begun is self:
+            self._exchange.end_heartbeat()
+            self.fail(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Give back what was taken; the exchange is over."""
+        exchange, breaker = self._exchange, self._breaker
         exchange.begun = None
-    except Exception as error:
-        exchange.begun = None
-        begun.give_back(exchange.gateway, now=_now(), well=False)
+        now = _now()
+        exchange.gateway.keep(self.runtime, self.connection, ended=error is None)
+        self.runtime.slots.leave(now)
+        if breaker is not None:
+            if error is None:
+                breaker.succeeded(now, self.epoch)
+            else:
+                breaker.abandoned(self.epoch)
         exchange.over(error)
-        return
-    begun.give_back(exchange.gateway, now=now, well=True)
-    exchange.over(None)
 
 
-def _check(exchange: Exchange, response: Response, content: bytes) -> bool:
+def _check(exchange: Exchange, content: bytes) -> bool:
     """Whether a plain answer is one that needs no judgement: complete JSON, no error in it. Reads its usage."""
     found = usage.facts(content)
-    if found is None or b"content-encoding" in response.fields or faults.may_hold_error(content):
+    if found is None or faults.may_hold_error(content):
         return False
     exchange.usage = usage.of(found)
     exchange.finish_reason = found.finish()
@@ -137,46 +215,6 @@ def _check(exchange: Exchange, response: Response, content: bytes) -> bool:
 def _is_stream(exchange: Exchange, response: Response) -> bool:
     """Whether an answer to a call for a stream is one, without anything to be said about it."""
     return (
-        response.status == 200
-        and response.fields.get(b"content-type", b"").startswith(b"text/event-stream")
-        and b"content-encoding" not in response.fields
+        response.fields.get(b"content-type", b"").startswith(b"text/event-stream")
         and exchange.endpoint.dialect != "plain"
     )
-
-
-def _relay(exchange: Exchange, begun: Begun, response: Response) -> None:
-    """The stream is here: pass it on; a coroutine is needed only if it does not end well."""
-    exchange.first_byte_at = now = _now()
-    exchange.provider_s = now - exchange.sent_at
-    # A coroutine that takes over (the client has left, a deadline has passed) waits where this one would.
-    lane = exchange.admitted.lane
-    assert lane is not None
-    assert exchange.target is not None
-    exchange.begun = begun._replace(waiter=Waiter())
-    hold = len(lane.targets) > 1 and more(exchange, lane.targets, [exchange.target])
-    flow = relay_events(exchange, begun.runtime, begun.connection, response, hides_usage=begun.hides_usage, hold=hold)
-    flow.done.then(lambda _: _relayed(exchange, begun), lambda error: _broken(exchange, error))
-
-
-def _relayed(exchange: Exchange, begun: Begun) -> None:
-    """The stream has ended as it should."""
-    if exchange.strand is not None or exchange.begun is None:
-        return
-    exchange.begun = None
-    problem: Exception | None = None
-    try:
-        exchange.client.end_stream()
-    except Exception as error:
-        problem = error
-    begun.give_back(exchange.gateway, now=_now(), well=problem is None)
-    exchange.over(problem)
-
-
-def _broken(exchange: Exchange, error: BaseException) -> None:
-    """The stream has not: the coroutine finds its first attempt failed, and goes on from there."""
-    begun = exchange.begun
-    if exchange.strand is not None or begun is None:
-        return
-    exchange.end_heartbeat()
-    begun.waiter.fail(error)
-    exchange.tell_on()

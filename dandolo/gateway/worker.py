@@ -29,9 +29,16 @@ FLUSH_S = 2.0
 
 
 class Worker:
-    """A gateway at work on the running event loop."""
+    """A gateway at work on the running event loop.
 
-    def __init__(self, config: Config, take: Callable[[Record], None]) -> None:
+    `take` receives the record of every request, up to a beat (`net.sweep.PERIOD_S`) after its end; `on_beat` is
+    called at each.
+    """
+
+    def __init__(
+        self, config: Config, take: Callable[[Record], None], on_beat: Callable[[], None] | None = None
+    ) -> None:
+        self._on_beat = on_beat
         self.gateway = Gateway(config, take)
         self.census = Census(config.limits.connections_max, config.limits.connections_per_ip_max)
         self._config = config
@@ -61,9 +68,14 @@ class Worker:
             )
             self._listeners.append(listener)
             listener.start()
-        self._every(PERIOD_S, self.gateway.tick)
-        self._every(PERIOD_S, running_outbox().beat)
+        self._every(PERIOD_S, self._beat)
         self._every(TEND_S, self.gateway.tend)
+
+    def _beat(self) -> None:
+        self.gateway.tick()
+        running_outbox().beat()
+        if self._on_beat is not None:
+            self._on_beat()
 
     async def drain(self, delay_s: float, timeout_s: float) -> None:
         """Stop in an orderly way within `delay_s` + `timeout_s` + FLUSH_S seconds."""

@@ -38,12 +38,22 @@ class Sink(Protocol):
         """The answer was cut short or broke its framing."""
 
 
+class Receiver(Protocol):
+    """Whoever waits for an answer (a `Waiter` is one)."""
+
+    def set(self, value: bytes | None) -> None:
+        """The answer has come: its whole body, or None when it must be relayed."""
+
+    def fail(self, error: BaseException) -> None:
+        """It has not, and never will."""
+
+
 class Upstream(asyncio.Protocol):
     """One connection to a provider, used by at most one exchange at a time."""
 
     __slots__ = (
-        "_gathered", "_large", "_outbox", "_paused", "_pieces", "_poll", "_sink", "_sips", "_waiter", "born", "closed",
-        "idle_since", "on_closed", "reader", "response", "reused", "secure", "shortcut", "transport",
+        "_gathered", "_large", "_outbox", "_paused", "_pieces", "_poll", "_receiver", "_sink", "_sips", "born",
+        "closed", "idle_since", "on_closed", "reader", "response", "reused", "secure", "shortcut", "transport",
     )  # fmt: skip
 
     def __init__(self, now: float, *, secure: bool) -> None:
@@ -58,7 +68,7 @@ class Upstream(asyncio.Protocol):
         self.on_closed: Waiter[None] | None = None
         self.shortcut: Callable[[bytes], bool] | None = None
         """Offered what was read before anybody interprets it; True when that settled it. Ends with its answer."""
-        self._waiter: Waiter[bytes | None] | None = None
+        self._receiver: Receiver | None = None
         self._sink: Sink | None = None
         self._pieces: list[bytes] = []
         self._gathered = 0
@@ -71,7 +81,13 @@ class Upstream(asyncio.Protocol):
     # -- one exchange ----------------------------------------------------------------------------------
 
     def send(self, head: bytes, body: bytes, *, head_only: bool = False) -> Waiter[bytes | None]:
-        """Send a request. The waiter resolves to the whole body, or to None when it must be relayed.
+        """Send a request; the waiter gets what `ask` tells its receiver."""
+        waiter: Waiter[bytes | None] = Waiter()
+        self.ask(head, body, waiter, head_only)
+        return waiter
+
+    def ask(self, head: bytes, body: bytes, receiver: Receiver, head_only: bool = False) -> None:
+        """Send a request. `receiver` is told once: the whole body, or None when it must be relayed.
 
         `response` is then set. It fails with UpstreamUnavailable (no answer) or UpstreamInvalid (not HTTP).
         """
@@ -82,18 +98,16 @@ class Upstream(asyncio.Protocol):
         self._gathered = 0
         if self._pieces:
             self._pieces = []
-        waiter: Waiter[bytes | None] = Waiter()
-        self._waiter = waiter
         if self.closed or self.transport.is_closing():
-            self._waiter = None
-            waiter.fail(UpstreamUnavailable("the provider had closed this connection"))
-        elif len(body) <= WRITE_JOIN_BYTES_MAX:
+            receiver.fail(UpstreamUnavailable("the provider had closed this connection"))
+            return
+        self._receiver = receiver
+        if len(body) <= WRITE_JOIN_BYTES_MAX:
             self._large = False
             self._outbox.write(self.transport, head + body)
         else:
             self._large = True
             self.transport.writelines((head, body))
-        return waiter
 
     def relay_to(self, sink: Sink) -> None:
         """Pass the content of the current answer to `sink`: what has come already, then the rest."""
@@ -122,7 +136,7 @@ class Upstream(asyncio.Protocol):
     def detach(self) -> None:
         """The exchange is no longer interested; the connection is closed unless its answer is complete."""
         self._sink = None
-        self._waiter = None
+        self._receiver = None
         self.shortcut = None
         self._pieces = []
         if not self.reader.reusable or self._paused:
@@ -132,7 +146,7 @@ class Upstream(asyncio.Protocol):
         """Forget the exchange; True when the connection can carry another request."""
         if self.usable:
             self._sink = None
-            self._waiter = None
+            self._receiver = None
             self.shortcut = None
             return True
         return False
@@ -198,19 +212,19 @@ class Upstream(asyncio.Protocol):
             return
         if len(data) > LARGE_READ_BYTES and not self._sips:
             self._sip()
-        if self._waiter is None and self._sink is None and not self._paused:
+        if self._receiver is None and self._sink is None and not self._paused:
             # Nobody asked for anything: never read, never given to anybody (promise 24).
             self.close()
             return
         try:
             if self.response is None:
-                waiter = self._waiter
-                if waiter is not None:
+                receiver = self._receiver
+                if receiver is not None:
                     body = self.reader.whole(data)
                     if body is not None:
                         self.response = self.reader.response
-                        self._waiter = None
-                        waiter.set(body)
+                        self._receiver = None
+                        receiver.set(body)
                         return
                 response = self.reader.head(data)
                 if response is None:
@@ -245,7 +259,7 @@ class Upstream(asyncio.Protocol):
             self.on_closed.set(None)
 
     def _ended(self, exc: Exception | None) -> None:
-        if self._waiter is None and self._sink is None:
+        if self._receiver is None and self._sink is None:
             self.closed = True
             return
         self.closed = True
@@ -259,36 +273,36 @@ class Upstream(asyncio.Protocol):
             self._fail(error)
             return
         sink, self._sink = self._sink, None
-        waiter, self._waiter = self._waiter, None
+        receiver, self._receiver = self._receiver, None
         if sink is not None:
             sink.end()
-        elif waiter is not None:
-            waiter.set(b"".join(self._pieces))
+        elif receiver is not None:
+            receiver.set(b"".join(self._pieces))
 
     def _fail(self, error: UpstreamError) -> None:
         self.close()
         sink, self._sink = self._sink, None
-        waiter, self._waiter = self._waiter, None
+        receiver, self._receiver = self._receiver, None
         if sink is not None:
             sink.broken(error)
-        elif waiter is not None:
-            waiter.fail(error)
+        elif receiver is not None:
+            receiver.fail(error)
 
     def _gather(self, content: bytes) -> None:
-        waiter = self._waiter
+        receiver = self._receiver
         response = self.response
-        if waiter is None or response is None:
+        if receiver is None or response is None:
             # No exchange listens: what comes now was not asked for, or is asked for no more.
             if not self.reader.complete or content:
                 self.close()
             return
         if self.reader.complete and _is_plain(response):
-            self._waiter = None
+            self._receiver = None
             if self._pieces:
                 self._pieces.append(content)
                 content = b"".join(self._pieces)
                 self._pieces = []
-            waiter.set(content)
+            receiver.set(content)
             return
         if content:
             self._pieces.append(content)
@@ -297,9 +311,9 @@ class Upstream(asyncio.Protocol):
         if _is_plain(response) and self._gathered <= PLAIN_BYTES_MAX and declared <= PLAIN_BYTES_MAX:
             return
         # To be relayed: nothing more is read until a sink is named, so this cannot grow.
-        self._waiter = None
-        waiter.set(None)
-        if self._sink is None and self._waiter is None and not self.reader.complete:
+        self._receiver = None
+        receiver.set(None)
+        if self._sink is None and self._receiver is None and not self.reader.complete:
             self.pause()
 
 

@@ -9,7 +9,6 @@ from typing import Any, cast
 import pytest
 
 from dandolo.api.usage import Usage
-from dandolo.errors import RequestError
 from dandolo.gateway.exchange import Exchange
 from dandolo.gateway.summary import record
 
@@ -18,23 +17,26 @@ def exchange(**changes: Any) -> Exchange:
     """As much of an exchange as its record is made from."""
     values: dict[str, Any] = {
         "started": time.monotonic() - 1.0,
-        "call": SimpleNamespace(model="fast"),
+        "ended_at": time.monotonic(),
+        "model": "fast",
+        "method": b"POST",
+        "body_bytes": 5,
         "target": SimpleNamespace(
             model="llama", account=SimpleNamespace(label="venice/a", provider=SimpleNamespace(name="venice"))
         ),
         "admitted": SimpleNamespace(tenant=SimpleNamespace(name="ci"), client="10.0.0.7"),
-        "error": None,
+        "code": "",
         "usage": Usage(input_tokens=3, output_tokens=4, cost_usd=0.5),
         "first_byte_at": None,
         "first_token_at": None,
         "finish_reason": "stop",
         "queue_s": 0.0,
         "provider_s": 0.9,
-        "relay": None,
+        "relayed": False,
+        "streamed": False,
         "gateway": SimpleNamespace(unix=lambda at: 0.0),
         "id": "req_1",
         "status": 200,
-        "request": SimpleNamespace(method=b"POST", body=b"12345"),
         "endpoint": SimpleNamespace(name="chat"),
         "attempts": 1,
         "bytes_out": 7,
@@ -57,9 +59,7 @@ def test_what_comes_from_outside_is_cut(text: str) -> None:
     long = SimpleNamespace(
         model=text, account=SimpleNamespace(label="venice/a", provider=SimpleNamespace(name="venice"))
     )
-    made = record(
-        exchange(call=SimpleNamespace(model=text), target=long, finish_reason=text, error=RequestError("no", code=text))
-    )
+    made = record(exchange(model=text, target=long, finish_reason=text, code=text))
     for value in (made.model, made.upstream_model, made.finish, made.code):
         assert len(value.encode()) <= 256
         assert value.endswith("…")
