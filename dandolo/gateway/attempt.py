@@ -290,7 +290,7 @@ class Attempt:
             await flow.done
         finally:
             exchange.end_heartbeat()
-        exchange.client.end_stream()
+        exchange.client.end_stream(flow.last)
 
     async def _relay_bytes(self, connection: Upstream, response: Response, kind: bytes) -> None:
         """Anything else: large JSON, audio, images. Its original length stays, so that truncation can be told."""

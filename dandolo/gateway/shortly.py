@@ -17,6 +17,7 @@ from dandolo.api.call import Call, read
 from dandolo.gateway.attempt import FIRST_BYTE
 from dandolo.gateway.choice import more
 from dandolo.gateway.streaming import relay_events
+from dandolo.net.relay import EventRelay
 from dandolo.net.strand import Waiter
 from dandolo.route.catalog import Target
 from dandolo.wire.client import Response
@@ -175,8 +176,10 @@ class Begun:
     def _relayed(self, _: None) -> None:
         exchange = self._exchange
         if self._waiter is None and exchange.begun is self:
+            flow = exchange.relay
+            assert isinstance(flow, EventRelay)
             try:
-                exchange.client.end_stream()
+                exchange.client.end_stream(flow.last)
             except Exception as error:
                 self._end(error)
             else:

@@ -40,10 +40,11 @@ def relay_events(
         closing=exchange.annotation if annotate else None,
     )
 
-    def commit() -> None:
+    def commit(first: bytes) -> None:
         exchange.committed = True
         exchange.status = response.status
-        exchange.client.begin_stream(response.status, exchange.head(response, target) + answers.STREAM, flow)
+        head = exchange.head(response, target) + answers.STREAM
+        exchange.client.begin_stream(response.status, head, flow, first=first)
 
     flow = exchange.relay = EventRelay(
         exchange.client,

@@ -39,10 +39,10 @@ class Downstream(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_advancing", "_body_at", "_body_bytes", "_body_from", "_busy", "_chunked", "_closing", "_discarded",
-        "_draining", "_ends_at", "_flow", "_framed", "_last_buffered", "_last_progress", "_outbox", "_read_paused",
-        "_reader", "_request", "_requests", "_requests_max", "_service", "_stalled", "deadline", "exchange",
-        "held_bytes", "lost", "peer", "secure", "transport",
+        "_advancing", "_body_at", "_body_bytes", "_body_from", "_busy", "_closing", "_discarded",
+        "_draining", "_ends_at", "_flow", "_framed", "_last_buffered", "_last_progress", "_read_paused",
+        "_reader", "_request", "_requests", "_requests_max", "_service", "_stalled", "chunked", "deadline",
+        "exchange", "held_bytes", "lost", "outbox", "peer", "secure", "transport",
     )  # fmt: skip
 
     def __init__(self, service: Service, peer: str, *, secure: bool = False) -> None:
@@ -54,7 +54,9 @@ class Downstream(asyncio.Protocol):
         self._draining = False
         self._closing = False
         self._read_paused = False
-        self._chunked = self._framed = False
+        self._framed = False
+        self.chunked = False
+        """Whether the stream now being sent is in the chunked coding."""
         self._stalled = False
         self._flow: Flow | None = None
         self._requests = 0
@@ -72,14 +74,14 @@ class Downstream(asyncio.Protocol):
         self.secure = secure
         self.lost = False
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._outbox: Outbox = cast(Outbox, None)
+        self.outbox: Outbox = cast(Outbox, None)
 
     # -- the socket speaks -----------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock for the first request."""
         self.transport = cast(asyncio.Transport, transport)
-        self._outbox = running_outbox()
+        self.outbox = running_outbox()
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
         now = self._service.now()
         limits = self._service.limits
@@ -184,7 +186,7 @@ class Downstream(asyncio.Protocol):
             body_bytes_max = service.admit(self, request)
             reader.begin_body(body_bytes_max)
             if request.expect and reader.body_missing:
-                self._outbox.write(self.transport, _CONTINUE)
+                self.outbox.write(self.transport, _CONTINUE)
             arrived = reader.buffered_bytes
         body = reader.next_body()
         if body is None:
@@ -245,7 +247,7 @@ class Downstream(asyncio.Protocol):
         request = self._request
         assert request is not None
         if status == 200 and request.method == b"POST" and not (close or self.lost or self.will_close(request)):
-            self._outbox.write(self.transport, b"%b%bContent-Length: %d\r\n\r\n%b" % (_OK, head, len(body), body))
+            self.outbox.write(self.transport, b"%b%bContent-Length: %d\r\n\r\n%b" % (_OK, head, len(body), body))
             return
         close = close or self.will_close(request)
         self._closing = self._closing or close
@@ -256,19 +258,19 @@ class Downstream(asyncio.Protocol):
             return
         ending = b"Connection: close\r\n" if close else b""
         if status == 204 or status == 304:
-            self._outbox.write(self.transport, b"%b%b%b\r\n" % (status_line(status), head, ending))
+            self.outbox.write(self.transport, b"%b%b%b\r\n" % (status_line(status), head, ending))
         elif request is not None and request.method == b"HEAD":
-            self._outbox.write(
+            self.outbox.write(
                 self.transport, b"%b%bContent-Length: %d\r\n%b\r\n" % (status_line(status), head, len(body), ending)
             )
         else:
-            self._outbox.write(
+            self.outbox.write(
                 self.transport,
                 b"%b%bContent-Length: %d\r\n%b\r\n%b" % (status_line(status), head, len(body), ending, body),
             )
 
-    def begin_stream(self, status: int, head: bytes, flow: Flow, length: int | None = None) -> None:
-        """Send a head whose body follows piece by piece; `length` keeps an original Content-Length.
+    def begin_stream(self, status: int, head: bytes, flow: Flow, length: int | None = None, first: bytes = b"") -> None:
+        """Send a head, with the `first` of a body that follows piece by piece; `length` keeps a Content-Length.
 
         HTTP/1.0 clients get the body until the connection closes, others the chunked coding.
         """
@@ -276,41 +278,36 @@ class Downstream(asyncio.Protocol):
         assert request is not None
         close = self.will_close(request)
         self._closing = close
-        self._chunked = request.minor == 1 and length is None
-        self._framed = self._chunked or length is not None
+        self.chunked = request.minor == 1 and length is None
+        self._framed = self.chunked or length is not None
         if length is not None:
             framing = b"Content-Length: %d\r\n" % length
         else:
-            framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b""
+            framing = b"Transfer-Encoding: chunked\r\n" if self.chunked else b""
         ending = b"Connection: close\r\n" if close else b""
         self._flow = flow
         if not self.lost:
-            self._outbox.write(self.transport, b"%b%b%b%b\r\n" % (status_line(status), head, framing, ending))
+            if first and self.chunked:
+                first = b"%x\r\n%b\r\n" % (len(first), first)
+            self.outbox.write(self.transport, b"%b%b%b%b\r\n%b" % (status_line(status), head, framing, ending, first))
         if self._stalled:
             flow.pause()
 
-    @property
-    def chunked(self) -> bool:
-        """Whether the stream now being sent is in the chunked coding."""
-        return self._chunked
-
-    @property
-    def outbox(self) -> Outbox:
-        """Where its writes go."""
-        return self._outbox
-
     def write(self, content: bytes) -> None:
         """Send content of a stream (never empty)."""
-        if self._chunked:
-            self._outbox.write(self.transport, b"%x\r\n%b\r\n" % (len(content), content))
+        if self.chunked:
+            self.outbox.write(self.transport, b"%x\r\n%b\r\n" % (len(content), content))
         else:
-            self._outbox.write(self.transport, content)
+            self.outbox.write(self.transport, content)
 
-    def end_stream(self) -> None:
-        """The stream is complete; `finish` must follow."""
+    def end_stream(self, last: bytes = b"") -> None:
+        """The stream is complete with its `last` bytes; `finish` must follow."""
         self._flow = None
-        if self._chunked and not self.lost:
-            self._outbox.write(self.transport, LAST_CHUNK)
+        if self.chunked and not self.lost:
+            end = b"%x\r\n%b\r\n%b" % (len(last), last, LAST_CHUNK) if last else LAST_CHUNK
+            self.outbox.write(self.transport, end)
+        elif last:
+            self.write(last)
 
     def cut(self) -> None:
         """End a stream so that nobody can take it for complete: flush, no final chunk, close (promise 26).
@@ -325,7 +322,7 @@ class Downstream(asyncio.Protocol):
             return
         if not self._framed:
             reset_on_close(self.transport)
-        self._outbox.flush()
+        self.outbox.flush()
         self.transport.close()
 
     def finish(self) -> None:
@@ -376,7 +373,7 @@ class Downstream(asyncio.Protocol):
         self._reader.kill()
         if self.lost:
             return
-        self._outbox.flush()
+        self.outbox.flush()
         now = self._service.now()
         self._note_progress(now)
         self.deadline = now + LINGER_S

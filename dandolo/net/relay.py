@@ -4,7 +4,7 @@
 of it; a larger event passes piecewise. It forwards before anybody looks: a `Tap` is asked first only whether
 the bytes could concern it at all (a few substring searches), and reads them after they are gone unless they
 must be changed. Until the first content the relay may hold everything (so that another provider can still
-take over), at most `HELD_BYTES_MAX`; `commit` is called when the client's head must go out.
+take over), at most `HELD_BYTES_MAX`; `commit` is called once, with what is to follow the client's head at once.
 
 Backpressure is direct: a client that cannot keep up pauses the provider's socket, so a stream holds at most
 the tail, one read and the client's write buffer.
@@ -77,7 +77,7 @@ class EventRelay:
 
     __slots__ = (
         "_client", "_commit", "_events", "_held", "_hold", "_in_event_bytes", "_on_payload", "_pace",
-        "_provider", "_shortcut", "_tap", "committed", "done", "oversized", "payload_at", "payload_bytes",
+        "_provider", "_shortcut", "_tap", "committed", "done", "last", "oversized", "payload_at", "payload_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -87,7 +87,7 @@ class EventRelay:
         tap: Tap,
         *,
         hold: bool,
-        commit: Callable[[], None],
+        commit: Callable[[bytes], None],
         on_payload: Callable[[], None],
         pace: Sweep,
     ) -> None:
@@ -104,6 +104,8 @@ class EventRelay:
         self._shortcut: Callable[[bytes], bool] | None = None
         self.committed = False
         self.oversized = False
+        self.last = b""
+        """What is to be sent with the end of a stream that has ended well."""
         self.payload_bytes = 0
         self.payload_at = 0.0
         """When content last took the shortcut, of which `on_payload` is not told: monotonic seconds by `pace`."""
@@ -147,13 +149,10 @@ class EventRelay:
                 return
             closing = self._tap.finish()
             if not self.committed:
-                self._commit_now()
-                if self._held:
-                    self._client.write(self._held)
-                    self.payload_bytes += len(self._held)
-                    self._held = b""
-            if closing:
-                self._client.write(closing)
+                self._send(self._held)
+                self._held = b""
+            self.last = closing
+            self.payload_bytes += len(closing)
         except UpstreamError as error:
             self.broken(error)
             return
@@ -178,7 +177,7 @@ class EventRelay:
         if self.oversized or self.finished():
             return
         if not self.committed:
-            self._commit_now()
+            self._send(b"")
             if self._held:
                 held, self._held = self._held, b""
                 self._forward(held)
@@ -196,21 +195,21 @@ class EventRelay:
             if opening is Opening.EMPTY and self._hold and len(events) <= HELD_BYTES_MAX:
                 self._held = events
                 return
-            self._commit_now()
         if tap.concerns(events):
             events = tap.rewrite(events)
-            if events:
-                self._client.write(events)
+            if tap.terminated and tap.error is None:
+                if not self.committed:
+                    self._send(b"")
+                self.last = events
                 self.payload_bytes += len(events)
+                self.done.set(None)
+                return
+            self._send(events)
             if tap.error is not None:
                 self.done.fail(tap.error)
                 return
-            if tap.terminated:
-                self.done.set(None)
-                return
         else:
-            self._client.write(events)
-            self.payload_bytes += len(events)
+            self._send(events)
             tap.observe(events)
         # A comment alone is a sign of life, no payload: it does not move the idle deadline. (A blank line
         # may lead: the second half of a CRLF that was cut.)
@@ -272,16 +271,20 @@ class EventRelay:
 
         self._shortcut = provider.shortcut = shortcut
 
-    def _commit_now(self) -> None:
-        self.committed = True
-        self._commit()
+    def _send(self, events: bytes) -> None:
+        """Pass on, the client's head before it when that has not gone out: in one write, which is one wake-up."""
+        self.payload_bytes += len(events)
+        if self.committed:
+            if events:
+                self._client.write(events)
+        else:
+            self.committed = True
+            self._commit(events)
 
     def _begin_piecewise(self) -> None:
         """An event larger than the tail may grow passes in pieces (promise 26)."""
-        if not self.committed:
-            self._commit_now()
-        if self._held:
-            self._client.write(self._held)
+        if self._held or not self.committed:
+            self._send(self._held)
             self._held = b""
         self.oversized = True
         self._in_event_bytes = 0
