@@ -105,7 +105,9 @@ def read(endpoint: Endpoint, raw: bytes, content_type: bytes) -> Call:
     body = judge(raw)
     call.json = body
     for name, opening, kind in endpoint.needs:
-        body.require(name, opening, kind)
+        raw_value = body.fields.get(name)
+        if raw_value is None or memoryview(raw_value)[0] not in opening:
+            body.require(name, opening, kind)
     call.models = _models(body, required=endpoint.model)
     if "stream" in body.fields:
         call.stream = body.flag("stream")

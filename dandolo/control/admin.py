@@ -120,9 +120,13 @@ class Admin:
             )
         return BODY_BYTES_MAX
 
-    def admit_again(self, connection: Downstream, request: Request) -> bool:
+    def enter_again(self, connection: Downstream, request: Request) -> bool:
         """Never: every head is judged in full, nothing here is in a hurry."""
         return False
+
+    def begin(self, connection: Downstream, request: Request) -> None:
+        """The same as `start`: nothing is counted here."""
+        self.start(connection, request)
 
     def body_grew(self, connection: Downstream, size: int) -> None:
         """Nothing to count: bodies are bounded by BODY_BYTES_MAX."""

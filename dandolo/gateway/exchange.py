@@ -95,7 +95,6 @@ class Exchange:
         self.encoded_id = request_id
         self.endpoint = admitted.endpoint
         self.started = self.sent_at = _now()
-        self.idle_s = admitted.plane.config.timeouts.stream_idle
 
     @property
     def id(self) -> str:
@@ -265,7 +264,7 @@ class Exchange:
 
     def _idle_from(self, since: float) -> None:
         self._idle_since = since
-        at = since + self.idle_s
+        at = since + self.plane.config.timeouts.stream_idle
         if at > self.total_at:
             at = self.total_at
         if self._heartbeat_at is NEVER:

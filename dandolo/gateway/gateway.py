@@ -168,8 +168,8 @@ class Gateway:
             admitted.body_bytes_max = limits.upload_bytes_max if endpoint.upload else limits.body_bytes_max
         return admitted.body_bytes_max
 
-    def admit_again(self, connection: Downstream, request: Request) -> bool:
-        """Whether a complete request may start whose head repeats one admitted on this connection.
+    def enter_again(self, connection: Downstream, request: Request) -> bool:
+        """Count in a complete request whose head repeats one admitted on this connection, if it may start.
 
         Path, key, host and origin are the same bytes, so they were judged; what can have changed is the
         plane, how much is under way, and the body's length.
@@ -177,12 +177,26 @@ class Gateway:
         admitted = request.context
         if not isinstance(admitted, Admitted) or admitted.plane is not self.plane or admitted.local is not None:
             return False
-        admission, tenant = admitted.plane.admission, admitted.tenant
-        return (
-            len(request.body) <= admitted.body_bytes_max
-            and admission.in_flight < admission.in_flight_max
-            and tenant.in_flight < tenant.in_flight_max
-        )
+        admission, tenant, size = admitted.plane.admission, admitted.tenant, len(request.body)
+        if (
+            size > UNCOUNTED_BYTES_MAX
+            or size > admitted.body_bytes_max
+            or admission.in_flight >= admission.in_flight_max
+            or tenant.in_flight >= tenant.in_flight_max
+        ):
+            return False
+        admission.in_flight += 1
+        tenant.in_flight += 1
+        return True
+
+    def begin(self, connection: Downstream, request: Request) -> None:
+        """Handle a request that has been counted in."""
+        admitted = request.context
+        assert isinstance(admitted, Admitted)
+        exchange = Exchange(self, admitted, connection, request, self._next_id())
+        connection.exchange = exchange
+        self.sweep.items.add(exchange)
+        exchange.begin()
 
     def body_grew(self, connection: Downstream, size: int) -> None:
         """Count bytes of an unfinished body. Raises Refusal (503) when the process holds too many."""
@@ -210,10 +224,7 @@ class Gateway:
             connection.answer(status, head, body, close=error.close)
             connection.finish()
             return
-        exchange = Exchange(self, admitted, connection, request, self._next_id())
-        connection.exchange = exchange
-        self.sweep.items.add(exchange)
-        exchange.begin()
+        self.begin(connection, request)
 
     def refusal(self, connection: Downstream, request: Request | None, error: GatewayError) -> tuple[int, bytes, bytes]:
         """Word an answer for a request that no exchange handles, and record it."""

@@ -195,8 +195,12 @@ class Begun:
         exchange, breaker = self._exchange, self._breaker
         exchange.begun = None
         now = _now()
-        exchange.gateway.keep(self.runtime, self.connection, ended=error is None)
-        self.runtime.slots.leave(now)
+        runtime, connection = self.runtime, self.connection
+        if connection.release():
+            runtime.pool.put(connection, now)
+        else:
+            exchange.gateway.keep(runtime, connection, ended=error is None)
+        runtime.slots.leave(now)
         if breaker is not None:
             if error is None:
                 breaker.succeeded(now, self.epoch)

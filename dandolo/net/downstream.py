@@ -104,12 +104,12 @@ class Downstream(asyncio.Protocol):
             request = reader.whole(data)
             if request is not None:
                 service = self._service
-                if service.admit_again(self, request):
+                if service.enter_again(self, request):
                     self._request = request
                     self._busy = True
                     self._requests += 1
                     self.deadline = NEVER
-                    service.start(self, request)
+                    service.begin(self, request)
                     return
         reader.receive(data)
         if self._busy:
@@ -246,7 +246,15 @@ class Downstream(asyncio.Protocol):
         """Send a whole answer. `head` are encoded field lines without framing; `finish` must follow."""
         request = self._request
         assert request is not None
-        if status == 200 and request.method == b"POST" and not (close or self.lost or self.will_close(request)):
+        service = self._service
+        if (
+            status == 200
+            and request.keep_alive
+            and request.method == b"POST"
+            and not (close or self.lost or service.draining or self._reader.dead)
+            and self._requests < self._requests_max
+            and service.sweep.now <= self._ends_at
+        ):
             self.outbox.write(self.transport, b"%b%bContent-Length: %d\r\n\r\n%b" % (_OK, head, len(body), body))
             return
         close = close or self.will_close(request)
@@ -257,17 +265,14 @@ class Downstream(asyncio.Protocol):
         if self.lost:
             return
         ending = b"Connection: close\r\n" if close else b""
+        framing = b""
         if status == 204 or status == 304:
-            self.outbox.write(self.transport, b"%b%b%b\r\n" % (status_line(status), head, ending))
-        elif request is not None and request.method == b"HEAD":
-            self.outbox.write(
-                self.transport, b"%b%bContent-Length: %d\r\n%b\r\n" % (status_line(status), head, len(body), ending)
-            )
+            body = b""
         else:
-            self.outbox.write(
-                self.transport,
-                b"%b%bContent-Length: %d\r\n%b\r\n%b" % (status_line(status), head, len(body), ending, body),
-            )
+            framing = b"Content-Length: %d\r\n" % len(body)
+            if request is not None and request.method == b"HEAD":
+                body = b""
+        self.outbox.write(self.transport, b"%b%b%b%b\r\n%b" % (status_line(status), head, framing, ending, body))
 
     def begin_stream(self, status: int, head: bytes, flow: Flow, length: int | None = None, first: bytes = b"") -> None:
         """Send a head, with the `first` of a body that follows piece by piece; `length` keeps a Content-Length.

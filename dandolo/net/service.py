@@ -51,11 +51,14 @@ class Service(Protocol):
     def admit(self, connection: Downstream, request: Request) -> int:
         """Judge a head before its body is read; the body's limit in bytes, or raise GatewayError."""
 
-    def admit_again(self, connection: Downstream, request: Request) -> bool:
-        """Whether a complete request, whose head repeats one that was admitted on this connection, may start.
+    def enter_again(self, connection: Downstream, request: Request) -> bool:
+        """Let in a complete request whose head repeats one that was admitted on this connection.
 
-        False sends it the long way, where it is judged as if it were new.
+        After True `begin` must follow. False sends it the long way, where it is judged as if it were new.
         """
+
+    def begin(self, connection: Downstream, request: Request) -> None:
+        """Handle a request that has entered; must lead to `finish` exactly once."""
 
     def body_grew(self, connection: Downstream, size: int) -> None:
         """`size` more bytes of an unfinished body are held; may raise GatewayError."""

@@ -93,10 +93,8 @@ class Upstream(asyncio.Protocol):
         """
         self.reader.begin(head_only=head_only)
         self.response = None
-        self.shortcut = None
-        self._sink = None
-        self._gathered = 0
-        if self._pieces:
+        if self._gathered:
+            self._gathered = 0
             self._pieces = []
         if self.closed or self.transport.is_closing():
             receiver.fail(UpstreamUnavailable("the provider had closed this connection"))
