@@ -23,6 +23,7 @@ from dandolo import __version__
 from dandolo.cli.age import since_start_ms
 from dandolo.cli.configured import Choice
 from dandolo.cli.gauges import gauges
+from dandolo.cli.heap import keep_memory
 from dandolo.config import Config, ConfigError, Problem
 from dandolo.config.schema import LogFormat
 from dandolo.control.admin import Admin
@@ -59,6 +60,7 @@ def run(
 
     Raises ConfigError for what no validation sees, before anything is accepted.
     """
+    keep_memory()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, sockets, admin, choice, log_format))
 

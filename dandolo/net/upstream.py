@@ -19,7 +19,8 @@ from dandolo.net.strand import Waiter
 from dandolo.wire.client import Response, ResponseReader
 
 PLAIN_BYTES_MAX = 256 * 1024
-WRITE_JOIN_BYTES_MAX = 64 * 1024
+WRITE_JOIN_BYTES_MAX = 16 * 1024
+"""A larger body is not copied to stand behind its head: the kernel takes both from where they are."""
 LARGE_READ_BYTES = 16 * 1024
 """A read that brings more makes its connection read in sips from then on."""
 SIP_BYTES_MAX = 64 * 1024
