@@ -25,6 +25,7 @@ from bench.load.scenarios import SCENARIOS, Measure, Scenario
 from bench.load.targets import TARGETS, Place, Running, TargetError, Wiring, certificates, stub
 
 Metrics = dict[str, float]
+IDLE_SETTLES_S = 1.0
 GENERATOR_MIN = 1.5  # how much faster than the best target the direct path must be
 NGINXES = ("nginx", "nginx-512k")
 
@@ -107,9 +108,14 @@ def _measure(scenario: Scenario, running: Running, place: Place, options: argpar
         return metrics(scenario, checked(generator.load(arguments, core=core), least=count * repeat))
     before = memory_kb(running.pids)
     held: list[float] = []
-    result = checked(
-        generator.load(arguments, core=core, at_ready=lambda: held.append(memory_kb(running.pids))), least=count
-    )
+
+    def at_ready() -> None:
+        if scenario.kind == "idle":
+            # What stays, not what is still on its way to be given back.
+            time.sleep(IDLE_SETTLES_S)
+        held.append(memory_kb(running.pids))
+
+    result = checked(generator.load(arguments, core=core, at_ready=at_ready), least=count)
     return {"kb_each": (held[0] - before) / result["connections"], "kb_before": before}
 
 

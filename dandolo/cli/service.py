@@ -23,7 +23,7 @@ from dandolo import __version__
 from dandolo.cli.age import since_start_ms
 from dandolo.cli.configured import Choice
 from dandolo.cli.gauges import gauges
-from dandolo.cli.heap import keep_memory
+from dandolo.cli.heap import Heap, keep_memory
 from dandolo.config import Config, ConfigError, Problem
 from dandolo.config.schema import LogFormat
 from dandolo.control.admin import Admin
@@ -98,6 +98,7 @@ class Process:
         access_form, program_form = log_format or _form(config, 1), log_format or _form(config, 2)
         self._access = LogWriter(1, form=access_form)
         self._program = configure_logging(program_form)
+        self._heap = Heap()
         self._metrics = Metrics()
         self._records = Records(self._metrics, self._access, access_form)
         self.worker = Worker(config, self._records.take, self._beat)
@@ -180,6 +181,8 @@ class Process:
 
     def _beat(self) -> None:
         """What is due ten times a second, in one go: an idle process wakes no oftener."""
+        gateway = self.worker.gateway
+        self._heap.beat(gateway.requests, gateway.admission.in_flight)
         self._records.settle()
         self._admin.sweep.tick(self._admin.now())
 

@@ -21,6 +21,8 @@ from dandolo.route.catalog import Account, Catalog, Provider
 from dandolo.wire import fields
 
 HEADS_MAX = 256
+IDLE_MAX = 256
+"""Unused connections kept of one account, however many it may have at one time."""
 BREAKERS_MAX = 1024
 _USER_AGENT = f"dandolo/{__version__}".encode()
 
@@ -40,7 +42,9 @@ class Runtime:
         self.destination = destination
         self.slots = Slots(config.concurrency_max)
         self.pool: Pool[Upstream] = Pool(
-            idle_s=config.http_idle, age_max_s=config.http_max_age, idle_max=config.concurrency_max
+            idle_s=config.http_idle,
+            age_max_s=config.http_max_age,
+            idle_max=min(config.concurrency_max, IDLE_MAX),
         )
         self.secrets: tuple[str, ...] = (account.secret,) if account.secret else ()
         self.forwarded = frozenset(name.lower().encode() for name in config.forward_headers)

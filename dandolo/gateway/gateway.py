@@ -95,7 +95,8 @@ class Gateway:
         self._finished: list[Exchange] = []
         self._request_prefix = b"req_" + secrets.token_hex(6).encode()
         self._unix_offset = time.time() - time.monotonic()
-        self._requests = 0
+        self.requests = 0
+        """Requests that were given an id."""
 
     now = staticmethod(time.monotonic)
 
@@ -383,8 +384,8 @@ class Gateway:
             connection.held_bytes = 0
 
     def _next_id(self) -> bytes:
-        self._requests += 1
-        return b"%b%010x" % (self._request_prefix, self._requests)
+        self.requests += 1
+        return b"%b%010x" % (self._request_prefix, self.requests)
 
 
 def limits_of(config: Config) -> DownstreamLimits:

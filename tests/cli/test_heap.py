@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from dandolo.cli.heap import WORK_MIN, Heap
+
 CODE = """
 import resource
 from dandolo.cli.heap import keep_memory
@@ -32,3 +34,18 @@ def faults(keep: bool) -> int:
 def test_blocks_taken_again_and_again_fault_in_no_new_pages() -> None:
     kept, returned = faults(True), faults(False)
     assert kept < 1000 < returned
+
+
+def test_memory_is_given_back_once_when_work_has_ended() -> None:
+    heap = Heap()
+    if heap._trim is None:
+        pytest.skip("this C library has no malloc_trim")
+    assert not heap.beat(10 * WORK_MIN, 3)
+    assert not heap.beat(10 * WORK_MIN, 3), "requests are under way"
+    assert not heap.beat(10 * WORK_MIN + 1, 0), "there was one since the last beat"
+    assert heap.beat(10 * WORK_MIN + 1, 0)
+    assert not heap.beat(10 * WORK_MIN + 1, 0)
+    assert not heap.beat(11 * WORK_MIN, 0)
+    assert not heap.beat(11 * WORK_MIN, 0), "little was done since"
+    assert not heap.beat(12 * WORK_MIN, 0)
+    assert heap.beat(12 * WORK_MIN, 0)
