@@ -41,7 +41,8 @@ class Scenario:
     proves_generator: bool = False
 
 
-def _bodies(name: str, title: str, size: int, gate: float, aim: float) -> Scenario:
+def _bodies(name: str, title: str, size: int, gate: float | None, aim: float | None, *, english: bool) -> Scenario:
+    """A large body of English prose and code, or of many scripts (whose UTF-8 must be checked: reported beside it)."""
     return Scenario(
         name,
         "closed",
@@ -50,9 +51,9 @@ def _bodies(name: str, title: str, size: int, gate: float, aim: float) -> Scenar
                 name, f"CPU per request, {title} body, 64 connections", "cpu_us_per_request", "µs", "nginx", gate, aim
             ),
         ),
-        ("--connections", "64", "--bytes", str(size)),
-        targets=("direct", "nginx", "nginx-512k", "dandolo", "starlette"),
-        proves_generator=True,
+        ("--connections", "64", "--bytes", str(size), *(["--ascii"] if english else [])),
+        targets=("direct", "nginx", "nginx-512k", "dandolo", "starlette") if english else ("nginx-512k", "dandolo"),
+        proves_generator=english,
     )
 
 
@@ -107,8 +108,10 @@ SCENARIOS: tuple[Scenario, ...] = (
         targets=("direct", "nginx", "dandolo", "starlette", "litellm"),
         proves_generator=True,
     ),
-    _bodies("cpu_32k", "32 KB", 32768, 2.5, 1.6),
-    _bodies("cpu_256k", "256 KB", 262144, 1.6, 1.2),
+    _bodies("cpu_32k", "32 KB", 32768, 2.5, 1.6, english=True),
+    _bodies("cpu_256k", "256 KB", 262144, 1.6, 1.2, english=True),
+    _bodies("cpu_32k_scripts", "32 KB many-script", 32768, None, None, english=False),
+    _bodies("cpu_256k_scripts", "256 KB many-script", 262144, None, None, english=False),
     Scenario(
         "latency_1",
         "closed",
