@@ -274,7 +274,9 @@ class Provider:
     ca: Path | None = absent(kinds.readable_file("a PEM bundle"), "private CA bundle (PEM)", example='"/path/ca.pem"')
     stream_upstream: bool = key(kinds.flag(), "false", "ask for streams even where the client wants a plain answer")
     connect_private: bool = key(kinds.flag(), "false", "allow link-local and cloud metadata addresses")
-    http_idle: float = key(kinds.time_span("1s", "1h"), '"55s"', "how long an idle connection to it is kept")
+    http_idle: float = key(
+        kinds.time_span("1s", "1h"), '"55s"', "how long an idle connection to it is kept (256 at most)"
+    )
     http_max_age: float = key(kinds.time_span("10s", "1d"), '"10m"', "age at which a connection is replaced")
     accounts: tuple[Account, ...] = fed_by(
         {
