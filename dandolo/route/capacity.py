@@ -1,41 +1,35 @@
 """Slots: how many calls one account carries at a time, and who waits for the next one.
 
-Synchronous and without I/O: `enter` says whether the caller may go, `leave` hands the slot to whoever has
-waited longest. The queue is bounded; its overflow is a refusal with a wait computed from how fast slots
-have been coming free. Whoever holds a slot finds a connection or dials one, so this is the only queue
-(promise 33).
+Synchronous and without I/O: `enter` says whether the caller may go, `leave` hands the slot to whoever is
+next in the queue (`route.queue`: three classes, bounded). Its overflow, and a wait beyond a class's
+deadline, is a refusal with a wait computed from how fast slots have been coming free. Whoever holds a slot
+finds a connection or dials one, so this is the only queue (promise 33).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Protocol
+from collections.abc import Mapping
 
 from dandolo.errors import Refusal
+from dandolo.route.queue import BYTES_MAX, NORMAL, WAITERS_MAX, Place, Queue, Ticket
 
-WAITERS_MAX = 1024
+__all__ = ["RETRY_AFTER_MAX_S", "WAITERS_MAX", "ReservedSlots", "Slots", "Ticket"]
+
 RETRY_AFTER_MAX_S = 30.0
 
 
-class Ticket(Protocol):
-    """A place in the queue: `set(True)` grants the slot. `done` is true once granted or given up."""
-
-    done: bool
-
-    def set(self, value: bool) -> None:
-        """Grant the slot."""
-
-
 class Slots:
-    """Calls in flight of one account, at most `limit`, with a FIFO queue of at most `waiters_max`."""
+    """Calls in flight of one account, at most `limit`, with a queue of at most `waiters_max` and `bytes_max`.
 
-    __slots__ = ("_freed", "_granting", "_leave_interval_s", "_left_at", "_waiters", "_waiters_max", "in_use", "limit")
+    `waiting` is how many stand in the queue.
+    """
 
-    def __init__(self, limit: int, waiters_max: int = WAITERS_MAX) -> None:
+    __slots__ = ("_freed", "_granting", "_leave_interval_s", "_left_at", "_queue", "in_use", "limit")
+
+    def __init__(self, limit: int, waiters_max: int = WAITERS_MAX, bytes_max: int = BYTES_MAX) -> None:
         self.limit = limit
         self.in_use = 0
-        self._waiters: deque[Ticket] = deque()
-        self._waiters_max = waiters_max
+        self._queue = Queue(waiters_max, bytes_max)
         self._left_at = 0.0
         self._leave_interval_s = 0.0
         self._granting = False
@@ -44,63 +38,175 @@ class Slots:
     @property
     def waiting(self) -> int:
         """Callers in the queue."""
-        return len(self._waiters)
+        return self._queue.count
 
-    def enter(self) -> bool:
-        """Take a slot if one is free. True obliges the caller to call `leave` once."""
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of their requests, as far as they were told."""
+        return self._queue.size
+
+    def enter(self, key: str = "") -> bool:
+        """Take a slot if one is free. True obliges the caller to call `leave` once (with the same key)."""
         if self.in_use >= self.limit:
             return False
         self.in_use += 1
         return True
 
-    def queue(self, ticket: Ticket) -> None:
-        """Wait for a slot. Raises Refusal (503, with Retry-After) when the queue is full."""
-        if len(self._waiters) >= self._waiters_max:
+    def queue(
+        self, ticket: Ticket, now: float | None = None, priority: int = NORMAL, size: int = 0, key: str = ""
+    ) -> None:
+        """Wait for a slot, in a class (`queue.HIGH`, `NORMAL`, `LOW`), holding `size` bytes meanwhile.
+
+        Raises Refusal (503, with Retry-After) when the queue is full. The ticket is granted (`set`) or,
+        once it has waited too long, refused (`fail`); without `now` it is never refused.
+        """
+        if self._queue.full(size):
             raise Refusal(
-                f"all {self.limit} slots of the provider are in use and {len(self._waiters)} calls wait already; "
+                f"all {self.limit} slots of the provider are in use and {self._queue.count} calls wait already; "
                 "try again later",
                 retry_after_s=self.retry_after_s(),
             )
-        self._waiters.append(ticket)
+        self._queue.push(ticket, priority, now, size, key)
 
     def withdraw(self, ticket: Ticket) -> None:
         """Stop waiting. A ticket that was granted meanwhile must `leave` instead."""
-        try:
-            self._waiters.remove(ticket)
-        except ValueError:
-            pass
+        self._queue.remove(ticket)
 
-    def leave(self, now: float) -> None:
-        """Give a slot back: to the longest waiter, or to the free ones."""
-        if not self._waiters and not self._left_at:
+    def leave(self, now: float, key: str = "") -> None:
+        """Give a slot back: to the next waiter, or to the free ones."""
+        queue = self._queue
+        if not queue.count and not self._left_at:
             self.in_use -= 1
             assert self.in_use >= 0, "a slot was given back twice"
             return
+        assert self.in_use > self._freed, "a slot was given back twice"
         interval = min(now - self._left_at, RETRY_AFTER_MAX_S) if self._left_at else 0.0
         self._leave_interval_s += 0.1 * (interval - self._leave_interval_s)
-        self._left_at = now if self._waiters else 0.0
-        if not self._waiters:
+        self._left_at = now if queue.count else 0.0
+        if not queue.count:
             self.in_use -= 1
-            assert self.in_use >= 0, "a slot was given back twice"
             return
         self._freed += 1
         if not self._granting:
-            self._grant()
+            self._grant(now)
 
-    def _grant(self) -> None:
+    def resize(self, limit: int, now: float) -> None:
+        """Change the limit. Slots beyond a smaller one are not handed on when they are left."""
+        more = limit - max(self.limit, self.in_use)
+        self.limit = limit
+        if more > 0 and self._queue.count:
+            more = min(more, self._queue.count)
+            self.in_use += more
+            self._freed += more
+            if not self._granting:
+                self._grant(now)
+
+    def expire(self, now: float) -> int:
+        """Refuse those who have waited too long; how many. To be called now and then, every 100 ms say."""
+        dropped = self._queue.expire(now)
+        for place in dropped:
+            place.ticket.fail(self._too_long(place, now))
+        return len(dropped)
+
+    def _too_long(self, place: Place, now: float) -> Refusal:
+        return Refusal(
+            f"no slot of the provider came free within {now - place.since:.1f} s and {self._queue.count} calls wait; "
+            "try again later",
+            retry_after_s=self.retry_after_s(),
+        )
+
+    def _grant(self, now: float) -> None:
         """Hand freed slots on. A grant runs its caller at once, who may leave at once: that must not nest."""
         self._granting = True
         try:
-            while self._freed and self._waiters:
-                ticket = self._waiters.popleft()
-                if not ticket.done:
-                    self._freed -= 1
-                    ticket.set(True)
+            if self._queue.count:
+                self.expire(now)
+            while self._freed:
+                self._freed -= 1
+                # A limit that has shrunk takes back what is beyond it.
+                place = self._next(now) if self.in_use <= self.limit else None
+                if place is None:
+                    self.in_use -= 1
+                else:
+                    place.ticket.set(True)
         finally:
             self._granting = False
             self.in_use -= self._freed
             self._freed = 0
 
+    def _next(self, now: float) -> Place | None:
+        return self._queue.pop(now)
+
     def retry_after_s(self) -> float:
         """Seconds until the queue as it stands has drained, between 1 and RETRY_AFTER_MAX_S."""
-        return max(1.0, min(RETRY_AFTER_MAX_S, self._leave_interval_s * (len(self._waiters) + 1)))
+        return max(1.0, min(RETRY_AFTER_MAX_S, self._leave_interval_s * (self._queue.count + 1)))
+
+    def wait_s(self) -> float:
+        """Seconds a new waiter may expect, 0 when a slot is free."""
+        return 0.0 if self.in_use < self.limit else self._leave_interval_s * (self._queue.count + 1)
+
+
+class ReservedSlots(Slots):
+    """Slots of which some keys have shares for themselves (`slots_reserved`).
+
+    `shares` maps a key to its share of the limit, 0 … 1; their sum is scaled down to 1. A key beyond its
+    share competes with everybody for what is not kept; what is kept stays free when its key is idle.
+    """
+
+    __slots__ = ("_held", "_reserved", "_shares")
+
+    def __init__(
+        self,
+        limit: int,
+        shares: Mapping[str, float],
+        waiters_max: int = WAITERS_MAX,
+        bytes_max: int = BYTES_MAX,
+    ) -> None:
+        super().__init__(limit, waiters_max, bytes_max)
+        scale = max(1.0, sum(shares.values()))
+        self._shares = {key: share / scale for key, share in shares.items() if share > 0}
+        self._held = dict.fromkeys(self._shares, 0)
+        self._reserved: dict[str, int] = {}
+        self._divide()
+
+    def enter(self, key: str = "") -> bool:
+        """Take a slot if one is free for this key."""
+        if not self._may(key, self.in_use):
+            return False
+        self.in_use += 1
+        if key in self._held:
+            self._held[key] += 1
+        return True
+
+    def leave(self, now: float, key: str = "") -> None:
+        """Give a slot of this key back."""
+        if key in self._held:
+            self._held[key] -= 1
+            assert self._held[key] >= 0, "a slot was given back twice"
+        super().leave(now)
+
+    def resize(self, limit: int, now: float) -> None:
+        """Change the limit, and the shares with it."""
+        before, self.limit = self.limit, limit
+        self._divide()
+        self.limit = before
+        super().resize(limit, now)
+
+    def _divide(self) -> None:
+        # Rounded down, so that a limit of one is everybody's.
+        self._reserved = {key: int(share * self.limit + 1e-9) for key, share in self._shares.items()}
+
+    def _may(self, key: str, in_use: int) -> bool:
+        """Whether `key` may have one more when `in_use` are taken: what others have kept must stay free."""
+        for other, reserved in self._reserved.items():
+            if other != key and reserved > self._held[other]:
+                in_use += reserved - self._held[other]
+        return in_use < self.limit
+
+    def _next(self, now: float) -> Place | None:
+        # The slot to be handed on and those that wait to be are still counted as taken.
+        taken = self.in_use - 1 - self._freed
+        place = self._queue.pop(now, lambda waiting: self._may(waiting.key, taken))
+        if place is not None and place.key in self._held:
+            self._held[place.key] += 1
+        return place

@@ -1,0 +1,152 @@
+"""Who waits for a slot, and who is next: three classes served 16 : 4 : 1, bounded in count and bytes.
+
+Between classes weighted fair queueing by virtual time (stride scheduling, Waldspurger and Weihl 1995);
+within a class first come first served, until the queue has stood for a second: then last come first served,
+because under overload those at the front are about to be given up anyway and only the new can still be
+answered in time. Whoever has waited 80 % of the class's deadline is dropped, 20 % while the queue stands
+(after CoDel, RFC 8289, as Facebook's adaptive LIFO). Decisions only: `expire` returns those to be refused.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+HIGH, NORMAL, LOW = 0, 1, 2
+PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
+WEIGHTS = (16, 4, 1)
+DEADLINES_S = (10.0, 30.0, 60.0)
+DROP_SHARE = 0.8
+DROP_SHARE_STANDING = 0.2
+STANDING_S = 1.0
+WAITERS_MAX = 1024
+BYTES_MAX = 64 * 1024 * 1024
+NEVER = float("inf")
+
+
+class Ticket(Protocol):
+    """A place in the queue: `set(True)` grants the slot, `fail` refuses it. `done` once granted or given up."""
+
+    done: bool
+
+    def set(self, value: bool) -> None:
+        """Grant the slot."""
+
+    def fail(self, error: BaseException) -> None:
+        """Refuse it: the wait was too long."""
+
+
+class Place:
+    """A ticket with what is known of it: its class, since when it waits (NEVER: no age), its bytes, its key."""
+
+    __slots__ = ("key", "priority", "since", "size", "ticket")
+
+    def __init__(self, ticket: Ticket, priority: int, since: float, size: int, key: str) -> None:
+        self.ticket = ticket
+        self.priority = priority
+        self.since = since
+        self.size = size
+        self.key = key
+
+
+class Queue:
+    """Places in three classes. `count` and `size` (bytes) are what waits now."""
+
+    __slots__ = ("_classes", "_passes", "_places", "_standing_since", "_virtual", "bytes_max", "count", "size",
+                 "waiters_max")  # fmt: skip
+
+    def __init__(self, waiters_max: int = WAITERS_MAX, bytes_max: int = BYTES_MAX) -> None:
+        self.waiters_max = waiters_max
+        self.bytes_max = bytes_max
+        self.count = 0
+        self.size = 0
+        self._places: dict[Ticket, Place] = {}
+        self._classes: tuple[OrderedDict[Ticket, Place], ...] = tuple(OrderedDict() for _ in WEIGHTS)
+        self._passes = [0.0] * len(WEIGHTS)
+        self._virtual = 0.0
+        self._standing_since = NEVER
+
+    def full(self, size: int) -> bool:
+        """Whether one more of `size` bytes would be beyond a bound. An empty queue takes any size."""
+        return self.count >= self.waiters_max or (self.count > 0 and self.size + size > self.bytes_max)
+
+    def push(self, ticket: Ticket, priority: int, now: float | None, size: int, key: str) -> None:
+        """Put a ticket at the end of its class. `now` None: its age is unknown, it is never dropped."""
+        place = Place(ticket, priority, NEVER if now is None else now, size, key)
+        members = self._classes[priority]
+        if not members:
+            # A class that was empty has saved up nothing.
+            self._passes[priority] = max(self._passes[priority], self._virtual)
+        if not self.count and now is not None:
+            self._standing_since = now
+        members[ticket] = self._places[ticket] = place
+        self.count += 1
+        self.size += size
+
+    def remove(self, ticket: Ticket) -> bool:
+        """Take a ticket out, wherever it stands. False when it is not here (any more)."""
+        place = self._places.get(ticket)
+        if place is None:
+            return False
+        self._take(place)
+        return True
+
+    def pop(self, now: float, may: Callable[[Place], bool] | None = None) -> Place | None:
+        """The next to be served, taken out; None when nobody (whom `may` admits) waits.
+
+        Tickets that gave up without saying so are passed over. `expire` first, lest the dead be served.
+        """
+        order = sorted((p for p in range(len(WEIGHTS)) if self._classes[p]), key=self._passes.__getitem__)
+        for priority in order:
+            place = self._first(self._classes[priority], self.standing(now), may)
+            if place is not None:
+                self._virtual = self._passes[priority]
+                self._passes[priority] += 1.0 / WEIGHTS[priority]
+                self._take(place)
+                return place
+        return None
+
+    def _first(
+        self, members: OrderedDict[Ticket, Place], newest: bool, may: Callable[[Place], bool] | None
+    ) -> Place | None:
+        while members:
+            ticket = next(reversed(members)) if newest else next(iter(members))
+            place = members[ticket]
+            if ticket.done:
+                self._take(place)
+                continue
+            if may is None or may(place):
+                return place
+            places = reversed(members.values()) if newest else iter(members.values())
+            return next((other for other in places if not other.ticket.done and may(other)), None)
+        return None
+
+    def standing(self, now: float) -> bool:
+        """Whether the queue has not been empty for more than a second."""
+        return now - self._standing_since > STANDING_S
+
+    def expire(self, now: float) -> list[Place]:
+        """Those who have waited too long, taken out and to be refused by the caller. Constant when there are none."""
+        if self._standing_since == NEVER:
+            return []
+        share = DROP_SHARE_STANDING if self.standing(now) else DROP_SHARE
+        dropped: list[Place] = []
+        for members, deadline_s in zip(self._classes, DEADLINES_S, strict=True):
+            oldest = now - share * deadline_s
+            while members:
+                place = next(iter(members.values()))
+                if place.since > oldest:
+                    break
+                self._take(place)
+                if not place.ticket.done:
+                    dropped.append(place)
+        return dropped
+
+    def _take(self, place: Place) -> None:
+        del self._classes[place.priority][place.ticket]
+        del self._places[place.ticket]
+        self.count -= 1
+        self.size -= place.size
+        if not self.count:
+            self._standing_since = NEVER
