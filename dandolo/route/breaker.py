@@ -4,7 +4,11 @@ It opens on three failures in a row, or when at least half of at least eight cal
 failed: the count alone never trips on a brownout, the window never fills at three calls a second. Open
 time doubles from one second to fifteen, spread by a fifth either way; then one call at a time probes it, and
 two successes close it. A probe that never comes back is given up after its own deadline, so that it cannot
-hold the breaker half open for ever. Time is monotonic seconds and always an argument.
+hold the breaker half open for ever.
+
+Background probes, where there is a prober, spare users the trial: while a probe fails the open time is
+extended beyond the next one, a probe that succeeds ends it. They never close it: only real calls do.
+Time is monotonic seconds and always an argument.
 """
 
 from __future__ import annotations
@@ -22,6 +26,9 @@ OPEN_MAX_S = 15.0
 SPREAD = 0.2
 SUCCESSES_TO_CLOSE = 2
 PROBE_S = 30.0
+PROBE_EVERY_S = 2.0
+PROBE_EXTENDS_S = 3.0
+"""A failed background probe keeps it open until the next one has had its time."""
 
 
 class Breaker:
@@ -33,8 +40,8 @@ class Breaker:
     """
 
     __slots__ = (
-        "_calls", "_consecutive", "_open_until", "_probe_until", "_random", "_successes", "_trips",
-        "epoch", "state",
+        "_calls", "_consecutive", "_open_until", "_probe_due", "_probe_until", "_random", "_successes", "_trips",
+        "epoch", "reason", "state",
     )  # fmt: skip
 
     def __init__(self, random: Callable[[], float]) -> None:
@@ -47,6 +54,9 @@ class Breaker:
         self._probe_until = 0.0
         self._trips = 0
         self._successes = 0
+        self._probe_due = 0.0
+        self.reason = ""
+        """Why it opened last, in words."""
 
     def admits(self, now: float) -> bool:
         """Whether a call may go now. In half-open, True makes the caller the probe."""
@@ -92,19 +102,54 @@ class Breaker:
             return
         self._consecutive += 1
         if self.state == "half-open":
-            self._open(now)
+            self._open(now, "a trial call failed")
             return
         if self.state == "open":
             return
         self._calls.append((now, False))
-        if self._consecutive >= FAILURES_MAX or self._window_bad(now):
-            self._open(now)
+        if self._consecutive >= FAILURES_MAX:
+            self._open(now, f"{self._consecutive} failures in a row")
+        elif self._window_bad(now):
+            failed = sum(not ok for _, ok in self._calls)
+            self._open(now, f"{failed} of {len(self._calls)} calls failed within {WINDOW_S:g} s")
 
     def abandoned(self, epoch: int | None = None) -> None:
         """A call ended without saying anything (the client left): a probe makes room for the next."""
         if epoch is not None and epoch != self.epoch:
             return
         self._probe_until = 0.0
+
+    def shut(self, now: float, until: float, reason: str) -> None:
+        """Keep it open until a known time: no credit (402), a key's own limit, Venice's error budget."""
+        if self.state != "open":
+            self._open(now, reason)
+        self.reason = reason
+        self._open_until = max(self._open_until, until)
+        self._probe_due = max(self._probe_due, until)
+
+    def probe_due(self, now: float) -> bool:
+        """Whether a background probe is to be sent now: every PROBE_EVERY_S while it is open.
+
+        True obliges the caller to send one and to hand its result to `probed`.
+        """
+        if self.state != "open" or now < self._probe_due:
+            return False
+        self._probe_due = now + PROBE_EVERY_S
+        return True
+
+    def probed(self, now: float, well: bool) -> None:
+        """A background probe has come back. `well`: the provider answered, with no 5xx."""
+        if self.state != "open":
+            return
+        if well:
+            self._open_until = min(self._open_until, now)
+        else:
+            self._open_until = max(self._open_until, now + PROBE_EXTENDS_S)
+
+    def until(self, now: float) -> float | None:
+        """When it may admit a call again (monotonic seconds), None while it admits them (explain)."""
+        wait_s = self.retry_after_s(now)
+        return now + wait_s if wait_s else None
 
     def _window_bad(self, now: float) -> bool:
         while self._calls and self._calls[0][0] < now - WINDOW_S:
@@ -114,12 +159,14 @@ class Breaker:
         failed = sum(not ok for _, ok in self._calls)
         return failed >= FAILED_SHARE * len(self._calls)
 
-    def _open(self, now: float) -> None:
+    def _open(self, now: float, reason: str) -> None:
         length = min(OPEN_MAX_S, OPEN_FIRST_S * 2**self._trips)
         self._trips = min(self._trips + 1, 8)
         self.state = "open"
         self.epoch += 1
         self._open_until = now + length * (1 - SPREAD + 2 * SPREAD * self._random())
         self._probe_until = 0.0
+        self._probe_due = now + PROBE_EVERY_S
         self._consecutive = 0
+        self.reason = reason
         self._calls.clear()

@@ -1,0 +1,120 @@
+"""How much one account may be given: a limit learned from refusals, what its headers say is left, cool-downs.
+
+The limit is additive increase, multiplicative decrease (Chiu and Jain 1989) on calls in flight: a 429 takes
+a tenth off, at most once per 200 ms because refusals come in volleys; a success adds 1 / limit. Concurrency
+is bounded although providers count requests: by Little's law one follows from the other at a given latency,
+and a provider that slows down is given fewer requests without being asked. Time is monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from dandolo.route.capacity import Slots
+
+DECREASE = 0.9
+DECREASE_EVERY_S = 0.2
+LIMIT_MIN = 1.0
+USED_SHARE_TO_GROW = 0.5
+"""A limit that is hardly used is not raised: nothing was learned about it."""
+CEILING_S = 60.0
+CEILING_SHARE = 0.9
+CEILING_CARE = 0.1
+"""Close below the level that was last refused, growth is ten times slower, until that is a minute ago."""
+SLOW_START_S = 8.0
+SLOW_START_SHARE = 0.1
+COOL_DOWN_S = 1.0
+"""After a 429 that names no time."""
+
+
+class Limit:
+    """The learned limit of what `slots` bounds, between 1 and `bound` calls in flight; starts at `bound`.
+
+    It keeps `slots.limit` in step with itself. `value` is the limit; `cooled_until`, `told_until` and
+    `slow_until` are monotonic times up to which cool-down, `headroom` and slow start hold.
+    """
+
+    __slots__ = (
+        "_ceiling", "_ceiling_at", "_decreased_at", "bound", "cooled_until", "headroom", "slots", "slow_until",
+        "told_until", "value",
+    )  # fmt: skip
+
+    def __init__(self, slots: Slots, bound: int | None = None) -> None:
+        self.slots = slots
+        self.bound = float(bound if bound is not None else slots.limit)
+        self.value = self.bound
+        self.headroom = 1.0
+        self.cooled_until = 0.0
+        self.told_until = 0.0
+        self.slow_until = 0.0
+        self._decreased_at = -1e9
+        self._ceiling = 0.0
+        self._ceiling_at = -1e9
+
+    def succeeded(self, now: float) -> None:
+        """A call ended well: room for 1 / limit more, if the limit is being used."""
+        value = self.value
+        if value >= self.bound or self.slots.in_use < USED_SHARE_TO_GROW * value:
+            return
+        step = 1.0 / value
+        if self._ceiling and value >= CEILING_SHARE * self._ceiling:
+            if now - self._ceiling_at > CEILING_S:
+                self._ceiling = 0.0
+            else:
+                step *= CEILING_CARE
+        self._set(min(self.bound, value + step), now)
+
+    def refused(self, now: float, retry_after_s: float | None) -> None:
+        """A 429, with the wait it asks for (None: it names none). To be told before the call's slot is left.
+
+        The limit falls from what was really in flight: a bound that was never reached says nothing.
+        """
+        self.cool(now + (COOL_DOWN_S if retry_after_s is None else retry_after_s))
+        if now - self._decreased_at < DECREASE_EVERY_S:
+            return
+        self._decreased_at = now
+        reached = min(self.value, float(max(1, self.slots.in_use)))
+        self._ceiling, self._ceiling_at = reached, now
+        self._set(max(LIMIT_MIN, DECREASE * reached), now)
+
+    def cool(self, until: float) -> None:
+        """Nothing is to be sent before `until`; a later one wins."""
+        if until > self.cooled_until:
+            self.cooled_until = until
+
+    def told(self, remaining: float, limit: float, until: float) -> None:
+        """What rate-limit headers said: `remaining` of `limit` (requests or tokens), true until `until`.
+
+        Where a provider tells of both, tell the scarcer. A limit of 0 or less (Azure has -1) says nothing.
+        """
+        if limit > 0:
+            self.headroom = min(1.0, max(0.0, remaining / limit))
+            self.told_until = until
+
+    def begin_slow_start(self, now: float) -> None:
+        """The breaker has closed: a tenth of the limit at first, all of it after SLOW_START_S."""
+        self.slow_until = now + SLOW_START_S
+
+    def capacity(self, now: float) -> float:
+        """Calls that may be in flight now: the limit, while slow start lasts a share of it, at least 1."""
+        left = self.slow_until - now
+        if left <= 0:
+            return self.value
+        return max(1.0, self.value * (1.0 - (1.0 - SLOW_START_SHARE) * min(1.0, left / SLOW_START_S)))
+
+    def room(self, now: float) -> bool:
+        """Whether one more call may be sent now, cool-down apart."""
+        if self.told_until > now and self.headroom <= 0.0:
+            return False
+        return self.slots.in_use + 1 <= self.capacity(now)
+
+    def wait_s(self, now: float) -> float:
+        """Seconds of cool-down, or of a headroom of nothing, that are left."""
+        until = self.cooled_until
+        if self.headroom <= 0.0 and self.told_until > until:
+            until = self.told_until
+        return max(0.0, until - now)
+
+    def _set(self, value: float, now: float) -> None:
+        self.value = value
+        whole = int(value)
+        if whole != self.slots.limit:
+            self.slots.resize(whole, now)

@@ -1,0 +1,216 @@
+"""What is known of one account and model from the calls it answers: latency, speed, errors, calls under way.
+
+Each worker measures for itself and nothing here is cached or shared, so a decision sees the last call. A
+failure never contributes a latency: a provider that fails fast must not look fast. Only first *content* ends
+the wait for a first token; comments and role-only chunks are not to be reported. Everything is updated in
+constant time (the oldest unanswered call: amortised). Time is monotonic seconds and always an argument.
+"""
+
+from __future__ import annotations
+
+from math import exp
+
+ALPHA = 0.1
+TIME_CONSTANT_S = 10.0
+"""A sample after a pause of Δt weighs 1 − e^(−Δt / 10 s), at least ALPHA."""
+CLIP = 4.0
+"""A sample counts for at most four times what is known, so that one straggler does not bury a provider."""
+P95_STEP = 0.15
+P95_START = 2.0
+ERRORS_HELD_S = 15.0
+ERRORS_GONE_S = 30.0
+"""Without traffic the error rate stays for 15 s and is then let go of in a straight line until 30 s."""
+STALL_FACTOR = 2.5
+STALL_COLD_S = 5.0
+STALL_MIN_S = 0.5
+NEVER = float("inf")
+
+_GAP_S = 1.0536
+"""−10 s · ln(1 − ALPHA): up to this pause ALPHA is the larger of the two, and no exponential is needed."""
+
+
+class Measured:
+    """One account × model as it answers. All public fields are for reading.
+
+    `first_s` first-token EWMA in seconds, `first_p95_s` its 95th percentile, `tokens_per_s` speed of
+    streams, `total_s` and `total_tokens` EWMAs of plain calls; each 0 while unknown. `errors` is the error
+    EWMA as of `errors_at` (read `error_rate`). `oldest_at` is when the oldest stream without content began,
+    NEVER without one; `stall_s` the age at which that speaks against the provider.
+    """
+
+    __slots__ = (
+        "_next", "_plain", "_speed_at", "_streaming", "_total_at", "_unanswered", "errors", "errors_at", "first_at",
+        "first_p95_s", "first_s", "oldest_at", "stall_s", "tokens_per_s", "total_s", "total_tokens",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.first_s = 0.0
+        self.first_at = 0.0
+        self.first_p95_s = 0.0
+        self.tokens_per_s = 0.0
+        self.total_s = 0.0
+        self.total_tokens = 0.0
+        self.errors = 0.0
+        self.errors_at = 0.0
+        self.oldest_at = NEVER
+        self.stall_s = STALL_COLD_S
+        self._speed_at = 0.0
+        self._total_at = 0.0
+        self._next = 0
+        self._unanswered: dict[int, float] = {}
+        self._streaming: dict[int, float] = {}
+        self._plain: dict[int, float] = {}
+
+    # -- the life of a call ----------------------------------------------------------------------------
+
+    def begin(self, now: float, stream: bool = True) -> int:
+        """A call is sent. Returns its number, which one of `finished`, `failed` or `abandoned` must be given.
+
+        Numbers of plain calls are negative: their first token is not seen.
+        """
+        call = self._next = self._next + 1
+        if not stream:
+            self._plain[-call] = now
+            return -call
+        if not self._unanswered:
+            self.oldest_at = now
+        self._unanswered[call] = now
+        return call
+
+    def first_content(self, call: int, now: float) -> None:
+        """The first content of a stream has come. Said twice it counts once."""
+        since = self._unanswered.pop(call, None)
+        if since is None:
+            return
+        self._streaming[call] = now
+        if since <= self.oldest_at:
+            # The scan passes over places that were freed; it is in C, and a dict keeps fewer of them than
+            # thrice its entries, so the whole is constant a call in practice.
+            self.oldest_at = next(iter(self._unanswered.values()), NEVER)
+        first_s = now - since
+        known = self.first_s
+        if known:
+            p95 = self.first_p95_s
+            p95 *= 1.0 + 0.95 * P95_STEP if first_s > p95 else 1.0 - 0.05 * P95_STEP
+            if first_s > CLIP * known:
+                first_s = CLIP * known
+            gap = now - self.first_at
+            self.first_s = known + (ALPHA if gap < _GAP_S else 1.0 - exp(-gap / TIME_CONSTANT_S)) * (first_s - known)
+        else:
+            self.first_s = first_s if first_s > 1e-6 else 1e-6
+            p95 = P95_START * self.first_s
+        self.first_at = now
+        self.first_p95_s = p95
+        stall = STALL_FACTOR * p95
+        self.stall_s = stall if stall > STALL_MIN_S else STALL_MIN_S
+
+    def finished(self, call: int, now: float, tokens: int) -> None:
+        """A call ended well with `tokens` of output (0: not told). Said twice it counts once."""
+        if call < 0:
+            since = self._plain.pop(call, None)
+            if since is None:
+                return
+            self._note_total(now, now - since, tokens)
+        else:
+            first_at = self._streaming.pop(call, None)
+            if first_at is None:
+                self._forget(call)  # a stream without content: nothing is known of its speed
+            elif tokens > 1 and now > first_at:
+                speed = (tokens - 1) / (now - first_at)
+                known = self.tokens_per_s
+                if known:
+                    if speed > CLIP * known:
+                        speed = CLIP * known
+                    gap = now - self._speed_at
+                    speed = known + (ALPHA if gap < _GAP_S else 1.0 - exp(-gap / TIME_CONSTANT_S)) * (speed - known)
+                self.tokens_per_s = speed
+                self._speed_at = now
+        if self.errors:
+            self.errors = (1.0 - ALPHA) * self.error_rate(now)
+            if self.errors < 1e-3:
+                self.errors = 0.0
+            self.errors_at = now
+
+    def failed(self, call: int, now: float) -> None:
+        """A call failed in a way that speaks against the provider. It tells nothing of latency."""
+        self._forget(call)
+        errors = self.error_rate(now)
+        self.errors = errors + ALPHA * (1.0 - errors)
+        self.errors_at = now
+
+    def abandoned(self, call: int) -> None:
+        """A call ended without saying anything: the client left, a 4xx, a 429, the loser of a hedge."""
+        self._forget(call)
+
+    def forgive(self) -> None:
+        """Forget errors (the breaker has closed: what it saw was the time before)."""
+        self.errors = 0.0
+
+    # -- what is known ---------------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+        return len(self._unanswered) + len(self._streaming) + len(self._plain)
+
+    def error_rate(self, now: float) -> float:
+        """The error EWMA, 0 … 1, decayed by the time without traffic."""
+        errors = self.errors
+        if not errors:
+            return 0.0
+        idle = now - self.errors_at
+        if idle <= ERRORS_HELD_S:
+            return errors
+        left = (ERRORS_GONE_S - idle) / (ERRORS_GONE_S - ERRORS_HELD_S)
+        return errors * left if left > 0.0 else 0.0
+
+    def oldest_s(self, now: float) -> float:
+        """Age of the oldest stream that has no content yet, 0 without one."""
+        return max(0.0, now - self.oldest_at)
+
+    def latency_s(self, now: float, tokens: float) -> float:
+        """Expected seconds for an answer of `tokens`, 0 when nothing is known.
+
+        First token plus tokens by speed; a stream that has waited longer than `stall_s` counts as a first
+        token of its age. Where only plain calls were seen, their total time, scaled by length.
+        """
+        first = self.first_s
+        age = now - self.oldest_at
+        if age > self.stall_s and age > first:
+            first = age
+        if self.first_s:
+            return first + tokens / self.tokens_per_s if self.tokens_per_s else first
+        total = self.total_s
+        if total:
+            if self._plain:
+                for since in self._plain.values():
+                    if now - since > STALL_FACTOR * CLIP * total:
+                        total = now - since
+                    break
+            return total * tokens / self.total_tokens if self.total_tokens else total
+        return first if age > self.stall_s else 0.0
+
+    # -- within ----------------------------------------------------------------------------------------
+
+    def _note_total(self, now: float, total_s: float, tokens: int) -> None:
+        known = self.total_s
+        if not known:
+            self.total_s = max(total_s, 1e-6)
+            self.total_tokens = float(tokens)
+        else:
+            gap = now - self._total_at
+            alpha = ALPHA if gap < _GAP_S else 1.0 - exp(-gap / TIME_CONSTANT_S)
+            self.total_s = known + alpha * (min(total_s, CLIP * known) - known)
+            if tokens:
+                self.total_tokens += (alpha if self.total_tokens else 1.0) * (tokens - self.total_tokens)
+        self._total_at = now
+
+    def _forget(self, call: int) -> None:
+        if call < 0:
+            self._plain.pop(call, None)
+            return
+        since = self._unanswered.pop(call, None)
+        if since is None:
+            self._streaming.pop(call, None)
+        elif since <= self.oldest_at:
+            self.oldest_at = next(iter(self._unanswered.values()), NEVER)
