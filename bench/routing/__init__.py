@@ -1,0 +1,1 @@
+"""The choice of providers in virtual time: `python -m bench.routing`."""

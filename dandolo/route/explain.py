@@ -1,0 +1,151 @@
+"""A decision told: every candidate with its terms, why others were left out, the draw and the chances.
+
+Computed only when somebody asks; it decides by the same code as `Balancer.choose`, so what it tells is what
+was done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dandolo.route.balance import Balancer
+from dandolo.route.candidate import Candidate
+from dandolo.route.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A candidate in a decision.
+
+    `left_out` is the filter that took it out ("capability", "context", "region", "tenant", "preference",
+    "price", "breaker", "cool-down", "limit", "tried", "tier") or None; then the weighted terms add up to
+    `score`, and `probability` is its chance before stickiness. `latency_s`, `cost_usd` (None: unknown), `error_rate`
+    and `load` are the facts behind them. `until` is when breaker or cool-down end (monotonic seconds).
+    """
+
+    account: str
+    model: str
+    left_out: str | None
+    score: float | None = None
+    of_latency: float | None = None
+    of_errors: float | None = None
+    of_load: float | None = None
+    of_cost: float | None = None
+    probability: float | None = None
+    latency_s: float | None = None
+    cost_usd: float | None = None
+    error_rate: float | None = None
+    load: float | None = None
+    breaker: str = "closed"
+    reason: str = ""
+    until: float | None = None
+    in_flight: int = 0
+    limit: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A decision: `chosen` (None: nobody), how ("draw", "sticky", "only", "trial", "nobody"), the draw, everybody."""
+
+    chosen: Candidate | None
+    how: str
+    draw: float | None
+    terms: tuple[Term, ...]
+
+
+def explain(
+    balancer: Balancer,
+    pool: Pool,
+    now: float,
+    n_in: float = 0.0,
+    n_out: float = 0.0,
+    tried: Sequence[Candidate] = (),
+    prefix: bytes | None = None,
+) -> Explanation:
+    """Decide as `balancer.choose` does, with the same arguments, and tell how."""
+    draws: list[float] = []
+    left_out = {id(candidate): reason for candidate, reason in pool.rejected}
+    everybody = [*pool.everybody, *(candidate for candidate, _ in pool.rejected)]
+    compared = n_out if pool.n_out is None else pool.n_out
+    tokens = n_in + n_out
+    weights = pool.weights or balancer.weights
+    scored: dict[int, Term] = {}
+    held: Candidate | None = None
+    for tier in pool.tiers:
+        members = []
+        for candidate in tier:
+            if candidate in tried:
+                left_out[id(candidate)] = "tried"
+            elif candidate.context_tokens is not None and tokens > candidate.context_tokens:
+                left_out[id(candidate)] = "context"
+            elif scored:
+                left_out[id(candidate)] = candidate.blocked(now) or "tier"
+            else:
+                members.append(candidate)
+        scores = balancer.score(members, now, n_in, compared, weights)
+        for candidate in members:
+            if candidate not in scores.able:
+                left_out[id(candidate)] = candidate.blocked(now) or "breaker"
+        if not scores.able or scored:
+            continue
+        if prefix is not None:
+            held = balancer.held(scores, prefix)
+        chances = balancer.chances(scores)
+        best, cheapest = min(scores.latencies), min(scores.costs)
+        for index, candidate in enumerate(scores.able):
+            latency, cost = scores.latencies[index], scores.costs[index]
+            scored[id(candidate)] = _term(
+                candidate,
+                now,
+                None,
+                score=scores.totals[index],
+                of_latency=weights.latency * (best / latency if latency else 1.0),
+                of_errors=weights.errors * scores.healths[index],
+                of_load=weights.load * (1.0 - scores.loads[index]),
+                of_cost=weights.cost * (cheapest / cost if cost > 0 else 1.0),
+                probability=chances[index],
+                latency_s=latency or None,
+                cost_usd=candidate.cost_usd(n_in, n_out),
+                error_rate=candidate.measured.error_rate(now),
+                load=scores.loads[index],
+            )
+    source = balancer.random
+
+    def noted() -> float:
+        draws.append(source())
+        return draws[-1]
+
+    balancer.random = noted
+    try:
+        chosen = balancer.choose(pool, now, n_in, n_out, tried, prefix)
+    finally:
+        balancer.random = source
+    if chosen is None:
+        how = "nobody"
+    elif id(chosen) not in scored:
+        how = "trial"
+    elif len(scored) == 1:
+        how = "only"
+    else:
+        how = "sticky" if chosen is held else "draw"
+    terms = tuple(scored.get(id(c)) or _term(c, now, left_out.get(id(c), "breaker")) for c in everybody)
+    return Explanation(chosen, how, draws[-1] if draws else None, terms)
+
+
+def _term(candidate: Candidate, now: float, left_out: str | None, **facts: float | None) -> Term:
+    breaker, limit = candidate.breaker, candidate.limit
+    until = breaker.until(now) if breaker is not None else None
+    if until is None and limit.wait_s(now):
+        until = now + limit.wait_s(now)
+    return Term(
+        candidate.account,
+        candidate.model,
+        left_out,
+        breaker=breaker.state if breaker is not None else "off",
+        reason=breaker.reason if breaker is not None and breaker.state != "closed" else "",
+        until=until,
+        in_flight=limit.slots.in_use,
+        limit=limit.capacity(now),
+        **facts,
+    )
