@@ -1,6 +1,6 @@
 """Who is asked next after a failure, and how often that may happen at all.
 
-One token bucket bounds retries (and later hedges) of a worker: every request puts in a fifth of a token, a
+One token bucket bounds retries and hedges of a worker: every request puts in a fifth of a token, a
 retry takes a whole one, so that an outage cannot multiply the traffic that caused it. Decisions only;
 waiting and asking happen in the exchange.
 """

@@ -1,0 +1,73 @@
+"""How long a first token is waited for: when a second provider is asked too, when the first is given up.
+
+Both follow from the 95th percentile that was measured, so that they fit a model of 0.2 s as well as one of
+20 s. Hedges and retries draw on one budget (`retry.Budget`): at 1.5 · p95 about 2 % of calls are asked twice
+(after Dean and Barroso, *The Tail at Scale*, 2013). Our own lateness is told from the provider's: time in
+which this loop did not run is added to every wait, and after it a timeout speaks against nobody.
+"""
+
+from __future__ import annotations
+
+from dandolo.route.measure import Measured
+from dandolo.route.retry import Budget
+
+HEDGE_FACTOR = 1.5
+HEDGE_MIN_S = 0.15
+DEADLINE_FACTOR = 4.0
+DEADLINE_MIN_S = 2.0
+LAG_S = 0.05
+LAG_REMEMBERED_S = 1.0
+
+
+def hedge_after_s(measured: Measured) -> float | None:
+    """Seconds without content after which somebody else may be asked too; None while nothing is known."""
+    p95 = measured.first_p95_s
+    return max(HEDGE_MIN_S, HEDGE_FACTOR * p95) if p95 else None
+
+
+def may_hedge(measured: Measured, waited_s: float, budget: Budget) -> bool:
+    """Whether to ask somebody else too, now that `waited_s` have passed. True has taken a token of `budget`."""
+    after = hedge_after_s(measured)
+    return after is not None and waited_s >= after and budget.spend()
+
+
+def first_token_deadline_s(measured: Measured, configured_s: float) -> float:
+    """Seconds without content after which the provider is given up, where somebody else can take over.
+
+    Four times the 95th percentile, at least DEADLINE_MIN_S, never above what is configured, which also
+    holds while nothing is known.
+    """
+    p95 = measured.first_p95_s
+    return min(configured_s, max(DEADLINE_MIN_S, DEADLINE_FACTOR * p95)) if p95 else configured_s
+
+
+class Watch:
+    """The starvation guard: how late our own loop runs.
+
+    A timer notes `late_s` when it is set and adds `owed_s` of it to its deadline when that has come; a
+    timeout while `excused` is reported as abandoned and not as failed.
+    """
+
+    __slots__ = ("_late_at", "late_s")
+
+    def __init__(self) -> None:
+        self.late_s = 0.0
+        """Seconds, since the start, in which the loop ought to have run and did not."""
+        self._late_at = -1e9
+
+    def ticked(self, now: float, due: float) -> float:
+        """A periodic timer that was due at `due` has run. Returns the lag in seconds, 0 when it is no starvation."""
+        lag = now - due
+        if lag <= LAG_S:
+            return 0.0
+        self.late_s += lag
+        self._late_at = now
+        return lag
+
+    def owed_s(self, noted: float) -> float:
+        """Seconds by which a deadline set when `late_s` was `noted` is to be put off."""
+        return self.late_s - noted
+
+    def excused(self, now: float) -> bool:
+        """Whether the loop has been late within the last LAG_REMEMBERED_S."""
+        return now - self._late_at <= LAG_REMEMBERED_S
