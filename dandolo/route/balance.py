@@ -23,6 +23,7 @@ from dandolo.config.schema import Weights
 from dandolo.route.candidate import Candidate
 from dandolo.route.measure import ERRORS_HELD_S
 from dandolo.route.pool import Pool
+from dandolo.route.queue import NORMAL
 
 TEMPERATURE = 0.02
 EXPLORATION = 0.02
@@ -268,8 +269,15 @@ class Balancer:
                 return scores.able[scores.totals.index(max(scores.totals))]
         return None
 
-    def blocked(self, pool: Pool, now: float, tokens: float = 0.0, tried: Sequence[Candidate] = ()) -> Blocked:
-        """What to do after `choose` found nobody."""
+    def blocked(
+        self,
+        pool: Pool,
+        now: float,
+        tokens: float = 0.0,
+        tried: Sequence[Candidate] = (),
+        priority: int = NORMAL,
+    ) -> Blocked:
+        """What to do after `choose` found nobody for a call of this many tokens and this class."""
         left = [c for c in pool.everybody if c not in tried and _fits(c, tokens)]
         if not left:
             return Blocked("tried" if any(_fits(c, tokens) for c in pool.everybody) else "none", None, 0.0)
@@ -277,7 +285,7 @@ class Balancer:
         well = [c for c in left if not shut[id(c)]]
         full = [c for c in well if not c.limit.wait_s(now)]
         if full:
-            return Blocked("full", min(full, key=lambda c: (c.limit.slots.wait_s(), c.limit.slots.waiting)), 0.0)
+            return Blocked("full", min(full, key=lambda c: (c.limit.slots.wait_s(priority), c.limit.slots.waiting)), 0.0)
         if well:
             soonest = min(well, key=lambda c: c.limit.wait_s(now))
             return Blocked("cooling", soonest, soonest.limit.wait_s(now))

@@ -40,7 +40,7 @@ class Breaker:
     """
 
     __slots__ = (
-        "_calls", "_consecutive", "_open_until", "_probe_due", "_probe_until", "_random", "_successes", "_trips",
+        "_calls", "_consecutive", "_failed_at", "_open_until", "_probe_due", "_probe_until", "_random", "_successes", "_trips",
         "epoch", "reason", "state",
     )  # fmt: skip
 
@@ -49,6 +49,7 @@ class Breaker:
         self.epoch = 0
         self._random = random
         self._consecutive = 0
+        self._failed_at = -1e9
         self._calls: deque[tuple[float, bool]] = deque(maxlen=WINDOW_CALLS_MAX)
         self._open_until = 0.0
         self._probe_until = 0.0
@@ -80,11 +81,15 @@ class Breaker:
             return max(0.0, self._open_until - now)
         return max(0.0, self._probe_until - now) if self.state == "half-open" else 0.0
 
-    def succeeded(self, now: float, epoch: int | None = None) -> None:
-        """A call ended well."""
+    def succeeded(self, now: float, epoch: int | None = None, since: float | None = None) -> None:
+        """A call ended well. `since`: when its answer began; one from before a failure says nothing of the time after.
+
+        Without that, long streams that were under way end a row of failures again and again.
+        """
         if epoch is not None and epoch != self.epoch:
             return
-        self._consecutive = 0
+        if since is None or since >= self._failed_at:
+            self._consecutive = 0
         if self.state == "closed":
             self._calls.append((now, True))
         elif self.state == "half-open":
@@ -101,6 +106,7 @@ class Breaker:
         if epoch is not None and epoch != self.epoch:
             return
         self._consecutive += 1
+        self._failed_at = now
         if self.state == "half-open":
             self._open(now, "a trial call failed")
             return
@@ -164,9 +170,11 @@ class Breaker:
         self._trips = min(self._trips + 1, 8)
         self.state = "open"
         self.epoch += 1
-        self._open_until = now + length * (1 - SPREAD + 2 * SPREAD * self._random())
+        length *= 1 - SPREAD + 2 * SPREAD * self._random()
+        self._open_until = now + length
         self._probe_until = 0.0
-        self._probe_due = now + PROBE_EVERY_S
+        # The first probe comes before the first trial, else a user would be it.
+        self._probe_due = now + min(PROBE_EVERY_S, length / 2)
         self._consecutive = 0
         self.reason = reason
         self._calls.clear()

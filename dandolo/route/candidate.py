@@ -75,12 +75,12 @@ class Candidate:
 
     def succeeded(self, call: int, epoch: int, now: float, tokens: int = 0) -> None:
         """The answer is complete, with `tokens` of output (0: not told)."""
-        self.measured.finished(call, now, tokens)
+        since = self.measured.finished(call, now, tokens)
         self.limit.succeeded(now)
         breaker = self.breaker
         if breaker is not None:
             shut = breaker.state != "closed"
-            breaker.succeeded(now, epoch)
+            breaker.succeeded(now, epoch, since)
             if shut and breaker.state == "closed":
                 self._closed(now)
 
@@ -97,8 +97,21 @@ class Candidate:
         if self.breaker is not None:
             self.breaker.abandoned(epoch)
 
+    def outrun(self, call: int, epoch: int, now: float) -> None:
+        """It was still silent when the other of a hedge had content.
+
+        Were that to say nothing, hedging would hide a provider that answers nobody: its wait counts as a
+        first token of at least that long, and when it is out of all proportion as a failure.
+        """
+        failed = self.measured.outrun(call, now)
+        if self.breaker is not None:
+            if failed:
+                self.breaker.failed(now, epoch)
+            else:
+                self.breaker.abandoned(epoch)
+
     def abandoned(self, call: int, epoch: int) -> None:
-        """It ended without saying anything: the client left, a 4xx, the loser of a hedge, our own starvation."""
+        """It ended without saying anything: the client left, a 4xx, our own starvation."""
         self.measured.abandoned(call)
         if self.breaker is not None:
             self.breaker.abandoned(epoch)

@@ -141,9 +141,9 @@ class Slots:
         """Seconds until the queue as it stands has drained, between 1 and RETRY_AFTER_MAX_S."""
         return max(1.0, min(RETRY_AFTER_MAX_S, self._leave_interval_s * (self._queue.count + 1)))
 
-    def wait_s(self) -> float:
-        """Seconds a new waiter may expect, 0 when a slot is free."""
-        return 0.0 if self.in_use < self.limit else self._leave_interval_s * (self._queue.count + 1)
+    def wait_s(self, priority: int = NORMAL) -> float:
+        """Seconds a new waiter of a class may expect, 0 when a slot is free."""
+        return 0.0 if self.in_use < self.limit else self._leave_interval_s * self._queue.ahead(priority)
 
 
 class ReservedSlots(Slots):

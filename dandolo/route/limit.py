@@ -13,12 +13,15 @@ from dandolo.route.capacity import Slots
 DECREASE = 0.9
 DECREASE_EVERY_S = 0.2
 LIMIT_MIN = 1.0
-USED_SHARE_TO_GROW = 0.5
+USED_SHARE_TO_GROW = 0.25
 """A limit that is hardly used is not raised: nothing was learned about it."""
+REACH = 3.0
+"""A limit is taken to lie at most this far above what was in flight when it was refused. Not nearer: load is
+one term of several, so that a good provider is driven to its capacity only by a limit above it."""
 CEILING_S = 60.0
 CEILING_SHARE = 0.9
-CEILING_CARE = 0.1
-"""Close below the level that was last refused, growth is ten times slower, until that is a minute ago."""
+CEILING_CARE = 0.3
+"""Close below the level that was last refused, growth is three times slower, until that is a minute ago."""
 SLOW_START_S = 8.0
 SLOW_START_SHARE = 0.1
 COOL_DOWN_S = 1.0
@@ -65,13 +68,13 @@ class Limit:
     def refused(self, now: float, retry_after_s: float | None) -> None:
         """A 429, with the wait it asks for (None: it names none). To be told before the call's slot is left.
 
-        The limit falls from what was really in flight: a bound that was never reached says nothing.
+        The limit falls from within reach of what was really in flight: a bound never neared says nothing.
         """
         self.cool(now + (COOL_DOWN_S if retry_after_s is None else retry_after_s))
         if now - self._decreased_at < DECREASE_EVERY_S:
             return
         self._decreased_at = now
-        reached = min(self.value, float(max(1, self.slots.in_use)))
+        reached = min(self.value, REACH * max(1, self.slots.in_use))
         self._ceiling, self._ceiling_at = reached, now
         self._set(max(LIMIT_MIN, DECREASE * reached), now)
 

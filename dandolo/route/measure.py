@@ -21,6 +21,7 @@ ERRORS_HELD_S = 15.0
 ERRORS_GONE_S = 30.0
 """Without traffic the error rate stays for 15 s and is then let go of in a straight line until 30 s."""
 STALL_FACTOR = 2.5
+OUTRUN_FACTOR = 2.0
 STALL_COLD_S = 5.0
 STALL_MIN_S = 0.5
 NEVER = float("inf")
@@ -104,19 +105,22 @@ class Measured:
         stall = STALL_FACTOR * p95
         self.stall_s = stall if stall > STALL_MIN_S else STALL_MIN_S
 
-    def finished(self, call: int, now: float, tokens: int) -> None:
-        """A call ended well with `tokens` of output (0: not told). Said twice it counts once."""
+    def finished(self, call: int, now: float, tokens: int) -> float | None:
+        """A call ended well with `tokens` of output (0: not told). Said twice it counts once.
+
+        Returns when its answer began: a stream's first content, else when it was sent (None: not known).
+        """
         if call < 0:
             since = self._plain.pop(call, None)
             if since is None:
-                return
+                return None
             self._note_total(now, now - since, tokens)
         else:
-            first_at = self._streaming.pop(call, None)
-            if first_at is None:
+            since = self._streaming.pop(call, None)
+            if since is None:
                 self._forget(call)  # a stream without content: nothing is known of its speed
-            elif tokens > 1 and now > first_at:
-                speed = (tokens - 1) / (now - first_at)
+            elif tokens > 1 and now > since:
+                speed = (tokens - 1) / (now - since)
                 known = self.tokens_per_s
                 if known:
                     if speed > CLIP * known:
@@ -130,6 +134,7 @@ class Measured:
             if self.errors < 1e-3:
                 self.errors = 0.0
             self.errors_at = now
+        return since
 
     def failed(self, call: int, now: float) -> None:
         """A call failed in a way that speaks against the provider. It tells nothing of latency."""
@@ -139,8 +144,28 @@ class Measured:
         self.errors_at = now
 
     def abandoned(self, call: int) -> None:
-        """A call ended without saying anything: the client left, a 4xx, a 429, the loser of a hedge."""
+        """A call ended without saying anything: the client left, a 4xx, a 429."""
         self._forget(call)
+
+    def outrun(self, call: int, now: float) -> bool:
+        """A call was given up because another had content first. Returns whether its wait speaks against it.
+
+        Beyond twice the 95th percentile it counts as a failure, else as a first token of at least that long.
+        Never does it move the percentile: timers that follow from it would grow with every wait they cut.
+        """
+        since = self._unanswered.get(call)
+        if since is None:
+            self._forget(call)
+            return False
+        waited_s, p95 = now - since, self.first_p95_s
+        if p95 and waited_s > OUTRUN_FACTOR * p95:
+            self.failed(call, now)
+            return True
+        if self.first_s and waited_s > self.first_s:
+            self.first_s += ALPHA * (min(waited_s, CLIP * self.first_s) - self.first_s)
+            self.first_at = now
+        self._forget(call)
+        return False
 
     def forgive(self) -> None:
         """Forget errors (the breaker has closed: what it saw was the time before)."""

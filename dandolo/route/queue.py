@@ -122,6 +122,11 @@ class Queue:
             return next((other for other in places if not other.ticket.done and may(other)), None)
         return None
 
+    def ahead(self, priority: int) -> float:
+        """Grants until a new waiter of a class is served, if nobody else comes: its class by its share."""
+        shares = sum(WEIGHTS[p] for p in range(len(WEIGHTS)) if p == priority or self._classes[p])
+        return min(self.count + 1.0, (len(self._classes[priority]) + 1) * shares / WEIGHTS[priority])
+
     def standing(self, now: float) -> bool:
         """Whether the queue has not been empty for more than a second."""
         return now - self._standing_since > STANDING_S
