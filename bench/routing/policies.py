@@ -151,7 +151,10 @@ class Recommended:
         if pool is None:
             pool = self._pools[key] = Pool(able)
         chosen = self.balancer.choose(pool, now, TOKENS_IN, TOKENS_OUT)
-        return chosen or min(able, key=lambda c: (c.limit.slots.in_use + 1) / c.limit.value)
+        # All at their limits: the gateway would queue. Here the least loaded that does not fail is asked.
+        return chosen or min(
+            able, key=lambda c: (c.measured.error_rate(now) > 0.1, (c.limit.slots.in_use + 1) / c.limit.value)
+        )
 
 
 POLICIES: dict[str, type] = {

@@ -74,7 +74,14 @@ def world(scenario: str, seed: int, *, jittered: bool) -> tuple[list[Provider], 
 
 
 def run(
-    scenario: str, policy: str, seed: int, *, full: bool, span: Span = LONG, jittered: bool = False, hedging: bool = True
+    scenario: str,
+    policy: str,
+    seed: int,
+    *,
+    full: bool,
+    span: Span = LONG,
+    jittered: bool = False,
+    hedging: bool = True,
 ) -> Result:
     """Simulate a scenario with a policy. The arrivals of a seed are the same for every policy."""
     providers, rate = world(scenario, seed, jittered=jittered)
@@ -88,9 +95,7 @@ def run(
     workers = []
     for index in range(WORKERS):
         draw = random.Random(seed * 31 + index)
-        chooser = (
-            Oracle(draw, cheapest=True) if scenario == PRICES and policy == "oracle" else POLICIES[policy](draw)
-        )
+        chooser = Oracle(draw, cheapest=True) if scenario == PRICES and policy == "oracle" else POLICIES[policy](draw)
         workers.append(Worker(clock, providers, chooser, draw, done.append, full=full, hedging=hedging))
     end = fault_until + span.after_s
 

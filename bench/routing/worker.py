@@ -7,7 +7,7 @@ background probes, cool-downs, slots with their queue, up to three attempts, hed
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bench.routing.policies import TOKENS_IN, TOKENS_OUT, Log, Policy, Recommended
 from bench.routing.world import RETRY_AFTER_S, Answer, Clock, Provider
@@ -16,6 +16,7 @@ from dandolo.route.breaker import Breaker
 from dandolo.route.candidate import Candidate
 from dandolo.route.capacity import Slots
 from dandolo.route.hedge import first_token_deadline_s, hedge_after_s
+from dandolo.route.joint import Joint
 from dandolo.route.limit import Limit
 from dandolo.route.pool import Pool
 from dandolo.route.retry import Budget
@@ -30,8 +31,8 @@ class Request:
     """A client's request and what became of it."""
 
     __slots__ = (
-        "arrived", "attempts", "cost", "done", "first_at", "live", "ok", "priority", "tokens", "tokens_in", "total_s",
-        "tried", "waited_s",
+        "arrived", "attempts", "cost", "done", "first_at", "limited", "live", "ok", "priority", "tokens", "tokens_in",
+        "total_s", "tried", "waited_s",
     )  # fmt: skip
 
     def __init__(self, arrived: float, tokens: int, tokens_in: int, priority: int = 1) -> None:
@@ -47,6 +48,7 @@ class Request:
         self.waited_s = 0.0
         self.cost = 0.0
         self.tried: list[Candidate] = []
+        self.limited: list[Candidate] = []
         self.live: list[Attempt] = []
 
 
@@ -66,19 +68,19 @@ class Attempt:
 class Ticket:
     """A place in the queue of a candidate's slots."""
 
-    __slots__ = ("_granted", "_refused", "done")
+    __slots__ = ("done", "granted", "refused")
 
     def __init__(self, granted: Callable[[], None], refused: Callable[[], None]) -> None:
         self.done = False
-        self._granted, self._refused = granted, refused
+        self.granted, self.refused = granted, refused
 
     def set(self, value: bool) -> None:
         self.done = True
-        self._granted()
+        self.granted()
 
     def fail(self, error: BaseException) -> None:
         self.done = True
-        self._refused()
+        self.refused()
 
 
 class Worker:
@@ -96,7 +98,8 @@ class Worker:
         hedging: bool = True,
         breaking: bool = True,
         naive: bool = False,
-        bound: int = BOUND,
+        fifo: bool = False,
+        bounds: Sequence[int] = (),
     ) -> None:
         self.clock = clock
         self.policy = policy
@@ -104,10 +107,12 @@ class Worker:
         self.full = full
         self.hedging = hedging
         self.naive = naive
+        self.fifo = fifo
         self.budget = Budget()
         self.ended = ended
         self.candidates = []
-        for provider in providers:
+        for index, provider in enumerate(providers):
+            bound = bounds[index] if bounds else BOUND
             slots = Slots(bound)
             breaker = Breaker(draw.random) if full and breaking and not naive else None
             self.candidates.append(
@@ -162,35 +167,42 @@ class Worker:
         """Nobody can be asked now: wait for a slot or the end of a cool-down, or give up."""
         balancer = self.policy.balancer if isinstance(self.policy, Recommended) else _balancer
         blocked = balancer.blocked(self.pool, now, tried=request.tried, priority=request.priority)
-        if blocked.why == "tried" and request.tried and now - request.arrived < PATIENCE_S:
+        if blocked.why == "tried" and request.limited:
             # Those tried may be asked again where they only were at their limit (Retry-After up to 5 s).
-            waits = [c for c in request.tried if c.limit.wait_s(now) > 0 and not c.blocked(now) == "breaker"]
-            if waits:
-                request.tried = [c for c in request.tried if c not in waits]
-                blocked = balancer.blocked(self.pool, now, tried=request.tried, priority=request.priority)
+            request.tried = [c for c in request.tried if c not in request.limited]
+            request.limited.clear()
+            blocked = balancer.blocked(self.pool, now, tried=request.tried, priority=request.priority)
         candidate = blocked.candidate
         if candidate is None or now - request.arrived > PATIENCE_S:
-            self.reasons[blocked.why] = self.reasons.get(blocked.why, 0) + 1
-            self._over(request, ok=False)
+            self._give_up(request, blocked.why)
         elif blocked.why == "cooling":
             self.clock.at(now + blocked.wait_s * (1 + 0.1 * self.draw.random()), self._again, request)
         elif blocked.why == "full":
-            ticket = Ticket(
-                lambda: self._granted(request, candidate, now), lambda: self._over(request, ok=False)
-            )
+            ticket = Ticket(lambda: None, lambda: self._give_up(request, "queue"))
             try:
-                candidate.limit.slots.queue(ticket, now, request.priority)
+                if self.fifo:
+                    ticket.granted = lambda: self._granted(request, candidate, now)
+                    candidate.limit.slots.queue(ticket)
+                    self.clock.at(now + PATIENCE_S, self._given_up, request, candidate, ticket)
+                else:
+                    joint, full = Joint(ticket), {id(c.limit.slots): c for c in blocked.full}
+                    ticket.granted = lambda: self._granted(request, full[id(joint.slots)], now)
+                    joint.queue((c.limit.slots for c in blocked.full), now, request.priority)
             except Refusal:
-                self._over(request, ok=False)
+                self._give_up(request, "queue full")
         elif self.budget.spend() and candidate.limit.slots.enter():
             self._send(request, candidate, entered=True)
         else:
-            self.reasons['open'] = self.reasons.get('open', 0) + 1
-            self._over(request, ok=False)
+            self._give_up(request, "open")
 
     def _again(self, request: Request) -> None:
         if not request.done:
             self._next(request)
+
+    def _given_up(self, request: Request, candidate: Candidate, ticket: Ticket) -> None:
+        if not ticket.done:
+            candidate.limit.slots.withdraw(ticket)
+            self._give_up(request, "queue")
 
     def _granted(self, request: Request, candidate: Candidate, since: float) -> None:
         request.waited_s += self.clock.now - since
@@ -274,8 +286,12 @@ class Worker:
             return
         attempt.over = True
         self._log(attempt, well=False)
-        wait_s = RETRY_AFTER_S if self.full and not self.naive else 0.0
-        attempt.candidate.limited(attempt.call, attempt.epoch, self.clock.now, wait_s)
+        attempt.request.limited.append(attempt.candidate)
+        if self.naive:
+            attempt.candidate.abandoned(attempt.call, attempt.epoch)
+        else:
+            wait_s = RETRY_AFTER_S if self.full else 0.0
+            attempt.candidate.limited(attempt.call, attempt.epoch, self.clock.now, wait_s)
         self._left(attempt)
         self._retry(attempt)
 
@@ -298,9 +314,11 @@ class Worker:
         elif self.full and not self.naive and request.attempts < ATTEMPTS_MAX and self.budget.spend():
             self._next(request)
         else:
-            why = 'attempts' if request.attempts >= ATTEMPTS_MAX else 'budget'
-            self.reasons[why] = self.reasons.get(why, 0) + 1
-            self._over(request, ok=False)
+            self._give_up(request, "attempts" if request.attempts >= ATTEMPTS_MAX else "budget")
+
+    def _give_up(self, request: Request, why: str) -> None:
+        self.reasons[why] = self.reasons.get(why, 0) + 1
+        self._over(request, ok=False)
 
     def _over(self, request: Request, *, ok: bool) -> None:
         if not request.done:

@@ -52,14 +52,15 @@ class Scores:
 class Blocked:
     """Why nobody can be asked now, and what to do.
 
-    `why` "full": wait for a slot of `candidate`; "cooling": wait `wait_s` for `candidate`, nothing has failed;
-    "open": every breaker is open, `candidate` is the least bad and may be asked if the retry budget allows,
-    else 503 with Retry-After `wait_s`; "tried": everybody was asked already; "none": nobody fits the call.
+    `why` "full": wait for a slot of any of `full`, the soonest first; "cooling": wait `wait_s` for `candidate`,
+    nothing has failed; "open": every breaker is open, `candidate` is the least bad and may be asked if the retry
+    budget allows, else 503 with Retry-After `wait_s`; "tried": all were asked already; "none": nobody fits the call.
     """
 
     why: str
     candidate: Candidate | None
     wait_s: float
+    full: tuple[Candidate, ...] = ()
 
 
 class Balancer:
@@ -285,7 +286,8 @@ class Balancer:
         well = [c for c in left if not shut[id(c)]]
         full = [c for c in well if not c.limit.wait_s(now)]
         if full:
-            return Blocked("full", min(full, key=lambda c: (c.limit.slots.wait_s(priority), c.limit.slots.waiting)), 0.0)
+            full.sort(key=lambda c: (c.limit.slots.wait_s(priority), c.limit.slots.waiting))
+            return Blocked("full", full[0], full[0].limit.slots.wait_s(priority), tuple(full))
         if well:
             soonest = min(well, key=lambda c: c.limit.wait_s(now))
             return Blocked("cooling", soonest, soonest.limit.wait_s(now))

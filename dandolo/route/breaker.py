@@ -40,8 +40,8 @@ class Breaker:
     """
 
     __slots__ = (
-        "_calls", "_consecutive", "_failed_at", "_open_until", "_probe_due", "_probe_until", "_random", "_successes", "_trips",
-        "epoch", "reason", "state",
+        "_calls", "_consecutive", "_failed_at", "_open_until", "_probe_due", "_probe_until", "_random", "_successes",
+        "_trips", "epoch", "reason", "state",
     )  # fmt: skip
 
     def __init__(self, random: Callable[[], float]) -> None:

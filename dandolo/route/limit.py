@@ -70,7 +70,7 @@ class Limit:
 
         The limit falls from within reach of what was really in flight: a bound never neared says nothing.
         """
-        self.cool(now + (COOL_DOWN_S if retry_after_s is None else retry_after_s))
+        self.cool(now + max(DECREASE_EVERY_S, COOL_DOWN_S if retry_after_s is None else retry_after_s))
         if now - self._decreased_at < DECREASE_EVERY_S:
             return
         self._decreased_at = now
