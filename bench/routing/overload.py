@@ -89,7 +89,9 @@ def overload(policy: str, seed: int, *, jittered: bool = False, load_s: float = 
     return Overloaded(
         policy,
         seed,
-        *(100.0 * rate for rate in rates),
+        high=100.0 * rates[0],
+        normal=100.0 * rates[1],
+        low=100.0 * rates[2],
         high_wait_p99_s=quantile((request.waited_s for request in high), 0.99),
         goodput=useful / (capacity * (stop - settled)),
         recovered_s=recovered_s(after, stop, end, lambda r: _useful(r) and r.waited_s <= 1.0),
