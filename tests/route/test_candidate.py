@@ -1,0 +1,132 @@
+"""A candidate: what an attempt reports reaches measurement, limit and breaker alike."""
+
+from __future__ import annotations
+
+import pytest
+
+from dandolo.route.breaker import PROBE_EVERY_S, PROBE_EXTENDS_S, Breaker
+from dandolo.route.candidate import Candidate
+from dandolo.route.capacity import Slots
+from dandolo.route.limit import SLOW_START_SHARE, Limit
+
+
+def candidate() -> tuple[Candidate, Breaker]:
+    breaker = Breaker(lambda: 0.5)
+    return Candidate("p", Limit(Slots(100)), breaker, price_in=1e-6, price_out=2e-6), breaker
+
+
+def fail(made: Candidate, times: int = 3, at: float = 0.0) -> None:
+    for _ in range(times):
+        call, epoch = made.begin(at)
+        made.failed(call, epoch, at)
+
+
+def test_long_streams_under_way_do_not_end_a_row_of_failures() -> None:
+    made, breaker = candidate()
+    streams = [made.begin(0.0) for _ in range(3)]
+    for call, _ in streams:
+        made.first_content(call, 0.5)
+    for call, epoch in streams:
+        fail(made, 1, 10.0)
+        made.succeeded(call, epoch, 10.1, 50)
+    assert breaker.state == "open"
+
+
+def test_a_success_that_began_after_a_failure_ends_the_row() -> None:
+    made, breaker = candidate()
+    for step in range(3):
+        fail(made, 1, float(step))
+        call, epoch = made.begin(step + 0.1)
+        made.first_content(call, step + 0.2)
+        made.succeeded(call, epoch, step + 0.3, 50)
+    assert breaker.state == "closed"
+
+
+def test_closing_forgives_and_starts_slowly() -> None:
+    made, breaker = candidate()
+    fail(made)
+    assert made.measured.error_rate(0.0) > 0.2
+    for at in (1.1, 1.2):
+        assert breaker.admits(at)
+        call, epoch = made.begin(at)
+        made.first_content(call, at)
+        made.succeeded(call, epoch, at, 5)
+    assert breaker.state == "closed"
+    assert made.measured.error_rate(1.2) == 0.0
+    assert made.limit.capacity(1.2) == pytest.approx(100 * SLOW_START_SHARE)
+
+
+def test_a_429_is_about_capacity_and_not_about_health() -> None:
+    made, breaker = candidate()
+    for at in range(20):
+        call, epoch = made.begin(float(at))
+        made.limited(call, epoch, float(at), 5.0)
+    assert (breaker.state, made.measured.error_rate(20.0)) == ("closed", 0.0)
+    assert made.blocked(20.0) == "cool-down"
+    assert made.limit.value < 100
+    assert made.measured.in_flight == 0
+
+
+def test_a_client_that_leaves_says_nothing() -> None:
+    made, breaker = candidate()
+    for _ in range(20):
+        made.abandoned(*made.begin(0.0))
+    assert (breaker.state, made.measured.error_rate(0.0), made.measured.in_flight) == ("closed", 0.0, 0)
+
+
+def test_hedging_does_not_hide_a_silent_provider() -> None:
+    made, breaker = candidate()
+    for at in range(10):
+        call, epoch = made.begin(float(at))
+        made.first_content(call, at + 0.3)
+        made.succeeded(call, epoch, at + 1.0, 50)
+    for _ in range(3):
+        call, epoch = made.begin(20.0)
+        made.outrun(call, epoch, 22.0)
+    assert breaker.state == "open"
+
+
+def test_while_background_probes_fail_no_call_is_spent_on_a_trial() -> None:
+    made, breaker = candidate()
+    fail(made)
+    now, probes = 0.0, 0
+    while now < 60.0:
+        now += 0.1
+        assert not breaker.admits(now)
+        if breaker.probe_due(now):
+            probes += 1
+            made.probed(now, False)
+    assert 60 / PROBE_EVERY_S - 3 <= probes <= 60 / PROBE_EVERY_S + 1
+    while not breaker.probe_due(now):
+        now += 0.1
+    made.probed(now, True)
+    assert breaker.state == "open", "a probe closes nothing, it only lets the trial begin"
+    assert breaker.admits(now)
+    assert not breaker.admits(now)
+
+
+def test_the_first_probe_comes_before_the_first_trial() -> None:
+    made, breaker = candidate()
+    fail(made)
+    assert not breaker.probe_due(0.4)
+    assert breaker.probe_due(0.6)
+    assert not breaker.probe_due(0.7)
+    made.probed(0.9, False)
+    assert breaker.retry_after_s(0.9) == PROBE_EXTENDS_S
+
+
+def test_a_closed_account_stays_closed_until_its_reset() -> None:
+    made, breaker = candidate()
+    breaker.shut(0.0, 30.0, "no credit")
+    assert (breaker.reason, breaker.until(0.0), made.blocked(29.9)) == ("no credit", 30.0, "breaker")
+    assert not breaker.probe_due(29.0)
+    assert breaker.admits(30.0)
+    assert breaker.until(99.0) is None
+
+
+def test_the_reason_for_opening_is_told() -> None:
+    made, breaker = candidate()
+    for index in range(8):
+        (breaker.succeeded if index % 2 == 0 else breaker.failed)(0.0)
+    assert (breaker.state, breaker.reason) == ("open", "4 of 8 calls failed within 10 s")
+    assert made.cost_usd(1000, 500) == 0.002

@@ -1,0 +1,150 @@
+"""Limits learned from refusals: what takes them down, what raises them, and what keeps a candidate out for a while."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dandolo.route.capacity import Slots
+from dandolo.route.limit import (
+    COOL_DOWN_S,
+    DECREASE,
+    DECREASE_EVERY_S,
+    LIMIT_MIN,
+    REACH,
+    SLOW_START_S,
+    Limit,
+)
+
+
+def limit(in_use: int, bound: int = 100) -> Limit:
+    slots = Slots(bound)
+    for _ in range(in_use):
+        assert slots.enter()
+    return Limit(slots)
+
+
+def test_it_starts_at_the_bound_and_keeps_the_slots_in_step() -> None:
+    made = limit(80)
+    assert (made.value, made.slots.limit) == (100.0, 100)
+    made.refused(0.0, None)
+    assert made.value == pytest.approx(90.0)
+    assert made.slots.limit == 90
+
+
+def test_a_volley_of_refusals_takes_one_tenth() -> None:
+    made = limit(80)
+    for at in (0.0, 0.05, 0.1, 0.19):
+        made.refused(at, 0.0)
+    assert made.value == pytest.approx(90.0)
+    made.refused(DECREASE_EVERY_S, 0.0)
+    assert made.value == pytest.approx(81.0)
+
+
+def test_a_bound_that_was_never_neared_is_left_behind_at_once() -> None:
+    made = limit(10)
+    made.refused(0.0, None)
+    assert made.value == pytest.approx(DECREASE * REACH * 10)
+
+
+def test_it_never_falls_below_one() -> None:
+    made = limit(0)
+    for at in range(200):
+        made.refused(float(at), 0.0)
+    assert (made.value, made.slots.limit) == (LIMIT_MIN, 1)
+
+
+def test_a_success_adds_its_share_when_the_limit_is_used() -> None:
+    made = limit(30)
+    made.refused(0.0, 0.0)
+    before = made.value
+    made._ceiling = 0.0
+    made.succeeded(1.0)
+    assert made.value == pytest.approx(before + 1 / before)
+    idle = limit(1)
+    idle.refused(0.0, 0.0)
+    idle.slots.in_use = 0
+    before = idle.value
+    idle.succeeded(1.0)
+    assert idle.value == before
+
+
+def test_growth_is_careful_below_the_level_last_refused_and_forgets_it() -> None:
+    made = limit(90)
+    made.refused(0.0, 0.0)
+    before = made.value
+    made.succeeded(1.0)
+    careful = made.value - before
+    made.succeeded(100.0)
+    assert careful < 0.5 / before
+    assert made.value - before - careful == pytest.approx(1 / (before + careful))
+
+
+def test_it_never_grows_beyond_its_bound() -> None:
+    made = limit(10, bound=10)
+    made.refused(0.0, 0.0)
+    for at in range(1000):
+        made.succeeded(float(at))
+    assert (made.value, made.slots.limit) == (10.0, 10)
+
+
+@pytest.mark.parametrize(("asked", "wait"), [(None, COOL_DOWN_S), (7.5, 7.5), (0.0, DECREASE_EVERY_S)])
+def test_a_refusal_cools_down_for_as_long_as_it_asks(asked: float | None, wait: float) -> None:
+    made = limit(5)
+    made.refused(10.0, asked)
+    assert made.wait_s(10.0) == pytest.approx(wait)
+    made.cool(10.01)
+    assert made.wait_s(10.0) == pytest.approx(wait), "an earlier end took a later one's place"
+    assert made.wait_s(1000.0) == 0.0
+
+
+def test_headroom_holds_until_its_expiry() -> None:
+    made = limit(5)
+    made.told(0, 60, until=20.0)
+    assert (made.room(19.0), made.room(20.1)) == (False, True)
+    assert made.wait_s(15.0) == 5.0
+    made.told(15, 60, until=20.0)
+    assert made.headroom == 0.25
+    assert made.room(15.0)
+    made.told(-1, 0, until=99.0)
+    assert made.headroom == 0.25, "Azure's -1 of 0 was believed"
+
+
+@pytest.mark.parametrize(("after", "share"), [(0.0, 0.1), (SLOW_START_S / 2, 0.55), (SLOW_START_S, 1.0), (99.0, 1.0)])
+def test_slow_start_gives_a_tenth_and_then_more(after: float, share: float) -> None:
+    made = limit(0)
+    made.begin_slow_start(50.0)
+    assert made.capacity(50.0 + after) == pytest.approx(100 * share)
+
+
+def test_slow_start_lets_at_least_one_call_through() -> None:
+    made = limit(0, bound=3)
+    made.begin_slow_start(0.0)
+    assert made.room(0.0)
+
+
+@given(
+    st.integers(1, 300),
+    st.lists(st.tuples(st.sampled_from("efrsl"), st.floats(0, 3), st.floats(0, 10)), max_size=200),
+)
+def test_limit_and_slots_agree_and_stay_within_bounds(bound: int, steps: list[tuple[str, float, float]]) -> None:
+    slots = Slots(bound)
+    made, now, held = Limit(slots), 0.0, 0
+    for what, wait, number in steps:
+        now += wait
+        if what == "e":
+            held += slots.enter()
+        elif what == "r":
+            made.refused(now, number)
+        elif what == "s":
+            made.succeeded(now)
+        elif what == "f":
+            made.begin_slow_start(now)
+        elif held:
+            slots.leave(now)
+            held -= 1
+        assert LIMIT_MIN <= made.value <= bound
+        assert slots.limit == int(made.value)
+        assert slots.in_use == held
+        assert 1.0 <= made.capacity(now) <= bound
