@@ -19,6 +19,8 @@ class Verdict:
     figures: tuple[float, ...]
     threshold: float
     at_most: bool
+    oracle: tuple[float, ...] = ()
+    """The oracle's figures, where they are of the same kind."""
 
     @property
     def worst(self) -> float:
@@ -58,7 +60,8 @@ def verdicts(
         seeds = sorted(seed for policy, seed in kept if policy == "recommended" and ("oracle", seed) in kept)
         if seeds:
             figures = tuple(figure(kept["recommended", seed], kept["oracle", seed]) for seed in seeds)
-            made.append(Verdict(name, unit, figures, threshold, at_most))
+            best = tuple(figure(kept["oracle", seed], kept["oracle", seed]) for seed in seeds)
+            made.append(Verdict(name, unit, figures, threshold, at_most, best))
 
     def success(ours: Result, oracle: Result) -> float:
         return ours.success

@@ -28,7 +28,7 @@ def candidates(count: int, seed: int = 1) -> list[Candidate]:
         )
         for step in range(50):
             call, epoch = candidate.begin(step * 0.1)
-            candidate.first_content(call, step * 0.1 + draw.lognormvariate(-1.0, 0.3))
+            candidate.first_content(call, epoch, step * 0.1 + draw.lognormvariate(-1.0, 0.3))
             if draw.random() < 0.05:
                 candidate.failed(call, epoch, step * 0.1 + 1)
             else:
@@ -73,7 +73,7 @@ def bookkeeping_us() -> dict[str, float]:
         for at in range(CALLS):
             now = 10 + at * 0.01
             call, epoch = candidate.begin(now)
-            candidate.first_content(call, now + 0.3)
+            candidate.first_content(call, epoch, now + 0.3)
             candidate.succeeded(call, epoch, now + 1.0, 100)
 
     def slots() -> None:

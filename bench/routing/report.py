@@ -47,14 +47,15 @@ def judged(verdicts: Sequence[Verdict], *, worst: bool) -> str:
     lines = [
         f"### Acceptance (judged by {'the worst seed' if worst else 'the mean'})",
         "",
-        "| line | must reach | mean | worst | |",
-        "|---|---|---|---|---|",
+        "| line | must reach | mean | worst | oracle's worst | |",
+        "|---|---|---|---|---|---|",
     ]
     for one in verdicts:
         sign = "≤" if one.at_most else "≥"
+        best = f"{(max if one.at_most else min)(one.oracle):.2f}" if one.oracle else ""
         held = "holds" if one.holds(worst=worst) else "**missed**"
         lines.append(
-            f"| {one.line} | {sign} {one.threshold:g} {one.unit} | {one.mean:.2f} | {one.worst:.2f} | {held} |"
+            f"| {one.line} | {sign} {one.threshold:g} {one.unit} | {one.mean:.2f} | {one.worst:.2f} | {best} | {held} |"
         )
     return "\n".join(lines) + "\n"
 

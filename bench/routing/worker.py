@@ -254,7 +254,7 @@ class Worker:
         if attempt.over:
             return
         request.first_at = now
-        attempt.candidate.first_content(attempt.call, now)
+        attempt.candidate.first_content(attempt.call, attempt.epoch, now)
         for other in request.live:
             if other is not attempt and not other.over:
                 other.over = True

@@ -40,7 +40,7 @@ class Breaker:
     """
 
     __slots__ = (
-        "_calls", "_consecutive", "_failed_at", "_open_until", "_probe_due", "_probe_until", "_random", "_successes",
+        "_calls", "_consecutive", "_cuts", "_open_until", "_probe_due", "_probe_until", "_random", "_successes",
         "_trips", "epoch", "reason", "state",
     )  # fmt: skip
 
@@ -49,7 +49,7 @@ class Breaker:
         self.epoch = 0
         self._random = random
         self._consecutive = 0
-        self._failed_at = -1e9
+        self._cuts = 0
         self._calls: deque[tuple[float, bool]] = deque(maxlen=WINDOW_CALLS_MAX)
         self._open_until = 0.0
         self._probe_until = 0.0
@@ -81,17 +81,28 @@ class Breaker:
             return max(0.0, self._open_until - now)
         return max(0.0, self._probe_until - now) if self.state == "half-open" else 0.0
 
-    def succeeded(self, now: float, epoch: int | None = None, since: float | None = None) -> None:
-        """A call ended well. `since`: when its answer began; one from before a failure says nothing of the time after.
+    def answered(self, now: float, epoch: int | None = None) -> None:
+        """Content has begun to come; the call's end is reported apart.
 
-        Without that, long streams that were under way end a row of failures again and again.
+        It ends a row of failures and counts in the window now: were it to wait for the end, the failures of a
+        busy provider, which come fast, would outnumber its successes, which take their time.
+        """
+        if (epoch is None or epoch == self.epoch) and self.state == "closed":
+            self._consecutive = 0
+            self._calls.append((now, True))
+
+    def succeeded(self, now: float, epoch: int | None = None, answered: bool = True) -> None:
+        """A call ended well. `answered` False: that it answered was told when it did (`answered`).
+
+        Else the ends of long streams, begun in better times, would end a row of failures again and again.
         """
         if epoch is not None and epoch != self.epoch:
             return
-        if since is None or since >= self._failed_at:
-            self._consecutive = 0
+        self._cuts = 0
         if self.state == "closed":
-            self._calls.append((now, True))
+            if answered:
+                self._consecutive = 0
+                self._calls.append((now, True))
         elif self.state == "half-open":
             self._probe_until = 0.0
             self._successes += 1
@@ -101,12 +112,17 @@ class Breaker:
                 self._trips = 0
                 self._calls.clear()
 
-    def failed(self, now: float, epoch: int | None = None) -> None:
-        """A call failed in a way that speaks against the provider."""
+    def failed(self, now: float, epoch: int | None = None, answered: bool = False) -> None:
+        """A call failed in a way that speaks against the provider. `answered`: after content had come (a cut).
+
+        Cuts are a row of their own: content ends a row of failures, and every stream that is cut had some.
+        """
         if epoch is not None and epoch != self.epoch:
             return
-        self._consecutive += 1
-        self._failed_at = now
+        if answered:
+            self._cuts += 1
+        else:
+            self._consecutive += 1
         if self.state == "half-open":
             self._open(now, "a trial call failed")
             return
@@ -115,6 +131,8 @@ class Breaker:
         self._calls.append((now, False))
         if self._consecutive >= FAILURES_MAX:
             self._open(now, f"{self._consecutive} failures in a row")
+        elif self._cuts >= FAILURES_MAX:
+            self._open(now, f"{self._cuts} streams cut in a row")
         elif self._window_bad(now):
             failed = sum(not ok for _, ok in self._calls)
             self._open(now, f"{failed} of {len(self._calls)} calls failed within {WINDOW_S:g} s")
@@ -176,5 +194,6 @@ class Breaker:
         # The first probe comes before the first trial, else a user would be it.
         self._probe_due = now + min(PROBE_EVERY_S, length / 2)
         self._consecutive = 0
+        self._cuts = 0
         self.reason = reason
         self._calls.clear()

@@ -69,26 +69,29 @@ class Candidate:
         breaker = self.breaker
         return self.measured.begin(now, stream), 0 if breaker is None else breaker.epoch
 
-    def first_content(self, call: int, now: float) -> None:
-        """The first content, reasoning or tool delta has come (no comment, no role-only chunk)."""
+    def first_content(self, call: int, epoch: int, now: float) -> None:
+        """The first content, reasoning or tool delta of a stream has come (no comment, no role-only chunk)."""
         self.measured.first_content(call, now)
+        if self.breaker is not None:
+            self.breaker.answered(now, epoch)
 
     def succeeded(self, call: int, epoch: int, now: float, tokens: int = 0) -> None:
         """The answer is complete, with `tokens` of output (0: not told)."""
-        since = self.measured.finished(call, now, tokens)
+        self.measured.finished(call, now, tokens)
         self.limit.succeeded(now)
         breaker = self.breaker
         if breaker is not None:
             shut = breaker.state != "closed"
-            breaker.succeeded(now, epoch, since)
+            # A stream told when it answered by its first content, a plain call does it now.
+            breaker.succeeded(now, epoch, call < 0)
             if shut and breaker.state == "closed":
                 self._closed(now)
 
     def failed(self, call: int, epoch: int, now: float) -> None:
         """It failed in a way that speaks against the provider: connect error, 5xx, timeout, garbage, cut."""
-        self.measured.failed(call, now)
+        answered = self.measured.failed(call, now)
         if self.breaker is not None:
-            self.breaker.failed(now, epoch)
+            self.breaker.failed(now, epoch, answered)
 
     def limited(self, call: int, epoch: int, now: float, retry_after_s: float | None) -> None:
         """It was refused for a limit (429). That says nothing about health, only about capacity."""

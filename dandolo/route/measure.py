@@ -105,15 +105,12 @@ class Measured:
         stall = STALL_FACTOR * p95
         self.stall_s = stall if stall > STALL_MIN_S else STALL_MIN_S
 
-    def finished(self, call: int, now: float, tokens: int) -> float | None:
-        """A call ended well with `tokens` of output (0: not told). Said twice it counts once.
-
-        Returns when its answer began: a stream's first content, else when it was sent (None: not known).
-        """
+    def finished(self, call: int, now: float, tokens: int) -> None:
+        """A call ended well with `tokens` of output (0: not told). Said twice it counts once."""
         if call < 0:
             since = self._plain.pop(call, None)
             if since is None:
-                return None
+                return
             self._note_total(now, now - since, tokens)
         else:
             since = self._streaming.pop(call, None)
@@ -134,14 +131,18 @@ class Measured:
             if self.errors < 1e-3:
                 self.errors = 0.0
             self.errors_at = now
-        return since
 
-    def failed(self, call: int, now: float) -> None:
-        """A call failed in a way that speaks against the provider. It tells nothing of latency."""
+    def failed(self, call: int, now: float) -> bool:
+        """A call failed in a way that speaks against the provider. It tells nothing of latency.
+
+        Returns whether content had come before.
+        """
+        answered = call in self._streaming
         self._forget(call)
         errors = self.error_rate(now)
         self.errors = errors + ALPHA * (1.0 - errors)
         self.errors_at = now
+        return answered
 
     def abandoned(self, call: int) -> None:
         """A call ended without saying anything: the client left, a 4xx, a 429."""

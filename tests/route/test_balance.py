@@ -216,7 +216,7 @@ def test_a_fast_failing_provider_attracts_no_traffic() -> None:
             sent += 1
             chosen.failed(call, epoch, now + 0.001)
         else:
-            chosen.first_content(call, now + 0.6)
+            chosen.first_content(call, epoch, now + 0.6)
             chosen.succeeded(call, epoch, now + 2, 70)
     assert sent <= 12
 

@@ -24,12 +24,40 @@ def fail(made: Candidate, times: int = 3, at: float = 0.0) -> None:
 def test_long_streams_under_way_do_not_end_a_row_of_failures() -> None:
     made, breaker = candidate()
     streams = [made.begin(0.0) for _ in range(3)]
-    for call, _ in streams:
-        made.first_content(call, 0.5)
+    for call, epoch in streams:
+        made.first_content(call, epoch, 0.5)
     for call, epoch in streams:
         fail(made, 1, 10.0)
         made.succeeded(call, epoch, 10.1, 50)
     assert breaker.state == "open"
+
+
+def test_a_few_errors_among_many_long_streams_open_nothing() -> None:
+    """Two in a hundred, at a rate at which every stream ends after several later failures."""
+    made, breaker = candidate()
+    under_way: list[tuple[int, int, float]] = []
+    for step in range(4000):
+        now = step * 0.005
+        if step % 50 == 0:
+            fail(made, 1, now)
+            continue
+        call, epoch = made.begin(now)
+        made.first_content(call, epoch, now)
+        under_way.append((call, epoch, now + 4.0))
+        while under_way[0][2] <= now:
+            call, epoch, _ = under_way.pop(0)
+            made.succeeded(call, epoch, now, 50)
+    assert breaker.state == "closed"
+
+
+def test_streams_that_are_all_cut_open_it_though_each_had_content() -> None:
+    made, breaker = candidate()
+    for at in range(3):
+        assert breaker.state == "closed"
+        call, epoch = made.begin(at * 30.0)
+        made.first_content(call, epoch, at * 30.0 + 0.5)
+        made.failed(call, epoch, at * 30.0 + 2.0)
+    assert (breaker.state, breaker.reason) == ("open", "3 streams cut in a row")
 
 
 def test_a_success_that_began_after_a_failure_ends_the_row() -> None:
@@ -37,7 +65,7 @@ def test_a_success_that_began_after_a_failure_ends_the_row() -> None:
     for step in range(3):
         fail(made, 1, float(step))
         call, epoch = made.begin(step + 0.1)
-        made.first_content(call, step + 0.2)
+        made.first_content(call, epoch, step + 0.2)
         made.succeeded(call, epoch, step + 0.3, 50)
     assert breaker.state == "closed"
 
@@ -49,7 +77,7 @@ def test_closing_forgives_and_starts_slowly() -> None:
     for at in (1.1, 1.2):
         assert breaker.admits(at)
         call, epoch = made.begin(at)
-        made.first_content(call, at)
+        made.first_content(call, epoch, at)
         made.succeeded(call, epoch, at, 5)
     assert breaker.state == "closed"
     assert made.measured.error_rate(1.2) == 0.0
@@ -78,7 +106,7 @@ def test_hedging_does_not_hide_a_silent_provider() -> None:
     made, breaker = candidate()
     for at in range(10):
         call, epoch = made.begin(float(at))
-        made.first_content(call, at + 0.3)
+        made.first_content(call, epoch, at + 0.3)
         made.succeeded(call, epoch, at + 1.0, 50)
     for _ in range(3):
         call, epoch = made.begin(20.0)
