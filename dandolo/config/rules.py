@@ -161,6 +161,19 @@ def _providers(config: Config, at: At) -> None:
         _twice(((models.child(i), one.id) for i, one in enumerate(provider.models)), "is the same id as")
         if provider.base_url:
             _address(provider, config.server, place.child("base_url"))
+        if provider.ca is not None and provider.ca.name:
+            _authority(str(provider.ca), place.child("ca"))
+
+
+def _authority(path: str, at: At) -> None:
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError as error:
+        at.report(f"cannot be used: {error.reason or 'not PEM'}: expected a PEM file of certificates")
+    except OSError as error:
+        at.report(f"cannot be read: {error.strerror}")
 
 
 def _address(provider: Provider, server: Server, at: At) -> None:

@@ -188,3 +188,12 @@ def test_a_key_over_plain_http_is_warned_of():
     text = "[[providers]]\nname='a'\nbase_url='http://api.example/v1'\nkey={ env='K' }\n"
     assert any("unencrypted" in one for one in parse(text, "d", ENVIRON).warnings)
     assert parse(LOCAL + "key = { env = 'K' }\n", "d", ENVIRON).warnings == ()
+
+
+def test_authority_that_is_no_certificate_is_told_with_its_place(tmp_path):
+    (tmp_path / "ca.pem").write_text("no certificate")
+    text = LOCAL + f"ca = '{tmp_path}/ca.pem'\n"
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "d.toml", {})
+    assert "providers[0].ca: cannot be used" in str(caught.value)
+    assert "expected a PEM file of certificates" in str(caught.value)
