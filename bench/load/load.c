@@ -1564,7 +1564,7 @@ static void body_write(struct text *t, const struct body_form *form, size_t fill
     text_add(t, "}");
 }
 
-static void request_build(const char *path, const char *host, const char *key, bool full, const struct body_form *form)
+static void request_build(const char *path, const char *host, const char *key, bool full, bool identity, const struct body_form *form)
 {
     struct text body = text_new(form->bytes + (size_t)form->messages * 64 + 4096);
     body_write(&body, form, 0);
@@ -1574,7 +1574,8 @@ static void request_build(const char *path, const char *host, const char *key, b
 
     struct text *t = &run.request;
     *t = text_new(body.length + 4096);
-    text_add(t, "POST %s HTTP/1.1\r\nHost: %s\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n", path, host);
+    text_add(t, "POST %s HTTP/1.1\r\nHost: %s\r\nAccept-Encoding: %s\r\nConnection: keep-alive\r\n", path, host,
+             identity ? "identity" : "gzip, deflate");
     text_add(t, "Accept: application/json\r\nContent-Type: application/json\r\nUser-Agent: OpenAI/Python 2.8.1\r\n");
     text_add(t, "X-Stainless-Lang: python\r\nX-Stainless-Package-Version: 2.8.1\r\n");
     if (full)
@@ -1720,7 +1721,7 @@ static const char *const LOAD_HELP =
     "  streams       --streams K [--repeat 1] [--ramp 0.5] [--chunks 50] [--interval-us 20000] [--usage] [--announce]\n"
     "  idle          --idle N [--wave 64]: opens N, one request on each, wave at a time, then a ready line, and\n"
     "                holds until stdin speaks or ends\n"
-    "  body          [--bytes 1024] [--messages M] [--spaced] [--ascii] [--same] [--full-headers]\n"
+    "  body          [--bytes 1024] [--messages M] [--spaced] [--ascii] [--same] [--full-headers] [--identity]\n"
     "                [--model bench-model] [--temperature 0.7]\n"
     "  [--watch PID,...] CPU time of these processes over the measured time   [--timeout 60]\n"
     "Prints one JSON line; times in microseconds.\n";
@@ -1728,14 +1729,14 @@ static const char *const LOAD_HELP =
 static int load_main(int count, char **words)
 {
     enum { HOST = 1, PORT, PATH, KEY, TLS, SNI, CONNECTIONS, DURATION, WARMUP, RATE, STREAMS, REPEAT, RAMP, CHUNKS, INTERVAL, USAGE,
-           ANNOUNCE, IDLE, WAVE, BYTES, MESSAGES, SPACED, ASCII, SAME, FULL, MODEL, TEMPERATURE, WATCH, TIMEOUT, HELP };
+           ANNOUNCE, IDLE, WAVE, BYTES, MESSAGES, SPACED, ASCII, SAME, FULL, IDENTITY, MODEL, TEMPERATURE, WATCH, TIMEOUT, HELP };
     static const struct option options[] = {
         {"host", 1, 0, HOST}, {"port", 1, 0, PORT}, {"path", 1, 0, PATH}, {"key", 1, 0, KEY}, {"tls", 0, 0, TLS}, {"sni", 1, 0, SNI},
         {"connections", 1, 0, CONNECTIONS}, {"duration", 1, 0, DURATION}, {"warmup", 1, 0, WARMUP}, {"rate", 1, 0, RATE},
         {"streams", 1, 0, STREAMS}, {"repeat", 1, 0, REPEAT}, {"ramp", 1, 0, RAMP}, {"chunks", 1, 0, CHUNKS},
         {"interval-us", 1, 0, INTERVAL}, {"usage", 0, 0, USAGE}, {"announce", 0, 0, ANNOUNCE}, {"idle", 1, 0, IDLE}, {"wave", 1, 0, WAVE},
         {"bytes", 1, 0, BYTES}, {"messages", 1, 0, MESSAGES}, {"spaced", 0, 0, SPACED}, {"ascii", 0, 0, ASCII}, {"same", 0, 0, SAME},
-        {"full-headers", 0, 0, FULL}, {"model", 1, 0, MODEL}, {"temperature", 1, 0, TEMPERATURE}, {"watch", 1, 0, WATCH},
+        {"full-headers", 0, 0, FULL}, {"identity", 0, 0, IDENTITY}, {"model", 1, 0, MODEL}, {"temperature", 1, 0, TEMPERATURE}, {"watch", 1, 0, WATCH},
         {"timeout", 1, 0, TIMEOUT}, {"help", 0, 0, HELP}, {0, 0, 0, 0},
     };
     static const char *const MODES[] = {"closed", "open", "streams", "idle"};
@@ -1743,7 +1744,7 @@ static int load_main(int count, char **words)
     const char *host = "127.0.0.1", *path = "/v1/chat/completions", *key = "bench-key";
     int port = 0, connections = 64, repeat = 1;
     double duration = 5, warmup = 1, ramp = 0.5, timeout = 60;
-    bool full = false, tls = false;
+    bool full = false, identity = false, tls = false;
     run.host = "localhost";
     run.mode = MODE_CLOSED;
     run.wave = 64;
@@ -1774,6 +1775,7 @@ static int load_main(int count, char **words)
         case ASCII: form.ascii = true; break;
         case SAME: run.same = true; break;
         case FULL: full = true; break;
+        case IDENTITY: identity = true; break;
         case MODEL: form.model = optarg; break;
         case TEMPERATURE: form.temperature = optarg; break;
         case WATCH: watched_parse(optarg); break;
@@ -1797,7 +1799,7 @@ static int load_main(int count, char **words)
     }
     char host_header[320];
     snprintf(host_header, sizeof host_header, "%s:%d", tls ? run.host : host, port);
-    request_build(path, host_header, key, full, &form);
+    request_build(path, host_header, key, full, identity, &form);
     /* From the clock, so that no two runs send the same body. */
     run.counter = (uint64_t)(clock_ns(CLOCK_REALTIME) / 1000) % 1000000000000ULL / 2;
     run.chunks_expected = form.stream ? form.chunks : 0;

@@ -39,7 +39,7 @@ def load_arguments(running: Running, extra: Sequence[str]) -> list[str]:
     arguments = ["--port", str(running.port), "--key", running.key, *(["--tls"] if running.tls else [])]
     if running.pids:
         arguments += ["--watch", ",".join(map(str, running.pids))]
-    return [*arguments, *extra]
+    return [*arguments, *running.extra, *extra]
 
 
 def checked(result: Mapping[str, Any], *, least: int = 1) -> Mapping[str, Any]:

@@ -65,6 +65,8 @@ class Running:
     tls: bool
     pids: tuple[int, ...]
     start_s: float
+    extra: tuple[str, ...] = ()
+    """What the load must be told besides."""
 
 
 def free_port() -> int:
@@ -350,7 +352,8 @@ def litellm(place: Place, wiring: Wiring) -> Iterator[Running]:
         place.folder / f"litellm-{port}.log",
         env={"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"},
     )
-    yield from _answering(child, port, wiring, key=f"sk-{CLIENT_KEY}")
+    # It compresses answers for whoever takes that, which the load cannot read and nobody else here does.
+    yield from _answering(child, port, wiring, f"sk-{CLIENT_KEY}", ("--identity",))
 
 
 DANDOLO = """\
@@ -413,11 +416,13 @@ def dandolo(place: Place, wiring: Wiring) -> Iterator[Running]:
     yield from _answering(child, port, wiring)
 
 
-def _answering(child: Child, port: int, wiring: Wiring, key: str = CLIENT_KEY) -> Iterator[Running]:
+def _answering(
+    child: Child, port: int, wiring: Wiring, key: str = CLIENT_KEY, extra: tuple[str, ...] = ()
+) -> Iterator[Running]:
     try:
         start_s = _until_answer(child, port, key, tls=wiring.client_tls)
         pids = (child.process.pid, *descendants(child.process.pid))
-        yield Running(port, key, wiring.client_tls, pids, start_s)
+        yield Running(port, key, wiring.client_tls, pids, start_s, extra)
         if not child.alive():
             raise TargetError(f"{child.name} … ended during the run; its log ends:\n{child.log_tail()}")
     finally:

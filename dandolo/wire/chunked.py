@@ -104,6 +104,8 @@ class ChunkedDecoder:
             at = gained = 0
             while at < size:
                 end = find(b"\r\n", at, at + 8)
+                if end < 0:
+                    break
                 length = _sizes.get(data[at:end], 0)
                 start = end + 2
                 stop = start + length

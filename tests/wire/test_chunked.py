@@ -111,7 +111,14 @@ def test_no_trailer_at_all_may_be_allowed() -> None:
         assert decode(pieces, ChunkedDecoder(trailer_bytes_max=0, trailers_max=0))[3]
 
 
-@settings(max_examples=150, deadline=None)
+def test_size_line_that_is_cut_within_its_line_end_is_not_a_size_line_yet() -> None:
+    # The line end of an earlier chunk stands where the cut one's content would end.
+    coded = b"".join(map(encode_chunk, (b"abc", b"8 bytes.", b"8 bytes!"))) + LAST_CHUNK
+    for cut in range(len(coded)):
+        assert decode([coded[:cut], coded[cut:]]) == (b"abc8 bytes.8 bytes!", True, b"", False)
+
+
+@settings(max_examples=1500, deadline=None)
 @given(chunks=st.lists(CONTENT, max_size=6), data=st.data())
 def test_cutting_never_changes_the_outcome(chunks: list[bytes], data: st.DataObject) -> None:
     coded = b"".join(map(encode_chunk, chunks)) + LAST_CHUNK + b"rest"
