@@ -159,7 +159,7 @@ def test_certificate_bundle_that_is_none_is_78(serve, configure, tmp_path, sims)
     path = configure(more='[[providers]]\nname = "x"\nbase_url = "https://x.invalid/v1"\nca = "ca.pem"\n')
     served = serve("--config", path)
     assert served.wait() == 78
-    assert "dandolo.toml: cannot be put to use: " in served.err
+    assert "dandolo.toml:9: providers[0].ca: cannot be used: " in served.err
 
 
 def test_gateway_that_would_call_itself_is_78(serve):
