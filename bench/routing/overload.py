@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.routing.policies import Recommended, RoundRobin
-from bench.routing.scenarios import WORKERS, quantile, tokens_of
+from bench.routing.scenarios import WORKERS, drive, quantile, tokens_of
 from bench.routing.worker import Request, Worker
 from bench.routing.world import FIRST_SIGMA, REFUSED_S, RESET_S, Answer, Clock, Provider, fresh, three
 from dandolo.route.queue import DEADLINES_S, HIGH, LOW, NORMAL
@@ -179,15 +179,7 @@ def storm(policy: str, seed: int, *, jittered: bool = False) -> Storm:
         chooser = RoundRobin(draw) if naive else Recommended(draw)
         workers.append(Worker(clock, providers, chooser, draw, done.append, full=True, hedging=not naive, naive=naive))
     end = stop + 180.0
-
-    def arrive() -> None:
-        clock.at(clock.now + arrivals.expovariate(rate), arrive)
-        tokens, tokens_in = tokens_of(arrivals)
-        if clock.now < end:
-            workers[arrivals.randrange(WORKERS)].take(Request(clock.now, tokens, tokens_in))
-
-    clock.at(0.0, arrive)
-    clock.run(end + 120.0)
+    drive(clock, workers, arrivals, rate, end)
     stormy = [request for request in done if start <= request.arrived < stop + 60.0]
     after = [request for request in done if stop <= request.arrived < end]
     late = [request for request in after if request.arrived >= stop + 60.0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import log
 
@@ -73,6 +73,19 @@ def world(scenario: str, seed: int, *, jittered: bool) -> tuple[list[Provider], 
     return three(equal=equal), EQUAL_RATE if equal else RATE
 
 
+def drive(clock: Clock, workers: Sequence[Worker], arrivals: random.Random, rate: float, end: float) -> None:
+    """Let requests arrive at `rate` a second (Poisson) until `end`, each at some worker, and all of it run out."""
+
+    def arrive() -> None:
+        clock.at(clock.now + arrivals.expovariate(rate), arrive)
+        tokens, tokens_in = tokens_of(arrivals)
+        if clock.now < end:
+            workers[arrivals.randrange(WORKERS)].take(Request(clock.now, tokens, tokens_in))
+
+    clock.at(0.0, arrive)
+    clock.run(end + 120.0)
+
+
 def run(
     scenario: str,
     policy: str,
@@ -98,15 +111,7 @@ def run(
         chooser = Oracle(draw, cheapest=True) if scenario == PRICES and policy == "oracle" else POLICIES[policy](draw)
         workers.append(Worker(clock, providers, chooser, draw, done.append, full=full, hedging=hedging))
     end = fault_until + span.after_s
-
-    def arrive() -> None:
-        clock.at(clock.now + arrivals.expovariate(rate), arrive)
-        tokens, tokens_in = tokens_of(arrivals)
-        if clock.now < end:
-            workers[arrivals.randrange(WORKERS)].take(Request(clock.now, tokens, tokens_in))
-
-    clock.at(0.0, arrive)
-    clock.run(end + 120.0)
+    drive(clock, workers, arrivals, rate, end)
     REASONS.clear()
     for worker in workers:
         for why, n in worker.reasons.items():

@@ -107,6 +107,8 @@ class Worker:
             await asyncio.sleep(0)
         await self.gateway.tasks.close()
         self.census.close()
+        # What was cut just now has its record too.
+        self.gateway.settle()
 
     async def _until_idle(self, seconds: float) -> None:
         until = self._loop.time() + seconds

@@ -14,6 +14,8 @@ import re
 SHAPES_MAX = 64
 """Lengths of chunks that are remembered; beyond, all are forgotten and learned anew."""
 OPENING_BYTES_MAX = 4096
+CHUNK_BYTES_MAX = 16 * 1024
+"""Longer chunks are nobody's usual ones, and whoever reads such must know of it."""
 
 _KEYS = (b'content":"', b'"text":"', b'"delta":"', b'thinking":"', b'_json":"')
 _TEXT = re.compile(rb'[^"\\\x00-\x1f]*(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*)*')
@@ -53,7 +55,7 @@ class Refrain:
         inside = _TEXT.match(chunk, start)
         assert inside is not None
         end = inside.end()
-        if start > OPENING_BYTES_MAX or chunk[end : end + 1] != b'"':
+        if start > OPENING_BYTES_MAX or len(chunk) > CHUNK_BYTES_MAX or chunk[end : end + 1] != b'"':
             return
         prefix, closing = chunk[len(chunk) - size - 2 : start], chunk[end:]
         shapes = self.shapes
@@ -68,7 +70,7 @@ class Refrain:
     def shape(self, chunk_bytes: int) -> tuple[bytes, int] | None:
         """The entry of `shapes` for a length that is not there: as it must be if sizes are spelled as usual."""
         prefix = self._prefix
-        if not prefix:
+        if not prefix or chunk_bytes > CHUNK_BYTES_MAX:
             return None
         size = chunk_bytes - 6
         if size > 0xFF:

@@ -768,29 +768,37 @@ def worst_bodies() -> dict[str, bytes]:
 @pytest.mark.parametrize("name", worst_bodies())
 def test_worst_body_of_1_mib_neither_fails_us_nor_blocks_others(name: str, keyed: Gateway, sim: SimProvider) -> None:
     body = worst_bodies()[name]
-    statuses: list[int] = []
 
-    def ask() -> None:
-        with keyed.client() as client:
-            for _ in range(3):
-                client.send(request(key=KEY, body=body))
-                statuses.append(client.answer().status)
+    def longest_wait_s() -> float:
+        """How long another client waited while the body was judged three times."""
+        statuses: list[int] = []
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    slowest = 0.0
-    with keyed.client() as other:
-        while thread.is_alive() or slowest == 0.0:
-            since = time.monotonic()
-            other.send(get("/healthz"))
-            assert other.answer().status == 200
-            slowest = max(slowest, time.monotonic() - since)
-    thread.join()
-    assert len(statuses) == 3
-    assert max(statuses) < 500, statuses
-    # The promise is 50 ms of the loop and a body takes a few; the rest is for machines that are busy with something
-    # else. This catches what grows faster than its input.
-    assert slowest < 5.0, f"another request waited {slowest:.3f} s"
+        def ask() -> None:
+            with keyed.client() as client:
+                for _ in range(3):
+                    client.send(request(key=KEY, body=body))
+                    statuses.append(client.answer().status)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        slowest = 0.0
+        with keyed.client() as other:
+            while thread.is_alive() or slowest == 0.0:
+                since = time.monotonic()
+                other.send(get("/healthz"))
+                assert other.answer().status == 200
+                slowest = max(slowest, time.monotonic() - since)
+        thread.join()
+        assert len(statuses) == 3
+        assert max(statuses) < 500, statuses
+        return slowest
+
+    # The promise is 50 ms of the loop; the rest is for machines that are busy with something else, and so are the
+    # further tries: what really blocks does so in each.
+    waits: list[float] = []
+    while len(waits) < 3 and (not waits or waits[-1] >= 0.5):
+        waits.append(longest_wait_s())
+    assert min(waits) < 0.5, f"another request waited {waits} s"
 
 
 @pytest.mark.promise("16", "42")
