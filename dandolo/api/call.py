@@ -39,7 +39,7 @@ class Call:
     `content_type` is what to tell the provider about the body, None when there is none.
     """
 
-    __slots__ = ("content_type", "endpoint", "form", "json", "models", "raw", "stream", "usage_wanted")
+    __slots__ = ("content_type", "endpoint", "form", "json", "models", "raw", "stream", "usage_wanted", "wishes")
 
     def __init__(self, endpoint: Endpoint, raw: bytes) -> None:
         self.endpoint = endpoint
@@ -50,6 +50,8 @@ class Call:
         self.stream = False
         self.usage_wanted = True
         self.content_type: bytes | None = b"application/json"
+        self.wishes = False
+        """Whether the body says which provider is wanted (`provider`), so that it is a route of its own."""
 
     @property
     def model(self) -> str:
@@ -60,8 +62,19 @@ class Call:
         """Whether usage is asked for on the caller's behalf (and its extra chunk hidden)."""
         return allowed and self.stream and not self.usage_wanted
 
-    def body_for(self, model: str, name: str, defaults: Mapping[str, Any], *, inject_usage: bool) -> bytes | None:
-        """The body for a provider that knows `name` (as the caller said it) as `model`; None for no body at all."""
+    def body_for(
+        self,
+        model: str,
+        name: str,
+        defaults: Mapping[str, Any],
+        *,
+        inject_usage: bool,
+        wish: bytes | None = None,
+    ) -> bytes | None:
+        """The body for a provider that knows `name` (as the caller said it) as `model`; None for no body at all.
+
+        `wish` is what stays of the caller's `provider` object, None for nothing.
+        """
         if self.content_type is None:
             return None
         if self.form is not None:
@@ -71,12 +84,15 @@ class Call:
         body = self.json
         if body is None:
             return self.raw
-        if not defaults and not inject_usage and model == name == self.model and "models" not in body.fields:
+        usual = not defaults and model == name == self.model and not self.wishes
+        if usual and not inject_usage and "models" not in body.fields:
             return self.raw
-        if inject_usage and not defaults and model == name == self.model and _extensible(body):
+        if usual and inject_usage and _extensible(body):
             # The commonest edit of all: usage asked for where the caller said nothing of it.
             return self.raw[:-1] + _ASKING_FOR_USAGE
         edits: dict[str, bytes | None] = {}
+        if self.wishes and wish != body.get("provider"):
+            edits["provider"] = wish
         if name and (model != name or name != self.models[0]):
             edits["model"] = _encoder.encode(model)
         if "models" in body.fields:
@@ -109,6 +125,7 @@ def read(endpoint: Endpoint, raw: bytes, content_type: bytes) -> Call:
         if raw_value is None or memoryview(raw_value)[0] not in opening:
             body.require(name, opening, kind)
     call.models = _models(body, required=endpoint.model)
+    call.wishes = "provider" in body.fields
     if "stream" in body.fields:
         call.stream = body.flag("stream")
         if call.stream and endpoint.dialect in _USAGE_DIALECTS:

@@ -21,5 +21,6 @@ def gauges(worker: Worker) -> Iterator[Gauge]:
         yield Gauge("dandolo_slots_limit", runtime.slots.limit, account)
         yield Gauge("dandolo_slots_waiting", runtime.slots.waiting, account)
         yield Gauge("dandolo_idle_connections", len(runtime.pool), account)
-        for model, breaker in runtime.breakers().items():
-            yield Gauge("dandolo_breaker_state", _STATES[breaker.state], (*account, ("model", model)))
+        for model, candidate in runtime.candidates.items():
+            if candidate.breaker is not None:
+                yield Gauge("dandolo_breaker_state", _STATES[candidate.breaker.state], (*account, ("model", model)))

@@ -33,7 +33,8 @@ from dandolo.control.metrics import Metrics
 from dandolo.control.notify import Notifier, watchdog_interval_s
 from dandolo.control.records import Records
 from dandolo.errors import GatewayError
-from dandolo.gateway.gateway import Plane, limits_of
+from dandolo.gateway.gateway import limits_of
+from dandolo.gateway.plane import Plane
 from dandolo.gateway.worker import Worker
 from dandolo.net.listen import Census, Listener, describe
 from dandolo.net.tasks import Tasks

@@ -16,6 +16,7 @@ import ipaddress
 from dandolo.config.schema import Config, Key
 from dandolo.errors import Refusal, RequestError
 from dandolo.net.listen import trusts
+from dandolo.route.queue import PRIORITIES
 
 RETRY_AFTER_S = 1.0
 _HOSTS_REMEMBERED_MAX = 256
@@ -24,11 +25,12 @@ _HOSTS_REMEMBERED_MAX = 256
 class Tenant:
     """A key at work: its configuration and how many of its requests are under way."""
 
-    __slots__ = ("config", "in_flight", "in_flight_max", "name", "patterns")
+    __slots__ = ("config", "in_flight", "in_flight_max", "name", "patterns", "priority")
 
     def __init__(self, config: Key | None, in_flight_max: int) -> None:
         self.config = config
         self.name = config.name if config is not None else ""
+        self.priority = PRIORITIES[config.priority if config is not None else "normal"]
         self.patterns = None if config is None or "*" in config.models else config.models
         self.in_flight = 0
         concurrent = config.concurrent if config is not None else None

@@ -15,20 +15,28 @@ from dandolo.api import faults, usage
 from dandolo.api.call import Call
 from dandolo.api.faults import Fault, Kind
 from dandolo.errors import GatewayError, InternalError, UpstreamInvalid, UpstreamUnavailable
-from dandolo.gateway.fleet import Runtime
 from dandolo.gateway.streaming import relay_events
+from dandolo.gateway.waiting import MISSING
+from dandolo.gateway.ways import WAYS_MAX, Lane, Way
 from dandolo.net.relay import BODY_BYTES_MAX, BytesRelay
 from dandolo.net.strand import Waiter
 from dandolo.net.upstream import Upstream
-from dandolo.route.catalog import Target
+from dandolo.route.candidate import Candidate
+from dandolo.route.hedge import first_token_deadline_s, plain_deadline_s
+from dandolo.route.limit import RATE_LIMITED
 from dandolo.wire.client import Response
 
 if TYPE_CHECKING:
     from dandolo.gateway.exchange import Exchange
-    from dandolo.gateway.shortly import Begun, Lane
+    from dandolo.gateway.fleet import Runtime
+    from dandolo.gateway.shortly import Begun
 
 ACCOUNT_PAUSE_S = 30.0
 """How long others are preferred to an account without credit or with a refused key."""
+MODEL_PAUSE_S = 1.0
+"""The same for a model whose limit or overload names no time."""
+MODEL_MISSING_S = 60.0
+"""The same for a model that the account does not have."""
 NO_OPTION_MODELS_MAX = 1024
 
 FIRST_BYTE = "the first byte of the provider's answer"
@@ -37,64 +45,56 @@ _now = time.monotonic
 
 
 class Attempt:
-    """One attempt of an exchange. `run` is called once."""
+    """One attempt of an exchange at a candidate of whose account a slot is held. `run` is called once."""
 
-    __slots__ = ("_call", "_exchange", "_hides_usage", "_lane", "_runtime", "_target")
+    __slots__ = (
+        "_call", "_candidate", "_cooled", "_epoch", "_exchange", "_hides_usage", "_lane", "_number", "_runtime",
+        "_target",
+    )  # fmt: skip
 
-    def __init__(self, exchange: Exchange, call: Call, lane: Lane, target: Target, runtime: Runtime) -> None:
+    def __init__(self, exchange: Exchange, call: Call, lane: Lane, candidate: Candidate, begun: Begun | None) -> None:
         self._exchange = exchange
         self._call = call
         self._lane = lane
-        self._target = target
-        self._runtime = runtime
+        self._candidate = candidate
+        self._target = target = lane.route.targets[candidate]
+        self._runtime: Runtime = exchange.plane.fleet[target.account]
         self._hides_usage = False
+        self._cooled: float | None = None
+        """The wait that a refusal for a limit asked for, -1 where it named none; None: it was no such refusal."""
+        if begun is not None:
+            self._number, self._epoch = begun.number, begun.epoch
+        else:
+            self._number, self._epoch = candidate.begin(_now(), call.stream)
 
     async def run(self, others: bool, begun: Begun | None = None) -> None:
         """Ask the account and pass its answer on. `others`: somebody else could still take over.
 
-        With `begun` the request is on its way already.
-
-        Raises GatewayError; it says whether the breaker counted it.
+        With `begun` the request is on its way already. The candidate is told the outcome, then the slot is left.
+        Raises GatewayError.
         """
-        runtime = self._runtime
-        breaker = runtime.breaker(self._target.model)
-        epoch = breaker.epoch if breaker is not None else 0
-        if begun is not None:
-            epoch = begun.epoch
+        candidate, number, epoch = self._candidate, self._number, self._epoch
         try:
-            if begun is None and not runtime.slots.enter():
-                await self._queue()
-            try:
-                await self._converse(others, begun)
-            finally:
-                runtime.slots.leave(_now())
+            await self._converse(others, begun)
         except BaseException as error:
-            if breaker is not None:
-                if isinstance(error, GatewayError) and error.counts:
-                    breaker.failed(_now(), epoch)
-                else:
-                    breaker.abandoned(epoch)
-            raise
-        if breaker is not None:
-            breaker.succeeded(_now(), epoch)
-
-    async def _queue(self) -> None:
-        """Wait for a slot. Raises Refusal (503) when the queue is full."""
-        slots, exchange = self._runtime.slots, self._exchange
-        ticket: Waiter[bool] = Waiter()
-        slots.queue(ticket)
-        since = _now()
-        exchange.await_until(exchange.total_at, "a free slot at the provider")
-        try:
-            await ticket
-        except BaseException:
-            if ticket.done:
-                slots.leave(_now())
+            now = _now()
+            if isinstance(error, GatewayError) and error.counts and self._exchange.gateway.blames(error, now):
+                candidate.failed(number, epoch, now)
+            elif self._cooled is not None:
+                candidate.limited(number, epoch, now, self._cooled if self._cooled >= 0 else None)
             else:
-                slots.withdraw(ticket)
+                candidate.abandoned(number, epoch)
             raise
+        else:
+            candidate.succeeded(number, epoch, _now(), self._exchange.tokens_out())
         finally:
-            exchange.queue_s += _now() - since
+            candidate.limit.slots.leave(_now(), self._exchange.tenant.name)
+
+    def content(self) -> None:
+        """The first content of the stream has come."""
+        now = _now()
+        self._exchange.first_token_at = now
+        self._candidate.first_content(self._number, self._epoch, now)
 
     async def _converse(self, others: bool, begun: Begun | None) -> None:
         """Send the request, twice where that is no retry: on a stale connection, or without our own option."""
@@ -104,8 +104,7 @@ class Attempt:
             self._hides_usage = begun.hides_usage
         elif self._call.stream:
             self._hides_usage = self._call.injects_usage(runtime.takes_usage_option(model))
-        timeouts = exchange.plane.config.timeouts
-        first_byte_s = timeouts.first_byte_stream if self._call.stream else timeouts.first_byte
+        first_byte_s = self._first_byte_s(others)
         stale_allowed = True
         option_dropped = False
         while True:
@@ -130,6 +129,7 @@ class Attempt:
                     exchange.first_byte_at = now
                 response = connection.response
                 assert response is not None
+                runtime.read_hints(response.fields, now)
                 if response.status in (400, 422) and self._hides_usage and include_usage == "try":
                     # Perhaps our own addition was what it did not like: asked again without it, and remembered.
                     self._hides_usage = False
@@ -159,15 +159,14 @@ class Attempt:
     def _outgoing(self) -> tuple[bytes, bytes]:
         """The request for this provider: its head from an allowlist, the body with as little changed as must be."""
         exchange, call, target, lane = self._exchange, self._call, self._target, self._lane
+        wish = exchange.plane.wish_for(target, call)
         body = call.body_for(
-            target.model, target.name, target.account.provider.defaults, inject_usage=self._hides_usage
+            target.model, target.name, target.account.provider.defaults, inject_usage=self._hides_usage, wish=wish
         )
-        prefix = lane.prefix
-        if prefix is None or target is not lane.targets[0]:
-            prefix = self._prefix()
-            if body is None:
-                return b"%bx-request-id: %b\r\n\r\n" % (prefix, exchange.encoded_id), b""
-        assert body is not None
+        way = lane.ways.get(self._candidate)
+        prefix = way.prefix if way is not None else self._prefix()
+        if body is None:
+            return b"%bx-request-id: %b\r\n\r\n" % (prefix, exchange.encoded_id), b""
         return (
             b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (prefix, len(body), exchange.encoded_id),
             body,
@@ -188,9 +187,19 @@ class Attempt:
         prefix += extra
         if call.content_type is not None:
             prefix += b"content-type: %b\r\n" % call.content_type
-        if constant and call.json is not None and target is self._lane.targets[0]:
-            self._lane.prefix = runtime.shared(prefix)
+        ways = self._lane.ways
+        if constant and call.json is not None and not exchange.admitted.steered and len(ways) < WAYS_MAX:
+            ways[self._candidate] = Way(runtime, target, runtime.shared(prefix))
         return prefix
+
+    def _first_byte_s(self, others: bool) -> float:
+        """How long to wait for the answer; where somebody else could take over no longer than is usual here."""
+        timeouts = self._exchange.plane.config.timeouts
+        if not self._call.stream:
+            configured_s = timeouts.first_byte
+            return plain_deadline_s(self._candidate.measured, configured_s) if others else configured_s
+        configured_s = timeouts.first_byte_stream
+        return first_token_deadline_s(self._candidate.measured, configured_s) if others else configured_s
 
     async def _dial(self) -> Upstream:
         """A new connection, made by a task of its own: DNS and TLS need one."""
@@ -285,7 +294,15 @@ class Attempt:
 
     async def _relay_events(self, connection: Upstream, response: Response, *, others: bool) -> None:
         exchange = self._exchange
-        flow = relay_events(exchange, self._runtime, connection, response, hides_usage=self._hides_usage, hold=others)
+        flow = relay_events(
+            exchange,
+            self._runtime,
+            connection,
+            response,
+            hides_usage=self._hides_usage,
+            hold=others,
+            on_content=self.content,
+        )
         try:
             await flow.done
         finally:
@@ -315,14 +332,25 @@ class Attempt:
 
     def _fault(self, fault: Fault) -> GatewayError:
         """A provider's judged failure as an error, with what it says about the account taken to heart."""
-        runtime = self._runtime
-        scope = "" if fault.scope == "account" else self._target.model
-        if fault.kind in (Kind.RATE_LIMIT, Kind.ERROR_BUDGET) and fault.retry_after_s is not None:
-            runtime.cool(scope, _now() + fault.retry_after_s)
-        elif fault.kind in (Kind.QUOTA, Kind.AUTH) and fault.take_over:
-            runtime.cool(scope, _now() + ACCOUNT_PAUSE_S)
         error = fault.error()
         error.counts = fault.counts_for_breaker
+        if not self._runtime.breaking or not fault.take_over:
+            return error
+        now, candidate, wait_s = _now(), self._candidate, fault.retry_after_s
+        if fault.kind is Kind.RATE_LIMIT and fault.scope == "account":
+            self._cooled = -1.0 if wait_s is None else wait_s
+        elif fault.kind is Kind.RATE_LIMIT:
+            candidate.cool(now + (MODEL_PAUSE_S if wait_s is None else wait_s), RATE_LIMITED)
+        elif fault.kind is Kind.ERROR_BUDGET:
+            candidate.limit.cool(now + (wait_s or faults.ERROR_BUDGET_S), "error budget used up")
+        elif fault.kind is Kind.QUOTA:
+            candidate.limit.cool(now + max(wait_s or 0.0, ACCOUNT_PAUSE_S), "no credit")
+        elif fault.kind is Kind.AUTH:
+            candidate.limit.cool(now + ACCOUNT_PAUSE_S, "key refused")
+        elif fault.kind is Kind.NOT_FOUND_MODEL:
+            candidate.cool(now + MODEL_MISSING_S, MISSING)
+        elif fault.kind in (Kind.OVERLOADED, Kind.MODEL_OFFLINE) and (wait_s is not None or not error.counts):
+            candidate.cool(now + (MODEL_PAUSE_S if wait_s is None else wait_s), "overloaded")
         return error
 
 

@@ -1,38 +1,149 @@
-"""Who is asked: the candidates of a call, and the next of them, in configured order.
+"""Who can be asked: from what a call names and wishes to a pool of candidates, with what each is to be called.
 
-This is the seam at which choosing by live measurement will stand: it sees candidates, what is known of
-their health, and what was tried; it decides and returns.
+A `Route` holds for every call of one kind: same names, endpoint, key's patterns and wishes. It is worked out
+once and kept while the configuration and what is known of models stand, so that a decision (`route.balance`)
+finds everything ready.
 """
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from dandolo.api import steer
 from dandolo.api.call import Call
-from dandolo.api.openai import model_not_found
-from dandolo.errors import Refusal, RequestError
-from dandolo.net.sweep import NEVER
+from dandolo.api.openai import model_not_found, printable
+from dandolo.errors import RequestError
+from dandolo.route.candidate import Candidate
 from dandolo.route.catalog import Target, admits, allowed
+from dandolo.route.pool import Pool
+from dandolo.route.preference import NO_PREFERENCE, Need, Preference, Sort, read_preference
 
 if TYPE_CHECKING:
     from dandolo.gateway.exchange import Exchange
+    from dandolo.gateway.plane import Plane
 
-_now = time.monotonic
+ROUTES_MAX = 1024
+WISH_BYTES_MAX = 4096
+"""A longer `provider` object is read each time."""
+TOKENS_OUT_START = 256.0
+TOKENS_OUT_ALPHA = 0.1
+
+_any = msgspec.json.Decoder()
+_encoder = msgspec.json.Encoder()
 
 
-def candidates(exchange: Exchange, call: Call) -> tuple[Target, ...]:
-    """Everybody who can take the call and whom the key may use, in order. Raises RequestError (404)."""
-    catalog, tenant = exchange.plane.catalog, exchange.tenant
+class Route:
+    """Who may take the calls of one kind.
+
+    `targets` tells for each candidate of `pool` under which name it knows the model; `tokens_out` how long
+    answers are expected to be, learned from those that came. `varied` are capabilities that some of all those who
+    have the model lack, `needs` those of them for which this route was narrowed.
+    """
+
+    __slots__ = ("needs", "pool", "targets", "tokens_out", "varied")
+
+    def __init__(
+        self,
+        pool: Pool,
+        targets: dict[Candidate, Target],
+        varied: frozenset[str],
+        needs: frozenset[str] = frozenset(),
+    ) -> None:
+        self.pool = pool
+        self.targets = targets
+        self.tokens_out = TOKENS_OUT_START
+        self.varied = varied
+        self.needs = needs
+
+    def answered(self, tokens: int) -> None:
+        """Take note of an answer's length in tokens."""
+        self.tokens_out += TOKENS_OUT_ALPHA * (tokens - self.tokens_out)
+
+
+class Ask:
+    """What one call asks of a choice: expected tokens, the window it needs, what may be cached of it, its wishes."""
+
+    __slots__ = ("prefix", "room", "tokens_in")
+
+    def __init__(self, call: Call, route: Route, tenant: str) -> None:
+        self.tokens_in = 0.0
+        self.room = 0.0
+        self.prefix: bytes | None = None
+        if route.pool.single is None:
+            self.tokens_in = steer.tokens_in(call)
+            self.prefix = steer.opening(call, tenant)
+            if route.pool.context_min < float("inf"):
+                self.room = self.tokens_in + steer.tokens_out_max(call)
+
+
+def route_of(exchange: Exchange, call: Call) -> Route:
+    """The route of a call. Raises RequestError: 404 when nobody has the model, 400 for wishes that cannot be read."""
+    wish = call.json.get("provider") if call.wishes and call.json is not None else None
+    key = (call.models, call.endpoint.speech, exchange.tenant.patterns, wish, exchange.region)
+    routes = exchange.plane.routes
+    route = routes.get(key)
+    if route is None:
+        route = _new_route(exchange, call, wish)
+        _keep(routes, key, route)
+    if route.varied and (wanted := steer.needs(call) & route.varied):
+        narrow_key = (*key, wanted)
+        narrow = routes.get(narrow_key)
+        if narrow is None:
+            narrow = _narrowed(route, wanted)
+            _keep(routes, narrow_key, narrow)
+        return narrow
+    return route
+
+
+def _keep(routes: dict[tuple[Any, ...], Route], key: tuple[Any, ...], route: Route) -> None:
+    if key[3] is None or len(key[3]) <= WISH_BYTES_MAX:
+        if len(routes) >= ROUTES_MAX:
+            routes.clear()
+        routes[key] = route
+
+
+def _new_route(exchange: Exchange, call: Call, wish: bytes | None) -> Route:
+    plane = exchange.plane
+    preference = _preference(plane, wish) if wish is not None else NO_PREFERENCE
+    targets: dict[Candidate, Target] = {}
+    turns: dict[Candidate, int] = {}
+    sort: Sort | None = None
+    for turn, (found, sorted_by) in enumerate(_found(exchange, call)):
+        sort = sort or sorted_by
+        for target in found:
+            candidate = plane.fleet[target.account].candidate(target.model)
+            if candidate not in targets:
+                targets[candidate] = target
+                turns[candidate] = turn
+    if sort is not None and preference.sort is None:
+        preference = replace(preference, sort=sort)
+    pool = Pool(targets, Need(region=exchange.region, preference=preference), turns)
+    if not pool.everybody:
+        raise _nobody_fits(pool)
+    varied: frozenset[str] = frozenset()
+    if pool.single is None:
+        known = [candidate.capabilities for candidate in pool.everybody if candidate.capabilities is not None]
+        varied = frozenset(need for need in steer.NEEDS if any(need not in able for able in known))
+    return Route(pool, targets, varied)
+
+
+def _narrowed(route: Route, wanted: frozenset[str]) -> Route:
+    """A route without those that lack something. Where all lack it nobody is left out: lists of models can be wrong."""
+    pool = route.pool.narrowed(wanted)
+    return Route(pool if pool.everybody else route.pool, route.targets, route.varied, wanted)
+
+
+def _found(exchange: Exchange, call: Call) -> list[tuple[tuple[Target, ...], Sort | None]]:
+    """For each name of the call who can take it and whom the key may use. Raises RequestError (404)."""
+    catalog, patterns = exchange.plane.catalog, exchange.tenant.patterns
     speech = call.endpoint.speech
-    if len(call.models) < 2:
-        found = catalog.candidates(call.model, speech)
-    else:
-        found = tuple(target for name in call.models for target in catalog.candidates(name, speech))
-    patterns = tenant.patterns
+    found = [catalog.sorted_candidates(name, speech) for name in call.models or ("",)]
     if patterns is not None:
-        found = tuple(target for target in found if allowed(target, patterns))
-    if found:
+        found = [(tuple(t for t in targets if allowed(t, patterns)), sort) for targets, sort in found]
+    if any(targets for targets, _ in found):
         return found
     if patterns is None and (not call.models or any(catalog.knows(name) for name in call.models)):
         raise RequestError(
@@ -45,55 +156,61 @@ def candidates(exchange: Exchange, call: Call) -> tuple[Target, ...]:
     raise model_not_found(call.model, names)
 
 
-def choose(exchange: Exchange, targets: tuple[Target, ...], tried: list[Target]) -> Target:
-    """The next to ask: in order, those that are well before those that are cooling down.
+def _preference(plane: Plane, wish: bytes) -> Preference:
+    try:
+        value: Any = _any.decode(wish)
+        preference = read_preference(value)
+    except (ValueError, RecursionError) as error:
+        message = "the field 'provider' cannot be decoded" if isinstance(error, RecursionError) else str(error)
+        raise RequestError(message, param="provider") from None
+    # Names that are none of ours are meant for a provider that routes by itself, which gets them passed on.
+    known = plane.provider_names
+    order = tuple(name for name in preference.order if name in known)
+    only = preference.only & known
+    if preference.only and not only:
+        only = plane.routing_providers
+        if not only:
+            raise RequestError(
+                f"provider.only names {printable(', '.join(sorted(preference.only)))}; expected one of "
+                f"{', '.join(sorted(known))}",
+                status=404,
+                code="provider_not_found",
+                param="provider",
+            )
+    return replace(preference, only=only, order=order)
 
-    This is the seam at which choosing by live measurement will stand. Raises Refusal when every breaker
-    is open.
+
+def wish_for(target: Target, wish: bytes, ours: frozenset[str]) -> bytes | None:
+    """What of a caller's `provider` object is passed on to a provider, None when nothing is.
+
+    Only one that routes by itself knows the vocabulary, and our names mean nothing to it.
     """
-    now = _now()
-    fleet = exchange.plane.fleet
-    first = targets[0]
-    if not tried and fleet[first.account].well(first.model):
-        return first
-    cooling: list[tuple[float, Target]] = []
-    soonest = NEVER
-    for target in targets:
-        if tried and _asked(target, tried):
-            continue
-        runtime = fleet[target.account]
-        wait_s = runtime.cooling_s(target.model, now)
-        if wait_s:
-            cooling.append((wait_s, target))
-            continue
-        breaker = runtime.breaker(target.model)
-        if breaker is None or breaker.admits(now):
-            return target
-        soonest = min(soonest, breaker.retry_after_s(now))
-    if cooling:
-        return min(cooling, key=lambda pair: pair[0])[1]
-    if exchange.error is not None:
-        raise exchange.error
-    raise Refusal(
-        "every provider of this model is failing and being left alone for a moment; try again later",
-        code="no_provider_available",
-        retry_after_s=max(1.0, soonest if soonest < NEVER else 1.0),
+    if not target.provider.profile.routes:
+        return None
+    value: Any = _any.decode(wish)
+    changed = False
+    for field in ("order", "only", "ignore"):
+        names = value.get(field)
+        if isinstance(names, list):
+            theirs = [name for name in names if str(name).lower() not in ours]
+            if len(theirs) < len(names):
+                changed = True
+                if theirs:
+                    value[field] = theirs
+                else:
+                    del value[field]
+    if not changed:
+        return wish
+    return _encoder.encode(value) if value else None
+
+
+def _nobody_fits(pool: Pool) -> RequestError:
+    reasons = sorted({reason for _, reason in pool.rejected})
+    named = ", ".join(f"{candidate.account} ({reason})" for candidate, reason in pool.rejected[:8])
+    param = "provider" if {"preference", "price"} & set(reasons) else "model"
+    return RequestError(
+        f"no provider of this model meets what the request asks for: {named}; relax it or name another model",
+        status=404,
+        code="no_provider_fits",
+        param=param,
     )
-
-
-def more(exchange: Exchange, targets: tuple[Target, ...], tried: list[Target]) -> bool:
-    """Whether anybody could take over after `tried`."""
-    if len(targets) == 1 or exchange.attempts >= exchange.plane.config.routing.attempts_max:
-        return False
-    now = _now()
-    for target in targets:
-        if not _asked(target, tried):
-            breaker = exchange.plane.fleet[target.account].breaker(target.model)
-            if breaker is None or breaker.retry_after_s(now) <= 0:
-                return True
-    return False
-
-
-def _asked(target: Target, tried: list[Target]) -> bool:
-    """Whether a target was tried already: each attempt goes to another account, or to another model on it."""
-    return any(target.account is other.account and target.model == other.model for other in tried)

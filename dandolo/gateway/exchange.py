@@ -21,20 +21,24 @@ from dandolo.api import usage as usages
 from dandolo.api.call import Call, read
 from dandolo.api.endpoints import MODELS
 from dandolo.errors import GatewayError, InternalError, UpstreamTimeout
-from dandolo.gateway import answers, site
+from dandolo.gateway import answers, site, steering
 from dandolo.gateway.admission import Tenant
 from dandolo.gateway.annotation import annotation
 from dandolo.gateway.attempt import Attempt
-from dandolo.gateway.choice import candidates, choose, more
-from dandolo.gateway.shortly import Begun, Lane, begin_shortly
+from dandolo.gateway.choice import Ask, Route, route_of
+from dandolo.gateway.shortly import Begun, begin_shortly
 from dandolo.gateway.summary import estimated
 from dandolo.gateway.tap import StreamTap
+from dandolo.gateway.waiting import COOL_DOWN, give_up_trial, next_candidate, others
+from dandolo.gateway.ways import Lane
 from dandolo.net.downstream import Downstream
 from dandolo.net.relay import BytesRelay, EventRelay
 from dandolo.net.strand import Strand, Waiter
 from dandolo.net.sweep import NEVER
 from dandolo.route import retry
+from dandolo.route.candidate import Candidate
 from dandolo.route.catalog import Target
+from dandolo.route.queue import NORMAL
 from dandolo.wire.client import Response
 from dandolo.wire.server import Request
 
@@ -83,6 +87,16 @@ class Exchange:
     strand: Strand | None = None
     begun: Begun | None = None
     ended = False
+    route: Route | None = None
+    failures: tuple[str, ...] = ()
+    """Who failed before, and how: account and code."""
+    chosen: Candidate | None = None
+    """Chosen already, by the short way that then could not go on."""
+    region = ""
+    """Where it must be served, "" for anywhere."""
+    priority = NORMAL
+    waits_locally = False
+    """The last failure was a short 429 that nobody can take over, which is waited out."""
 
     def __init__(
         self, gateway: Gateway, admitted: Admitted, client: Downstream, request: Request, request_id: bytes
@@ -108,8 +122,9 @@ class Exchange:
 
     def begin(self) -> None:
         """Start the story; `Gateway.ended` is called when it is over, possibly before this returns."""
-        lane = self.admitted.lane
-        if lane is None or lane.prefix is None or not begin_shortly(self, lane):
+        admitted = self.admitted
+        lane = admitted.lane
+        if lane is None or not lane.ways or admitted.steered or not begin_shortly(self, lane):
             self.tell_on()
 
     def cancel(self) -> None:
@@ -140,49 +155,77 @@ class Exchange:
             call = self.call = read(self.endpoint, request.body, request.fields.get(b"content-type", b""))
         timeouts = plane.config.timeouts
         total_s = timeouts.stream_total if call.stream else timeouts.total
-        if b"x-dandolo-timeout" in request.fields:
-            total_s = min(total_s, self.gateway.timeout_s(request) or total_s)
+        if self.admitted.steered:
+            total_s = min(total_s, steering.timeout_s(request.fields) or total_s)
+            self.region = steering.region(request.fields)
+            self.priority = steering.priority(request.fields, self.tenant.priority)
+        else:
+            self.priority = self.tenant.priority
         self.total_at = self.started + total_s
         if self.endpoint is MODELS:
             await self._list_models()
             return
-        lane = self.admitted.lane
-        if lane is None or lane.models is not call.models or lane.stream is not call.stream:
-            lane = self.admitted.lane = Lane(call, candidates(self, call))
-        targets = lane.targets
-        budget = self.gateway.budget
-        tried: list[Target] = []
-        waited = False
+        lane = self._lane(call)
+        route = self.route = lane.route
+        ask = Ask(call, route, self.tenant.name)
+        budget, routing = self.gateway.budget, plane.config.routing
+        tried: list[Candidate] = []
         if self.begun is None:
             budget.earn()
         while True:
             begun, self.begun = self.begun, None
             if begun is None:
-                self.target = choose(self, targets, tried)
+                candidate = await next_candidate(self, route, ask, tried)
+                self.target = route.targets[candidate]
                 self.attempts += 1
-            target = self.target
-            assert target is not None
-            tried.append(target)
-            others = len(targets) > 1 and more(self, targets, tried)
+            else:
+                candidate = begun.candidate
+            tried.append(candidate)
+            attempt = Attempt(self, call, lane, candidate, begun)
             try:
-                await Attempt(self, call, lane, target, plane.fleet[target.account]).run(others, begun)
+                await attempt.run(others(self, route, tried, _now()), begun)
                 self.error = None
                 return
             except GatewayError as error:
                 self.error = error
                 if self.committed or not retry.may_take_over(error):
                     raise
-                if self.attempts >= plane.config.routing.attempts_max or _now() >= self.total_at:
+                if self.attempts >= routing.attempts_max or _now() >= self.total_at:
                     raise
-                if not more(self, targets, tried):
-                    wait_s = retry.local_wait_s(error, self.total_at - _now(), random.random())  # noqa: S311 - jitter
-                    if waited or wait_s is None or not budget.spend():
+                self.failures = (*self.failures, f"{candidate.account} {error.code or error.status}")
+                if others(self, route, tried, _now()):
+                    if not budget.spend():
                         raise
-                    waited = True
-                    await self._sleep(wait_s)
-                    tried.remove(target)
-                elif not budget.spend():
+                    continue
+                wait_s = retry.local_wait_s(error, self.total_at - _now(), random.random())  # noqa: S311 - jitter
+                if self.waits_locally or wait_s is None or not budget.spend():
                     raise
+                # Nobody else is there: its own short wait is sat out, once.
+                self.waits_locally = True
+                await self.sleep(wait_s, COOL_DOWN)
+                tried.remove(candidate)
+
+    def _lane(self, call: Call) -> Lane:
+        """What was worked out for such calls on this connection, or anew."""
+        admitted, generation = self.admitted, self.plane.generation
+        lane = admitted.lane
+        if lane is None or admitted.steered or not lane.fits(call, generation):
+            lane = Lane(call, route_of(self, call), generation)
+            if not call.wishes:
+                admitted.lane = lane
+        return lane
+
+    def tokens_out(self) -> int:
+        """Tokens of the answer that has ended: as told, else as many as there were events; 0: unknown."""
+        tap = self.tap
+        if tap is not None:
+            tokens = tap.usage.output_tokens if tap.counted else tap.data_events
+        else:
+            tokens = self.usage.output_tokens if self.usage is not None else 0
+        route = self.route
+        if tokens and route is not None and route.pool.single is None:
+            route.answered(tokens)
+        return tokens
 
     async def _list_models(self) -> None:
         body = await self.plane.models.answer(self)
@@ -210,9 +253,8 @@ class Exchange:
         provider_us = int(self.provider_s * 1e6)
         overhead_us = max(0, int((now - self.started - self.queue_s) * 1e6) - provider_us)
         overhead = b"%d.%03d" % divmod(overhead_us, 1000)
-        lane = self.admitted.lane
-        if lane is not None and target is lane.targets[0] and self.attempts == 1 and not self.queue_s:
-            about = lane.answer
+        if self.attempts == 1 and not self.queue_s:
+            about = target.account.provider.answer_lines
         else:
             about = b"x-dandolo-provider: %b\r\nx-dandolo-attempts: %d\r\nx-dandolo-queue-ms: %d.%03d\r\n" % (
                 target.account.provider.encoded_name,
@@ -258,6 +300,11 @@ class Exchange:
         self._wait_until = at if at < self.total_at else self.total_at
         self.deadline = self._wait_until if self._wait_until < self._heartbeat_at else self._heartbeat_at
 
+    def await_still(self, what: str) -> None:
+        """The wait goes on under the same deadline, for something else."""
+        self.wait_for = what
+        self.deadline = self._wait_until if self._wait_until < self._heartbeat_at else self._heartbeat_at
+
     def note_payload(self) -> None:
         """Something but a keep-alive has come: the idle time begins anew, by the clock of the sweep."""
         self._idle_from(self.gateway.sweep.now)
@@ -274,11 +321,6 @@ class Exchange:
         self._heartbeat_at = since + self.plane.config.server.heartbeat
         self.deadline = min(at, self._heartbeat_at)
 
-    def note_content(self) -> None:
-        """The first content has come."""
-        if self.first_token_at is None:
-            self.first_token_at = _now()
-
     def begin_heartbeat(self) -> None:
         """A stream has begun: comments are due when it stays silent, if they are configured."""
         seconds = self.plane.config.server.heartbeat
@@ -289,9 +331,10 @@ class Exchange:
         """No more comments."""
         self._heartbeat_at = NEVER
 
-    async def _sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, what: str) -> None:
+        """Wait for a time, within the total."""
         waiter: Waiter[None] = Waiter()
-        self.await_until(self.total_at, "the provider's rate limit to pass")
+        self.await_until(self.total_at, what)
         timer = asyncio.get_running_loop().call_later(seconds, waiter.set, None)
         try:
             await waiter
@@ -330,6 +373,9 @@ class Exchange:
         self.strand = None
         self.ended = True
         self.deadline = NEVER
+        if self.chosen is not None:
+            give_up_trial(self.chosen)
+            self.chosen = None
         relay = self.relay
         if relay is not None:
             self.bytes_out = relay.payload_bytes

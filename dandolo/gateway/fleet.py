@@ -1,13 +1,15 @@
-"""The accounts as they live: for each its connections, slots, breakers, cool-downs and ready-made heads."""
+"""The accounts as they live: for each its connections, its slots and their learned limit, its models, ready heads."""
 
 from __future__ import annotations
 
 import random
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from dandolo import __version__
+from dandolo.api import hints
 from dandolo.api.endpoints import Endpoint
 from dandolo.api.profiles import path as profile_path
 from dandolo.config.schema import Config
@@ -16,14 +18,23 @@ from dandolo.net.dial import Destination, ForwardProxy
 from dandolo.net.pool import Pool
 from dandolo.net.upstream import Upstream
 from dandolo.route.breaker import Breaker
-from dandolo.route.capacity import Slots
+from dandolo.route.candidate import Candidate
+from dandolo.route.capacity import ReservedSlots, Slots
 from dandolo.route.catalog import Account, Catalog, Provider
+from dandolo.route.limit import Limit
 from dandolo.wire import fields
 
 HEADS_MAX = 256
 IDLE_MAX = 256
 """Unused connections kept of one account, however many it may have at one time."""
-BREAKERS_MAX = 1024
+CANDIDATES_MAX = 1024
+NEAR_S = 0.5
+FAR_S = 0.75
+"""First tokens expected of a provider in our region and of one in another, while nothing is measured of anybody."""
+HINTS_EVERY_S = 0.1
+"""Rate-limit headers are read at most so often: they cost more to read than they can change in that time."""
+HINTS_HOLD_S = 5.0
+"""How long they are believed at most. A reset names when a limit is *full* again, not when there is room."""
 _USER_AGENT = f"dandolo/{__version__}".encode()
 
 
@@ -31,16 +42,28 @@ class Runtime:
     """One account at work."""
 
     __slots__ = (
-        "_base", "_breakers", "_breaking", "_constant", "_cooling", "_heads", "_prefixes", "account", "destination",
-        "fixed", "forwarded", "no_usage_option", "overridable", "pool", "secrets", "slots",
+        "_base", "_candidates", "_constant", "_heads", "_prefixes", "_prior_s", "account", "breaking",
+        "destination", "fixed", "forwarded", "hints_due", "limit", "no_usage_option", "overridable", "pool", "secrets",
+        "slots",
     )  # fmt: skip
 
-    def __init__(self, account: Account, destination: Destination, *, breaking: bool) -> None:
+    def __init__(
+        self,
+        account: Account,
+        destination: Destination,
+        *,
+        breaking: bool,
+        region: str = "",
+        reserved: Mapping[str, float] | None = None,
+    ) -> None:
         provider = account.provider
         config = provider.config
         self.account = account
         self.destination = destination
-        self.slots = Slots(config.concurrency_max)
+        self.breaking = breaking
+        """Whether it has breakers and cool-downs at all."""
+        self.slots = ReservedSlots(config.concurrency_max, reserved) if reserved else Slots(config.concurrency_max)
+        self.limit = Limit(self.slots)
         self.pool: Pool[Upstream] = Pool(
             idle_s=config.http_idle,
             age_max_s=config.http_max_age,
@@ -49,9 +72,11 @@ class Runtime:
         self.secrets: tuple[str, ...] = (account.secret,) if account.secret else ()
         self.forwarded = frozenset(name.lower().encode() for name in config.forward_headers)
         self.no_usage_option: set[str] = set()
-        self._breaking = breaking
-        self._breakers: dict[str, Breaker] = {}
-        self._cooling: dict[str, float] = {}
+        self._candidates: dict[str, Candidate] = {}
+        self.hints_due = 0.0
+        self._prior_s = 0.0
+        if region and config.region:
+            self._prior_s = NEAR_S if config.region == region else FAR_S
         self._heads: dict[tuple[bytes, str, str, bytes], bytes] = {}
         self._prefixes: dict[bytes, bytes] = {}
         url = urlsplit(config.base_url)
@@ -114,53 +139,68 @@ class Runtime:
         option = self.account.provider.profile.include_usage
         return option == "yes" or (option == "try" and model not in self.no_usage_option)
 
-    # -- health ----------------------------------------------------------------------------------------
+    # -- its models ------------------------------------------------------------------------------------
 
-    def well(self, model: str) -> bool:
-        """Whether nothing speaks against asking for `model`: no cool-down at all, its breaker closed."""
-        if self._cooling:
-            return False
-        breaker = self._breakers.get(model)
-        return breaker is None or breaker.state == "closed"
+    def candidate(self, model: str) -> Candidate:
+        """This account for one model, with all that is measured of it."""
+        known = self._candidates.get(model)
+        return known if known is not None else self._new_candidate(model)
 
-    def breaker(self, model: str) -> Breaker | None:
-        """The breaker of a model on this account; None when breakers are off."""
-        if not self._breaking:
-            return None
-        breaker = self._breakers.get(model)
-        if breaker is None:
-            if len(self._breakers) >= BREAKERS_MAX:
-                # Callers can name models at will: what is well is forgotten first, so that nobody can
-                # wash an open breaker away.
-                self._breakers = {name: kept for name, kept in self._breakers.items() if kept.state != "closed"}
-                if len(self._breakers) >= BREAKERS_MAX:
-                    self._breakers.clear()
-            breaker = self._breakers[model] = Breaker(random.random)
-        return breaker
+    @property
+    def candidates(self) -> Mapping[str, Candidate]:
+        """Those that were ever asked for, by model."""
+        return self._candidates
 
-    def breakers(self) -> dict[str, Breaker]:
-        """All breakers by model (metrics, readiness)."""
-        return self._breakers
+    def _new_candidate(self, model: str) -> Candidate:
+        if len(self._candidates) >= CANDIDATES_MAX:
+            # Callers can name models at will: what is well is forgotten first, so that nobody can wash an open
+            # breaker away.
+            ill = {
+                name: candidate
+                for name, candidate in self._candidates.items()
+                if candidate.breaker is not None and candidate.breaker.state != "closed"
+            }
+            self._candidates = ill if len(ill) < CANDIDATES_MAX else {}
+        provider = self.account.provider
+        price = provider.prices.get(model)
+        candidate = Candidate(
+            provider.name,
+            self.limit,
+            Breaker(random.random) if self.breaking else None,
+            account=self.account.label,
+            model=model,
+            rank=provider.role,
+            region=provider.config.region,
+        )
+        if price is not None:
+            if price.input_usd_per_mtok is not None:
+                candidate.price_in = price.input_usd_per_mtok / 1e6
+            if price.output_usd_per_mtok is not None:
+                candidate.price_out = price.output_usd_per_mtok / 1e6
+            candidate.context_tokens = price.context_tokens
+        candidate.prior_s = self._prior_s
+        self._candidates[model] = candidate
+        return candidate
 
-    def cool(self, model: str, until: float) -> None:
-        """Prefer others for `model` ("" for the whole account) until a monotonic time."""
-        if not self._breaking:
+    def read_hints(self, head: dict[bytes, bytes], now: float) -> None:
+        """Take note of what an answer's headers say is left of the account's limits, every HINTS_EVERY_S."""
+        if now < self.hints_due or not self.breaking:
             return
-        if len(self._cooling) >= BREAKERS_MAX:
-            self._cooling.clear()
-        self._cooling[model] = max(until, self._cooling.get(model, 0.0))
-
-    def cooling_s(self, model: str, now: float) -> float:
-        """Seconds for which others are to be preferred; 0 when it may be asked."""
-        if not self._cooling:
-            return 0.0
-        until = max(self._cooling.get(model, 0.0), self._cooling.get("", 0.0))
-        if until <= now:
-            self._cooling.pop(model, None)
-            if self._cooling.get("", now + 1) <= now:
-                self._cooling.pop("", None)
-            return 0.0
-        return until - now
+        self.hints_due = now + HINTS_EVERY_S
+        said = hints.limits(head, self.account.provider.profile, time.time())
+        scarcest: tuple[float, float, float, float] | None = None
+        for remaining, limit, reset_s in (
+            (said.requests_remaining, said.requests_limit, said.requests_reset_s),
+            (said.tokens_remaining, said.tokens_limit, said.tokens_reset_s),
+        ):
+            if remaining is not None and limit:
+                hold_s = HINTS_HOLD_S if reset_s is None else min(reset_s, HINTS_HOLD_S)
+                told = (remaining / limit, remaining, limit, hold_s)
+                if scarcest is None or told < scarcest:
+                    scarcest = told
+        if scarcest is not None:
+            _, remaining_, limit_, hold_s = scarcest
+            self.limit.told(remaining_, limit_, now + hold_s)
 
 
 class Fleet:
@@ -170,10 +210,17 @@ class Fleet:
         proxy = ForwardProxy.parse(config.server.forward_proxy.reveal()) if config.server.forward_proxy else None
         self._runtimes: dict[Account, Runtime] = {}
         contexts: dict[str, ssl.SSLContext] = {}
+        reserved = {key.name: key.slots_reserved for key in config.keys if key.slots_reserved > 0}
         for provider in catalog.providers:
             destination = _destination(provider, proxy, contexts)
             for account in provider.accounts:
-                self._runtimes[account] = Runtime(account, destination, breaking=config.routing.breaker)
+                self._runtimes[account] = Runtime(
+                    account,
+                    destination,
+                    breaking=config.routing.breaker,
+                    region=config.server.region,
+                    reserved=reserved,
+                )
 
     def __getitem__(self, account: Account) -> Runtime:
         return self._runtimes[account]

@@ -1,13 +1,12 @@
 """The gateway of one worker: what connections call, what exchanges share, what is counted at the end.
 
-`Plane` is everything that comes from one configuration and is swapped by one assignment; an exchange keeps
-the plane it began with. `Gateway` is the rest: time, tasks, the sweep, the dialer, the retry budget. It
-judges heads (`admit`), begins exchanges (`start`), words refusals (`refusal`) and takes records (`ended`).
+What comes from one configuration is a `Plane`, swapped by one assignment; an exchange keeps the one it began
+with. `Gateway` is the rest: time, tasks, the sweep, the dialer, the retry budget. It judges heads (`admit`),
+begins exchanges (`start`), words refusals (`refusal`) and takes records (`ended`).
 """
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Callable
@@ -15,23 +14,23 @@ from collections.abc import Callable
 from dandolo.api.endpoints import ENDPOINTS, Dialect, Endpoint
 from dandolo.clock import timestamp
 from dandolo.config.schema import Config
-from dandolo.errors import GatewayError, ProtocolError, RequestError
+from dandolo.errors import GatewayError, ProtocolError, RequestError, UpstreamTimeout
 from dandolo.gateway import answers, site
 from dandolo.gateway.admission import Admission, Tenant
 from dandolo.gateway.exchange import Exchange
-from dandolo.gateway.fleet import Fleet, Runtime
-from dandolo.gateway.forwarding import Forwarding
-from dandolo.gateway.models import Models
-from dandolo.gateway.shortly import Lane
+from dandolo.gateway.fleet import Runtime
+from dandolo.gateway.plane import Plane
+from dandolo.gateway.steering import STEERING
 from dandolo.gateway.summary import record
+from dandolo.gateway.ways import Lane
 from dandolo.net.dial import Dialer
 from dandolo.net.downstream import Downstream, DownstreamLimits
 from dandolo.net.relay import Remainder
-from dandolo.net.sweep import Sweep
+from dandolo.net.sweep import PERIOD_S, Sweep
 from dandolo.net.tasks import Tasks
 from dandolo.net.upstream import Upstream
 from dandolo.record import Record
-from dandolo.route.catalog import Catalog
+from dandolo.route.hedge import Watch
 from dandolo.route.retry import Budget
 from dandolo.wire.server import DRAIN_BYTES_MAX, HeadLimits, Request
 
@@ -42,34 +41,20 @@ FINISHED_MAX = 256
 UNCOUNTED_BYTES_MAX = 16 * 1024
 """A body that comes in one piece is counted against the process's bound only when it is larger."""
 
-_TIMEOUT = re.compile(rb"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s|m)?")
-_UNITS = {None: 1.0, b"ms": 0.001, b"s": 1.0, b"m": 60.0}
-
-
-class Plane:
-    """All that follows from one configuration."""
-
-    __slots__ = ("admission", "catalog", "config", "fleet", "forwarding", "models")
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.catalog = Catalog(config)
-        self.fleet = Fleet(config, self.catalog)
-        self.admission = Admission(config)
-        widened = frozenset(name.lower().encode() for item in config.providers for name in item.forward_headers)
-        self.forwarding = Forwarding(widened)
-        self.models = Models(self.catalog)
-
 
 class Admitted:
     """What was decided about a request when its head was complete."""
 
-    __slots__ = ("body_bytes_max", "client", "endpoint", "lane", "local", "origin", "plane", "suffix", "tenant")
+    __slots__ = (
+        "body_bytes_max", "client", "endpoint", "lane", "local", "origin", "plane", "steered", "suffix", "tenant",
+    )  # fmt: skip
 
     def __init__(self, plane: Plane, endpoint: Endpoint, tenant: Tenant, origin: bytes | None, suffix: str) -> None:
         self.body_bytes_max = DRAIN_BYTES_MAX
         self.client = ""
         self.lane: Lane | None = None
+        self.steered = False
+        """Whether headers of ours say how the request is to be handled: it then takes no short way."""
         self.plane = plane
         self.endpoint = endpoint
         self.tenant = tenant
@@ -93,6 +78,8 @@ class Gateway:
         self.connections: set[Downstream] = set()
         self._take = take
         self._finished: list[Exchange] = []
+        self.watch = Watch()
+        self._due = 0.0
         self._request_prefix = b"req_" + secrets.token_hex(6).encode()
         self._unix_offset = time.time() - time.monotonic()
         self.requests = 0
@@ -163,6 +150,7 @@ class Gateway:
             )
         admitted = Admitted(plane, endpoint, tenant, origin, suffix)
         admitted.client = admission.client_address(connection.peer, head)
+        admitted.steered = not STEERING.isdisjoint(head)
         request.context = admitted
         if endpoint.body != "none" or request.method == b"POST":
             limits = plane.config.limits
@@ -323,18 +311,6 @@ class Gateway:
             lines += b"request-id: %b\r\n" % encoded
         return lines if origin is None else lines + site.cors(origin)
 
-    @staticmethod
-    def timeout_s(request: Request) -> float | None:
-        """The caller's own limit on the whole request, from `x-dandolo-timeout`. Raises RequestError (400)."""
-        given = request.fields.get(b"x-dandolo-timeout")
-        if given is None:
-            return None
-        match = _TIMEOUT.fullmatch(given)
-        seconds = float(match[1]) * _UNITS[match[2]] if match is not None else 0.0
-        if seconds <= 0:
-            raise RequestError("the header x-dandolo-timeout must be a duration such as 30s or 1500ms")
-        return seconds
-
     # -- state -----------------------------------------------------------------------------------------
 
     def ready(self) -> tuple[bool, str]:
@@ -343,8 +319,8 @@ class Gateway:
             return False, "draining"
         now = self.now()
         for runtime in self.plane.fleet:
-            breakers = runtime.breakers().values()
-            if not breakers or any(breaker.retry_after_s(now) <= 0 for breaker in breakers):
+            known = runtime.candidates.values()
+            if not known or any(c.breaker is None or c.breaker.retry_after_s(now) <= 0 for c in known):
                 return True, ""
         return False, "every provider's breaker is open"
 
@@ -364,9 +340,19 @@ class Gateway:
         """A monotonic time as Unix time, by the offset of the last tick."""
         return monotonic_s + self._unix_offset
 
+    def blames(self, error: GatewayError, now: float) -> bool:
+        """Whether a failure speaks against the provider: a deadline does not while our own loop runs late."""
+        return not (isinstance(error, UpstreamTimeout) and self.watch.excused(now))
+
     def tick(self) -> None:
         """Expire what has passed its deadline (every `net.sweep.PERIOD_S`)."""
         now = self.now()
+        if self._due:
+            self.watch.ticked(now, self._due)
+        self._due = now + PERIOD_S
+        for runtime in self.plane.fleet:
+            if runtime.slots.waiting:
+                runtime.slots.expire(now)
         self._unix_offset = time.time() - now
         self.sweep.tick(now)
         if self._finished:

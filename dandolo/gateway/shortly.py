@@ -1,6 +1,6 @@
 """The short way of a usual call: sent and answered without a coroutine when all is well.
 
-A call that is like the one before it on its connection (`Lane`), to an account that is well and has a
+A call that is like the one before it on its connection (`Lane`), to a candidate that can be asked now and has a
 connection at hand, is sent at once. When a plain, complete answer without any error comes, it is passed on,
 and so is a stream that ends as it should. Whatever else happens, the exchange's coroutine takes over in the
 middle of its first attempt (`begun`), as if it had told the story from the start; so there is one story, and
@@ -13,79 +13,83 @@ import time
 from typing import TYPE_CHECKING
 
 from dandolo.api import faults, usage
-from dandolo.api.call import Call, read
+from dandolo.api.call import read
 from dandolo.gateway.attempt import FIRST_BYTE
-from dandolo.gateway.choice import more
+from dandolo.gateway.choice import Ask
 from dandolo.gateway.streaming import relay_events
+from dandolo.gateway.waiting import others
+from dandolo.gateway.ways import Lane
 from dandolo.net.relay import EventRelay
 from dandolo.net.strand import Waiter
-from dandolo.route.catalog import Target
+from dandolo.route.candidate import Candidate
+from dandolo.route.hedge import first_token_deadline_s
 from dandolo.wire.client import Response
 
 if TYPE_CHECKING:
     from dandolo.gateway.exchange import Exchange
     from dandolo.gateway.fleet import Runtime
     from dandolo.net.upstream import Upstream
-    from dandolo.route.breaker import Breaker
 
 _now = time.monotonic
 
-
-class Lane:
-    """What was worked out for the calls of one connection that ask for the same models in the same way.
-
-    It lives as long as the head it belongs to repeats, byte for byte but for lines that decide nothing, and
-    holds for the first of its `targets`.
-    """
-
-    __slots__ = ("answer", "models", "prefix", "stream", "targets")
-
-    def __init__(self, call: Call, targets: tuple[Target, ...]) -> None:
-        self.models = call.models
-        self.stream = call.stream
-        self.targets = targets
-        self.prefix: bytes | None = None
-        """The request's head up to what varies; None until it is known that no header is to be forwarded."""
-        self.answer = targets[0].account.provider.answer_lines
-
-
 def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
     """Send the first attempt at once; False when the story has to be told from its beginning."""
-    target = lane.targets[0]
-    model = target.model
+    plane, admitted = exchange.plane, exchange.admitted
+    candidate: Candidate | None = None
     try:
         # Whatever may be refused is judged before anything is taken that would have to be given back.
         call = exchange.call = read(exchange.endpoint, exchange.request.body, b"")
-        runtime = exchange.plane.fleet[target.account]
+        if not lane.fits(call, plane.generation):
+            return False
+        now = exchange.started
+        route = exchange.route = lane.route
+        pool = route.pool
+        only = pool.single
+        if only is not None:
+            candidate = only if only.plain(now) else plane.balancer.choose(pool, now)
+        else:
+            ask = Ask(call, route, admitted.tenant.name)
+            candidate = plane.balancer.choose(pool, now, ask.tokens_in, route.tokens_out, (), ask.prefix, ask.room)
+        if candidate is None:
+            return False
+        way = lane.ways.get(candidate)
+        if way is None:
+            exchange.chosen = candidate
+            return False
+        runtime, target = way.runtime, way.target
         stream = call.stream
-        hides_usage = stream and call.injects_usage(runtime.takes_usage_option(model))
-        body = call.body_for(model, target.name, target.account.provider.defaults, inject_usage=hides_usage)
+        hides_usage = stream and call.injects_usage(runtime.takes_usage_option(target.model))
+        body = call.body_for(
+            target.model, target.name, target.account.provider.defaults, inject_usage=hides_usage
+        )
     except Exception as error:
+        exchange.chosen = candidate
         exchange.over(error)
         return True
-    if call.models is not lane.models or stream is not lane.stream or not runtime.well(model):
-        return False
-    prefix = lane.prefix
-    if body is None or prefix is None or b"x-dandolo-timeout" in exchange.request.fields:
-        return False
-    now = exchange.started
-    if not runtime.slots.enter():
+    if body is None or not candidate.limit.slots.enter(admitted.tenant.name):
+        exchange.chosen = candidate
         return False
     connection = runtime.pool.take(now)
     if connection is None:
-        runtime.slots.leave(now)
+        candidate.limit.slots.leave(now, admitted.tenant.name)
+        exchange.chosen = candidate
         return False
-    breaker = runtime.breaker(model)
     exchange.gateway.budget.earn()
     exchange.target = target
     exchange.attempts = 1
-    timeouts = exchange.plane.config.timeouts
+    timeouts = plane.config.timeouts
     exchange.total_at = now + (timeouts.stream_total if stream else timeouts.total)
     exchange.sent_at = now = _now()
-    exchange.await_until(now + (timeouts.first_byte_stream if stream else timeouts.first_byte), FIRST_BYTE)
-    begun = exchange.begun = Begun(exchange, runtime, connection, breaker, hides_usage)
+    if stream:
+        wait_s = timeouts.first_byte_stream
+        if pool.single is None and others(exchange, route, (candidate,), now):
+            wait_s = first_token_deadline_s(candidate.measured, wait_s)
+    else:
+        wait_s = timeouts.first_byte
+    exchange.await_until(now + wait_s, FIRST_BYTE)
+    begun = exchange.begun = Begun(exchange, runtime, candidate, connection, hides_usage, now)
     connection.ask(
-        b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (prefix, len(body), exchange.encoded_id), body, begun
+        b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (way.prefix, len(body), exchange.encoded_id), body, begun
     )
     return True
 
@@ -98,18 +102,26 @@ class Begun:
     request itself; from then on this only passes the outcome on.
     """
 
-    __slots__ = ("_breaker", "_exchange", "_waiter", "connection", "epoch", "hides_usage", "runtime")
+    __slots__ = ("_exchange", "_waiter", "candidate", "connection", "epoch", "hides_usage", "number", "runtime")
 
     def __init__(
-        self, exchange: Exchange, runtime: Runtime, connection: Upstream, breaker: Breaker | None, hides_usage: bool
+        self,
+        exchange: Exchange,
+        runtime: Runtime,
+        candidate: Candidate,
+        connection: Upstream,
+        hides_usage: bool,
+        now: float,
     ) -> None:
         self._exchange = exchange
-        self._breaker = breaker
         self._waiter: Waiter[bytes | None] | None = None
         self.runtime = runtime
+        self.candidate = candidate
         self.connection = connection
-        self.epoch = 0 if breaker is None else breaker.epoch
         self.hides_usage = hides_usage
+        call = exchange.call
+        assert call is not None
+        self.number, self.epoch = candidate.begin(now, call.stream)
 
     def waiter(self) -> Waiter[bytes | None]:
         """For the coroutine: the outcome of the attempt, which may be there."""
@@ -157,6 +169,12 @@ class Begun:
         self.waiter().fail(error)
         self._exchange.tell_on()
 
+    def content(self) -> None:
+        """The first content of the stream has come."""
+        now = _now()
+        self._exchange.first_token_at = now
+        self.candidate.first_content(self.number, self.epoch, now)
+
     def _hand_over(self, content: bytes | None) -> None:
         self.waiter().set(content)
         self._exchange.tell_on()
@@ -166,11 +184,17 @@ class Begun:
         exchange = self._exchange
         exchange.first_byte_at = now = _now()
         exchange.provider_s = now - exchange.sent_at
-        lane, target = exchange.admitted.lane, exchange.target
-        assert lane is not None
-        assert target is not None
-        hold = len(lane.targets) > 1 and more(exchange, lane.targets, [target])
-        flow = relay_events(exchange, self.runtime, self.connection, response, hides_usage=self.hides_usage, hold=hold)
+        route = exchange.route
+        assert route is not None
+        flow = relay_events(
+            exchange,
+            self.runtime,
+            self.connection,
+            response,
+            hides_usage=self.hides_usage,
+            hold=others(exchange, route, (self.candidate,), now),
+            on_content=self.content,
+        )
         flow.done.then(self._relayed, self._broken)
 
     def _relayed(self, _: None) -> None:
@@ -192,20 +216,23 @@ class Begun:
 
     def _end(self, error: BaseException | None) -> None:
         """Give back what was taken; the exchange is over."""
-        exchange, breaker = self._exchange, self._breaker
+        exchange, candidate = self._exchange, self.candidate
         exchange.begun = None
         now = _now()
         runtime, connection = self.runtime, self.connection
+        response = connection.response
         if connection.release():
             runtime.pool.put(connection, now)
         else:
             exchange.gateway.keep(runtime, connection, ended=error is None)
-        runtime.slots.leave(now)
-        if breaker is not None:
-            if error is None:
-                breaker.succeeded(now, self.epoch)
-            else:
-                breaker.abandoned(self.epoch)
+        if error is None:
+            tokens = exchange.tokens_out()
+            candidate.succeeded(self.number, self.epoch, now, tokens)
+            if now >= runtime.hints_due and response is not None:
+                runtime.read_hints(response.fields, now)
+        else:
+            candidate.abandoned(self.number, self.epoch)
+        runtime.slots.leave(now, exchange.admitted.tenant.name)
         exchange.over(error)
 
 

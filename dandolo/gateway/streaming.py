@@ -5,6 +5,7 @@ Both ways of an exchange come here, the coroutine's (`gateway.attempt`) and the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dandolo.gateway import answers
@@ -21,11 +22,18 @@ FIRST_CONTENT = "the first content of the provider's stream"
 
 
 def relay_events(
-    exchange: Exchange, runtime: Runtime, connection: Upstream, response: Response, *, hides_usage: bool, hold: bool
+    exchange: Exchange,
+    runtime: Runtime,
+    connection: Upstream,
+    response: Response,
+    *,
+    hides_usage: bool,
+    hold: bool,
+    on_content: Callable[[], None],
 ) -> EventRelay:
     """Begin to pass on the events of an answer; its `done` tells the end, which may have come by now.
 
-    `hold`: somebody else could still take over, so nothing goes out before the first content.
+    `hold`: somebody else could still take over, so nothing goes out before the first content (`on_content`).
     """
     target = exchange.target
     assert target is not None
@@ -36,7 +44,7 @@ def relay_events(
         target.account.provider.profile,
         secrets=runtime.secrets,
         hide_usage=hides_usage,
-        on_content=exchange.note_content,
+        on_content=on_content,
         closing=exchange.annotation if annotate else None,
     )
 
@@ -55,8 +63,9 @@ def relay_events(
         on_payload=exchange.note_payload,
         pace=exchange.gateway.sweep,
     )
-    # Until the first content the deadline is still that of the first byte.
+    # Until the first content the deadline is still that of the first byte: comments and role-only chunks, which
+    # are held back, do not move it.
     exchange.begin_heartbeat()
-    exchange.await_until(exchange.sent_at + exchange.plane.config.timeouts.first_byte_stream, FIRST_CONTENT)
+    exchange.await_still(FIRST_CONTENT)
     connection.relay_to(flow)
     return flow

@@ -90,26 +90,31 @@ class Balancer:
         n_out: float = 0.0,
         tried: Sequence[Candidate] = (),
         prefix: bytes | None = None,
+        room: float = 0.0,
     ) -> Candidate | None:
         """Who is asked now; None when nobody can be (`blocked` says why and what to do).
 
         `n_in` and `n_out` are expected tokens; `tried` are not asked again; `prefix` is a hash of what the
-        provider may have cached. A candidate in half-open is returned as its trial: report its outcome.
+        provider may have cached; `room` is the window the call asks for where that is more than it is expected to
+        need. A candidate in half-open is returned as its trial: report its outcome.
         """
+        tokens = n_in + n_out
+        if room > tokens:
+            tokens = room
         only = pool.single
         if only is not None:
             breaker, limit = only.breaker, only.limit
             if (
                 only in tried
                 or limit.cooled_until > now
+                or only.cooled_until > now
                 or not limit.room(now)
-                or n_in + n_out > pool.context_min
+                or tokens > pool.context_min
                 or not (breaker is None or breaker.state == "closed" or breaker.admits(now))
             ):
                 return None
             return only
         weights = pool.weights or self.weights
-        tokens = n_in + n_out
         if pool.n_out is not None:
             n_out = pool.n_out
         due: Candidate | None = None
@@ -120,7 +125,7 @@ class Balancer:
             for candidate in members:
                 breaker = candidate.breaker
                 if breaker is not None and breaker.state != "closed" and not breaker.retry_after_s(now):
-                    if not tried and candidate.limit.cooled_until <= now:
+                    if not tried and candidate.limit.cooled_until <= now and candidate.cooled_until <= now:
                         # Somebody has to try whether it is well again, and nobody was let down yet.
                         breaker.admits(now)
                         return candidate
@@ -149,7 +154,7 @@ class Balancer:
             if breaker is not None and breaker.state != "closed":
                 continue
             limit = candidate.limit
-            if limit.cooled_until > now:
+            if limit.cooled_until > now or candidate.cooled_until > now:
                 continue
             capacity = limit.value if limit.slow_until <= now else limit.capacity(now)
             load = (limit.slots.in_use + 1) / capacity
@@ -189,6 +194,9 @@ class Balancer:
             costs.append(cost)
             loads.append(load)
         if cold:
+            if not any(latencies):
+                # Nothing is known of anybody: where each of them serves from is all there is to go by.
+                latencies = [candidate.prior_s for candidate in able]
             _fill(latencies, 0.0)
         if unpriced:
             _fill(costs, -1.0)
@@ -284,14 +292,14 @@ class Balancer:
             return Blocked("tried" if any(_fits(c, tokens) for c in pool.everybody) else "none", None, 0.0)
         shut = {id(c): c.breaker.retry_after_s(now) if c.breaker is not None else 0.0 for c in left}
         well = [c for c in left if not shut[id(c)]]
-        full = [c for c in well if not c.limit.wait_s(now)]
+        full = [c for c in well if c.wait_s(now) <= 0]
         if full:
             full.sort(key=lambda c: (c.limit.slots.wait_s(priority), c.limit.slots.waiting))
             return Blocked("full", full[0], full[0].limit.slots.wait_s(priority), tuple(full))
         if well:
-            soonest = min(well, key=lambda c: c.limit.wait_s(now))
-            return Blocked("cooling", soonest, soonest.limit.wait_s(now))
-        least_bad = min(left, key=lambda c: (c.limit.wait_s(now) > 0, shut[id(c)]))
+            soonest = min(well, key=lambda c: c.wait_s(now))
+            return Blocked("cooling", soonest, soonest.wait_s(now))
+        least_bad = min(left, key=lambda c: (c.wait_s(now) > 0, shut[id(c)]))
         return Blocked("open", least_bad, max(1.0, min(shut.values())))
 
 

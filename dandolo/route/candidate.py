@@ -21,8 +21,8 @@ class Candidate:
     """
 
     __slots__ = (
-        "account", "breaker", "capabilities", "context_tokens", "limit", "measured", "model", "price_in",
-        "price_out", "provider", "rank", "region", "tag",
+        "account", "breaker", "capabilities", "context_tokens", "cooled_until", "limit", "measured", "model",
+        "price_in", "price_out", "prior_s", "provider", "rank", "reason", "region", "tag",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +53,12 @@ class Candidate:
         self.limit = limit
         self.breaker = breaker
         self.measured = Measured()
+        self.cooled_until = 0.0
+        """Until when this model is to be left alone on its account (the account's own cool-down is its limit's)."""
+        self.reason = ""
+        """Why it was cooled down last, in words."""
+        self.prior_s = 0.0
+        """A first token to be expected before anything was measured (a distant region), 0 for no expectation."""
         self.tag = tag
         """Whatever the owner wants to find again (its target)."""
 
@@ -92,6 +98,12 @@ class Candidate:
         answered = self.measured.failed(call, now)
         if self.breaker is not None:
             self.breaker.failed(now, epoch, answered)
+
+    def cool(self, until: float, reason: str) -> None:
+        """Leave this model alone on its account until then: overloaded, not there. A later time wins."""
+        if until > self.cooled_until:
+            self.cooled_until = until
+            self.reason = reason
 
     def limited(self, call: int, epoch: int, now: float, retry_after_s: float | None) -> None:
         """It was refused for a limit (429). That says nothing about health, only about capacity."""
@@ -144,6 +156,24 @@ class Candidate:
         breaker = self.breaker
         if breaker is not None and breaker.retry_after_s(now) > 0:
             return "breaker"
-        if self.limit.cooled_until > now:
+        if self.limit.cooled_until > now or self.cooled_until > now:
             return "cool-down"
         return None if self.limit.room(now) else "limit"
+
+    def plain(self, now: float) -> bool:
+        """Whether nothing at all is the matter: closed, no cool-down, no slow start, no word of its limits.
+
+        Then a slot is all that is needed, and `balance` would find the same in more steps.
+        """
+        limit, breaker = self.limit, self.breaker
+        return (
+            (breaker is None or breaker.state == "closed")
+            and limit.cooled_until <= now
+            and self.cooled_until <= now
+            and limit.told_until <= now
+            and limit.slow_until <= now
+        )
+
+    def wait_s(self, now: float) -> float:
+        """Seconds of cool-down that are left, the account's or the model's, 0 when it may be asked."""
+        return max(self.limit.wait_s(now), self.cooled_until - now)

@@ -16,8 +16,11 @@ from dandolo.api.profiles import Profile, profile
 from dandolo.api.profiles.profile import Endpoint as Speech
 from dandolo.config.schema import Config, Model
 from dandolo.config.schema import Provider as ProviderConfig
+from dandolo.route.preference import Sort, split_suffix
 
 REMEMBERED_MAX = 4096
+_THEIR_SUFFIX: Mapping[Sort, str] = {"throughput": ":nitro", "price": ":floor"}
+"""What OpenRouter calls the wishes that our suffixes express."""
 _ROLES = {"primary": 0, "secondary": 1, "overflow": 2}
 
 
@@ -111,6 +114,31 @@ class Catalog:
             self._remembered.clear()
         self._remembered[name, speech] = found
         return found
+
+    def sorted_candidates(self, name: str, speech: Speech) -> tuple[tuple[Target, ...], Sort | None]:
+        """`candidates`, and what a suffix of the name (`:fast`, `:cheap`) sorts them by.
+
+        A name that somebody lists as it stands has no suffix. Who chooses among providers itself is told the wish.
+        """
+        base, sort = (name, None) if self.lists(name) else split_suffix(name)
+        found = self.candidates(base, speech)
+        suffix = _THEIR_SUFFIX.get(sort, "") if sort is not None else ""
+        if suffix:
+            found = tuple(
+                Target(target.account, target.model + suffix, target.name)
+                if target.provider.profile.routes and not target.provider.prices
+                else target
+                for target in found
+            )
+        return found, sort
+
+    def lists(self, name: str) -> bool:
+        """Whether a name is an alias or an id that some provider lists, as it stands."""
+        if name in self.aliases or any(name in provider.prices for provider in self.providers):
+            return True
+        prefix, slash, rest = name.partition("/")
+        named = self._by_name.get(prefix) if slash and rest else None
+        return named is not None and rest in named.prices
 
     def knows(self, name: str) -> bool:
         """Whether any provider has the name at all, whatever the endpoint."""

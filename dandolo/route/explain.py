@@ -62,13 +62,14 @@ def explain(
     n_out: float = 0.0,
     tried: Sequence[Candidate] = (),
     prefix: bytes | None = None,
+    room: float = 0.0,
 ) -> Explanation:
     """Decide as `balancer.choose` does, with the same arguments, and tell how."""
     draws: list[float] = []
     left_out = {id(candidate): reason for candidate, reason in pool.rejected}
     everybody = [*pool.everybody, *(candidate for candidate, _ in pool.rejected)]
     compared = n_out if pool.n_out is None else pool.n_out
-    tokens = n_in + n_out
+    tokens = max(n_in + n_out, room)
     weights = pool.weights or balancer.weights
     scored: dict[int, Term] = {}
     held: Candidate | None = None
@@ -118,7 +119,7 @@ def explain(
 
     balancer.random = noted
     try:
-        chosen = balancer.choose(pool, now, n_in, n_out, tried, prefix)
+        chosen = balancer.choose(pool, now, n_in, n_out, tried, prefix, room)
     finally:
         balancer.random = source
     if chosen is None:
@@ -136,16 +137,27 @@ def explain(
 def _term(candidate: Candidate, now: float, left_out: str | None, **facts: float | None) -> Term:
     breaker, limit = candidate.breaker, candidate.limit
     until = breaker.until(now) if breaker is not None else None
-    if until is None and limit.wait_s(now):
-        until = now + limit.wait_s(now)
+    wait_s = candidate.wait_s(now)
+    if until is None and wait_s > 0:
+        until = now + wait_s
     return Term(
         candidate.account,
         candidate.model,
         left_out,
         breaker=breaker.state if breaker is not None else "off",
-        reason=breaker.reason if breaker is not None and breaker.state != "closed" else "",
+        reason=why(candidate, now),
         until=until,
         in_flight=limit.slots.in_use,
         limit=limit.capacity(now),
         **facts,
     )
+
+
+def why(candidate: Candidate, now: float) -> str:
+    """Why a candidate is not asked now, in words; "" when nothing speaks against it."""
+    breaker, limit = candidate.breaker, candidate.limit
+    if breaker is not None and breaker.state != "closed":
+        return breaker.reason
+    if limit.cooled_until > now:
+        return limit.reason
+    return candidate.reason if candidate.cooled_until > now else ""

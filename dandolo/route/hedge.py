@@ -15,6 +15,8 @@ HEDGE_FACTOR = 1.5
 HEDGE_MIN_S = 0.15
 DEADLINE_FACTOR = 4.0
 DEADLINE_MIN_S = 2.0
+PLAIN_DEADLINE_FACTOR = 8.0
+PLAIN_DEADLINE_MIN_S = 30.0
 LAG_S = 0.05
 LAG_REMEMBERED_S = 1.0
 
@@ -39,6 +41,15 @@ def first_token_deadline_s(measured: Measured, configured_s: float) -> float:
     """
     p95 = measured.first_p95_s
     return min(configured_s, max(DEADLINE_MIN_S, DEADLINE_FACTOR * p95)) if p95 else configured_s
+
+
+def plain_deadline_s(measured: Measured, configured_s: float) -> float:
+    """The same for a plain answer, whose first token is not seen: eight times its usual time, at least half a minute.
+
+    Generous, since one answer may be many times as long as another, and a second one is paid for too.
+    """
+    total = measured.total_s
+    return min(configured_s, max(PLAIN_DEADLINE_MIN_S, PLAIN_DEADLINE_FACTOR * total)) if total else configured_s
 
 
 class Watch:

@@ -26,6 +26,7 @@ SLOW_START_S = 8.0
 SLOW_START_SHARE = 0.1
 COOL_DOWN_S = 1.0
 """After a 429 that names no time."""
+RATE_LIMITED = "rate limit"
 
 
 class Limit:
@@ -36,8 +37,8 @@ class Limit:
     """
 
     __slots__ = (
-        "_ceiling", "_ceiling_at", "_decreased_at", "bound", "cooled_until", "headroom", "slots", "slow_until",
-        "told_until", "value",
+        "_ceiling", "_ceiling_at", "_decreased_at", "bound", "cooled_until", "headroom", "reason", "slots",
+        "slow_until", "told_until", "value",
     )  # fmt: skip
 
     def __init__(self, slots: Slots, bound: int | None = None) -> None:
@@ -45,6 +46,8 @@ class Limit:
         self.bound = float(bound if bound is not None else slots.limit)
         self.value = self.bound
         self.headroom = 1.0
+        self.reason = ""
+        """Why it was cooled down last, in words."""
         self.cooled_until = 0.0
         self.told_until = 0.0
         self.slow_until = 0.0
@@ -70,7 +73,7 @@ class Limit:
 
         The limit falls from within reach of what was really in flight: a bound never neared says nothing.
         """
-        self.cool(now + max(DECREASE_EVERY_S, COOL_DOWN_S if retry_after_s is None else retry_after_s))
+        self.cool(now + max(DECREASE_EVERY_S, COOL_DOWN_S if retry_after_s is None else retry_after_s), RATE_LIMITED)
         if now - self._decreased_at < DECREASE_EVERY_S:
             return
         self._decreased_at = now
@@ -78,10 +81,11 @@ class Limit:
         self._ceiling, self._ceiling_at = reached, now
         self._set(max(LIMIT_MIN, DECREASE * reached), now)
 
-    def cool(self, until: float) -> None:
+    def cool(self, until: float, reason: str = "") -> None:
         """Nothing is to be sent before `until`; a later one wins."""
         if until > self.cooled_until:
             self.cooled_until = until
+            self.reason = reason
 
     def told(self, remaining: float, limit: float, until: float) -> None:
         """What rate-limit headers said: `remaining` of `limit` (requests or tokens), true until `until`.

@@ -7,7 +7,8 @@ configured role, or from the order a caller wishes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from dandolo.config.schema import Weights
 from dandolo.route.candidate import Candidate
@@ -19,11 +20,21 @@ LONG_TOKENS = 2000.0
 
 
 class Pool:
-    """Who may take a call. `weights` None: the balancer's own."""
+    """Who may take a call. `weights` None: the balancer's own.
 
-    __slots__ = ("context_min", "everybody", "fallbacks", "n_out", "rejected", "single", "tiers", "weights")
+    `turns` puts candidates one after another whatever their rank (a caller's list of fallback models): those of
+    turn 0 are asked before those of turn 1.
+    """
 
-    def __init__(self, candidates: Iterable[Candidate], need: Need = NO_NEED) -> None:
+    __slots__ = (
+        "_need", "_turns", "context_min", "everybody", "fallbacks", "n_out", "rejected", "single", "tiers", "weights",
+    )  # fmt: skip
+
+    def __init__(
+        self, candidates: Iterable[Candidate], need: Need = NO_NEED, turns: Mapping[Candidate, int] | None = None
+    ) -> None:
+        self._need = need
+        self._turns = turns
         wish = need.preference
         fit: list[Candidate] = []
         self.rejected: list[tuple[Candidate, str]] = []
@@ -33,7 +44,7 @@ class Pool:
                 fit.append(candidate)
             else:
                 self.rejected.append((candidate, reason))
-        self.tiers = _tiers(fit, wish)
+        self.tiers = _tiers(fit, wish, turns or {})
         kept = {id(candidate) for tier in self.tiers for candidate in tier}
         self.rejected += [(candidate, "preference") for candidate in fit if id(candidate) not in kept]
         self.everybody = tuple(candidate for tier in self.tiers for candidate in tier)
@@ -46,19 +57,35 @@ class Pool:
         known = [c.context_tokens for c in self.everybody if c.context_tokens is not None]
         self.context_min: float = min(known) if known else float("inf")
 
+    def widest(self) -> Pool:
+        """Only those with the largest window, and none of them too small any more; itself where windows are unknown."""
+        windows = [candidate.context_tokens or 0 for candidate in self.everybody]
+        largest = max(windows, default=0)
+        pool = Pool([c for c in self.everybody if (c.context_tokens or 0) == largest], self._need, self._turns)
+        pool.context_min = float("inf")
+        return pool
 
-def _tiers(fit: list[Candidate], wish: Preference) -> tuple[tuple[Candidate, ...], ...]:
+    def narrowed(self, capabilities: frozenset[str]) -> Pool:
+        """The same without those that are known to lack one of `capabilities`."""
+        everybody = [*self.everybody, *(candidate for candidate, _ in self.rejected)]
+        return Pool(everybody, replace(self._need, capabilities=capabilities), self._turns)
+
+
+def _tiers(
+    fit: list[Candidate], wish: Preference, turns: Mapping[Candidate, int]
+) -> tuple[tuple[Candidate, ...], ...]:
     tiers: list[tuple[Candidate, ...]] = []
-    rest = fit
-    for name in wish.order:
-        tier = tuple(candidate for candidate in rest if _called(candidate, name))
-        if tier:
-            tiers.append(tier)
-            rest = [candidate for candidate in rest if candidate not in tier]
-    if wish.order and not wish.allow_fallbacks:
-        return tuple(tiers)
-    for rank in sorted({candidate.rank for candidate in rest}):
-        tiers.append(tuple(candidate for candidate in rest if candidate.rank == rank))
+    for turn in sorted({turns.get(candidate, 0) for candidate in fit}):
+        rest = [candidate for candidate in fit if turns.get(candidate, 0) == turn]
+        for name in wish.order:
+            tier = tuple(candidate for candidate in rest if _called(candidate, name))
+            if tier:
+                tiers.append(tier)
+                rest = [candidate for candidate in rest if candidate not in tier]
+        if wish.order and not wish.allow_fallbacks:
+            continue
+        for rank in sorted({candidate.rank for candidate in rest}):
+            tiers.append(tuple(candidate for candidate in rest if candidate.rank == rank))
     return tuple(tiers)
 
 

@@ -59,6 +59,9 @@ def until(condition: Callable[[], T], timeout_s: float = 10.0, what: str = "it n
 # -- the gateway ---------------------------------------------------------------------------------------------
 
 
+ROLES = ("primary", "secondary", "overflow")
+
+
 @dataclass(frozen=True)
 class Provider:
     """A `[[providers]]` entry for a simulated provider. `options` are further keys; `name` and `base_url` may be
@@ -74,10 +77,10 @@ class Provider:
 class Gateway:
     """`with Gateway(directory, [sim]) as gateway:` runs a gateway until the block ends.
 
-    `providers` are simulated providers, or `Provider` where more is to be said. `keys` are clients' keys, or tables
-    of `[[keys]]` (with `key` in clear, which is hashed here). `server`, `limits`, `timeouts`, `routing` and `models`
-    are sections, their keys and values as in TOML; `toml` is appended as it is. `environ` is added to an environment
-    that holds little else. `arguments` are further ones of `serve`.
+    `providers` are simulated providers, or `Provider` where more is to be said, the first the primary one. `keys` are
+    clients' keys, or tables of `[[keys]]` (with `key` in clear, which is hashed here). `server`, `limits`,
+    `timeouts`, `routing` and `models` are sections, their keys and values as in TOML; `toml` is appended as it is.
+    `environ` is added to an environment that holds little else. `arguments` are further ones of `serve`.
 
     At the end the process must leave with 0 and must have logged no error; `errors_expected` allows for the latter.
     """
@@ -140,6 +143,8 @@ class Gateway:
             if provider.key is not None:
                 self._environ[f"PROVIDER_KEY_{number}"] = provider.key
                 table["key"] = {"env": f"PROVIDER_KEY_{number}"}
+            # In the order they are given, so that who is asked first is known; `options` may say otherwise.
+            table["role"] = ROLES[min(number, 2)]
             lines += _section("providers", {**table, **provider.options}, many=True)
             for model in provider.models:
                 lines += _section("providers.models", model, many=True)

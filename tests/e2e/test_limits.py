@@ -610,7 +610,7 @@ def test_one_request_asks_at_most_three_times(launch) -> None:
         answer = gateway.ask(request())
         assert (answer.status, answer.header("x-should-retry")) == (502, "false")
         assert answer.header("x-dandolo-attempts") == "3"
-        assert [one.received for one in failing] == [1, 1, 1, 0, 0]
+        assert sorted(one.received for one in failing) == [0, 0, 1, 1, 1]
 
 
 @pytest.mark.promise("limit:attempts", "31")

@@ -195,7 +195,8 @@ def test_attempts_are_bounded(tmp_path: Path) -> None:
         assert answer.status == 502
         assert answer.header("x-dandolo-attempts") == "3"
         assert gateway.record(answer)["attempts"] == 3
-    assert [len(sim.requests) for sim in sims] == [1, 1, 1, 0]
+    # The two that share a role are drawn by lot.
+    assert sorted(len(sim.requests) for sim in sims) == [0, 1, 1, 1]
 
 
 @pytest.mark.promise("31")

@@ -18,6 +18,7 @@ OPENROUTER = Profile(
     limits=(PLAIN_LIMITS, *OPENAI_LIMITS),
     # Most of its 429s come from the provider behind a model; its own free-tier limits are the exception.
     limit_scope="model",
+    routes=True,
     codes={
         "max_tokens_exceeded": Kind.BAD_REQUEST,
         "token_limit_exceeded": Kind.QUOTA,

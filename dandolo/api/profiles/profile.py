@@ -121,6 +121,7 @@ class Profile:
     `texts`         meanings told by wording alone, looked at before `codes`
     `forbidden`     what a 403 means when nothing in it says
     `deployments`   Azure's paths: the model is in the path and `api-version` in the query
+    `routes`        it chooses among providers itself, by `provider` objects and the suffixes `:nitro` and `:floor`
     """
 
     name: str
@@ -137,6 +138,7 @@ class Profile:
     texts: tuple[TextRule, ...] = ()
     forbidden: Kind = Kind.AUTH
     deployments: bool = False
+    routes: bool = False
 
     def credential(self, key: str) -> tuple[bytes, bytes]:
         """The header (lower-case name, value) that shows `key`; the caller refuses control characters."""

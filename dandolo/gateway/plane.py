@@ -1,0 +1,51 @@
+"""All that follows from one configuration, and is swapped with it by one assignment."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from dandolo.api.call import Call
+from dandolo.config.schema import Config
+from dandolo.gateway.admission import Admission
+from dandolo.gateway.choice import Route, wish_for
+from dandolo.gateway.fleet import Fleet
+from dandolo.gateway.forwarding import Forwarding
+from dandolo.gateway.models import Models
+from dandolo.route.balance import Balancer
+from dandolo.route.catalog import Catalog, Target
+
+
+class Plane:
+    """One configuration at work. An exchange keeps the plane it began with."""
+
+    __slots__ = (
+        "admission", "balancer", "catalog", "config", "fleet", "forwarding", "generation", "models", "provider_names",
+        "routes", "routing_providers",
+    )  # fmt: skip
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.catalog = Catalog(config)
+        self.fleet = Fleet(config, self.catalog)
+        self.admission = Admission(config)
+        widened = frozenset(name.lower().encode() for item in config.providers for name in item.forward_headers)
+        self.forwarding = Forwarding(widened)
+        self.models = Models(self.catalog)
+        self.balancer = Balancer(random.random, config.routing.weights)
+        self.routes: dict[tuple[Any, ...], Route] = {}
+        self.generation = 0
+        """Counts what makes routes that were worked out outdated."""
+        self.routing_providers = frozenset(
+            provider.name.lower() for provider in self.catalog.providers if provider.profile.routes
+        )
+        self.provider_names = frozenset(
+            name.lower()
+            for runtime in self.fleet
+            for name in (runtime.account.provider.name, runtime.account.label)
+        )
+
+    def wish_for(self, target: Target, call: Call) -> bytes | None:
+        """What of a call's `provider` object goes on to a provider."""
+        wish = call.json.get("provider") if call.wishes and call.json is not None else None
+        return None if wish is None else wish_for(target, wish, self.provider_names)
