@@ -33,6 +33,7 @@ from dandolo.control.metrics import Metrics
 from dandolo.control.notify import Notifier, watchdog_interval_s
 from dandolo.control.records import Records
 from dandolo.errors import GatewayError
+from dandolo.gateway.explanation import routes
 from dandolo.gateway.gateway import limits_of
 from dandolo.gateway.plane import Plane
 from dandolo.gateway.worker import Worker
@@ -106,6 +107,7 @@ class Process:
         self._admin = Admin(
             metrics_text=self._metrics_text,
             ready=self.worker.gateway.ready,
+            routes=self._routes,
             authenticate=self._authenticate if config.keys else None,
         )
         self._tasks = Tasks()
@@ -198,6 +200,10 @@ class Process:
             )
         )
 
+    def _routes(self, query: bytes) -> Any:
+        gateway = self.worker.gateway
+        return routes(gateway.plane, query, gateway.now())
+
     def _authenticate(self, head: dict[bytes, bytes]) -> None:
         self.worker.gateway.admission.authenticate(head)
 
@@ -248,6 +254,7 @@ class Process:
             _log.warning("listeners and certificates change at the next start, not by a reload")
         # Bodies that are held now are let go of in the new plane's count.
         plane.admission.body_bytes = gateway.admission.body_bytes
+        plane.fleet.inherit(gateway.plane.fleet)
         old, gateway.plane = gateway.plane, plane
         gateway.limits = limits_of(config)
         self._retired.append((old, 0.0))

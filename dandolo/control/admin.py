@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from typing import Any
 
 import msgspec
 
@@ -40,6 +41,8 @@ _INDEX = b"""Dandolo, for operators:
 /metrics   counters and histograms, for Prometheus
 /healthz   whether the process lives
 /readyz    whether it takes requests
+/admin/routes          accounts and models: limits, breakers, what was measured
+/admin/routes?model=M  whom a call for a model could go to, and by what score
 """
 _OPEN = frozenset((b"/healthz", b"/readyz"))
 _log = logging.getLogger("dandolo")
@@ -51,7 +54,8 @@ _Answer = tuple[int, bytes, bytes]
 class Admin:
     """The service of the admin listener.
 
-    `metrics_text` gives the page of /metrics, `ready` whether requests are taken and if not why.
+    `metrics_text` gives the page of /metrics, `ready` whether requests are taken and if not why, `routes` what
+    /admin/routes answers to a query string (anything that JSON can hold; it may raise GatewayError).
     `authenticate` judges a head (lower-case names to values) and raises GatewayError when it presents no key;
     without it everybody may read who comes by a loopback name, or over a Unix socket.
 
@@ -64,6 +68,7 @@ class Admin:
         *,
         metrics_text: Callable[[], bytes],
         ready: Callable[[], tuple[bool, str]],
+        routes: Callable[[bytes], Any],
         authenticate: Callable[[dict[bytes, bytes]], None] | None = None,
         limits: DownstreamLimits = LIMITS,
     ) -> None:
@@ -73,11 +78,12 @@ class Admin:
         self._ready = ready
         self._authenticate = authenticate
         self._metrics_text = metrics_text
-        self._routes: dict[bytes, Callable[[], _Answer]] = {
-            b"/": lambda: (200, _TEXT, _INDEX),
-            b"/metrics": lambda: (200, CONTENT_TYPE, self._metrics_text()),
-            b"/healthz": lambda: (200, _JSON, b'{"status":"ok"}'),
+        self._routes: dict[bytes, Callable[[bytes], _Answer]] = {
+            b"/": lambda _: (200, _TEXT, _INDEX),
+            b"/metrics": lambda _: (200, CONTENT_TYPE, self._metrics_text()),
+            b"/healthz": lambda _: (200, _JSON, b'{"status":"ok"}'),
             b"/readyz": self._readiness,
+            b"/admin/routes": lambda query: (200, _JSON, _encode(routes(query))),
         }
 
     def now(self) -> float:
@@ -134,8 +140,10 @@ class Admin:
     def start(self, connection: Downstream, request: Request) -> None:
         """Answer at once: nothing here waits."""
         try:
-            status, content_type, body = self._routes[request.path]()
+            status, content_type, body = self._routes[request.path](request.query)
             head = _head(content_type)
+        except GatewayError as error:
+            status, head, body = self.refusal(connection, request, error)
         except Exception:
             _log.error("the admin listener failed to answer", exc_info=True)
             status, head, body = self.refusal(
@@ -158,7 +166,7 @@ class Admin:
     def gone(self, connection: Downstream) -> None:
         """Nothing runs for a connection that could be cancelled."""
 
-    def _readiness(self) -> _Answer:
+    def _readiness(self, query: bytes) -> _Answer:
         ready, reason = self._ready()
         if ready:
             return 200, _JSON, b'{"status":"ready"}'

@@ -44,6 +44,10 @@ FIRST_BYTE = "the first byte of the provider's answer"
 _now = time.monotonic
 
 
+class Outrun(Exception):
+    """Another attempt of the same request had content first: this one is given up."""
+
+
 class Attempt:
     """One attempt of an exchange at a candidate of whose account a slot is held. `run` is called once."""
 
@@ -80,6 +84,8 @@ class Attempt:
             now = _now()
             if isinstance(error, GatewayError) and error.counts and self._exchange.gateway.blames(error, now):
                 candidate.failed(number, epoch, now)
+            elif isinstance(error, Outrun):
+                candidate.outrun(number, epoch, now)
             elif self._cooled is not None:
                 candidate.limited(number, epoch, now, self._cooled if self._cooled >= 0 else None)
             else:
@@ -121,6 +127,8 @@ class Attempt:
                     head, body = self._outgoing()
                     exchange.sent_at = now = _now()
                     exchange.await_until(now + first_byte_s, FIRST_BYTE)
+                    if others and self._call.stream:
+                        exchange.plan_hedge(self._candidate, now)
                     waiter = connection.send(head, body, head_only=exchange.request.method == b"HEAD")
                 content = await waiter
                 now = _now()

@@ -20,36 +20,43 @@ from typing import TYPE_CHECKING
 from dandolo.api import usage as usages
 from dandolo.api.call import Call, read
 from dandolo.api.endpoints import MODELS
-from dandolo.errors import GatewayError, InternalError, UpstreamTimeout
+from dandolo.errors import GatewayError, InternalError
 from dandolo.gateway import answers, site, steering
 from dandolo.gateway.admission import Tenant
 from dandolo.gateway.annotation import annotation
-from dandolo.gateway.attempt import Attempt
-from dandolo.gateway.choice import Ask, Route, route_of
+from dandolo.gateway.attempt import Attempt, Outrun
+from dandolo.gateway.choice import Ask, route_of
+from dandolo.gateway.explanation import header
 from dandolo.gateway.shortly import Begun, begin_shortly
 from dandolo.gateway.summary import estimated
 from dandolo.gateway.tap import StreamTap
+from dandolo.gateway.timing import Timed
 from dandolo.gateway.waiting import COOL_DOWN, give_up_trial, next_candidate, others
 from dandolo.gateway.ways import Lane
 from dandolo.net.downstream import Downstream
 from dandolo.net.relay import BytesRelay, EventRelay
-from dandolo.net.strand import Strand, Waiter
+from dandolo.net.strand import Strand
 from dandolo.net.sweep import NEVER
 from dandolo.route import retry
 from dandolo.route.candidate import Candidate
 from dandolo.route.catalog import Target
+from dandolo.route.explain import Explanation
+from dandolo.route.hedge import hedge_after_s
 from dandolo.route.queue import NORMAL
 from dandolo.wire.client import Response
 from dandolo.wire.server import Request
 
 if TYPE_CHECKING:
     from dandolo.gateway.gateway import Admitted, Gateway
+    from dandolo.gateway.hedging import Hedge
+
+REASON_BYTES_MAX = 256
 
 _log = logging.getLogger("dandolo")
 _now = time.monotonic
 
 
-class Exchange:
+class Exchange(Timed):
     """One request of one client. Created by the gateway, which is told once (`ended`) when it is over."""
 
     # What is the same for every new exchange stands on the class: an exchange is made for each request.
@@ -60,8 +67,6 @@ class Exchange:
     queue_s = 0.0
     """Seconds spent waiting for slots."""
     bytes_out = 0
-    deadline = NEVER
-    total_at = NEVER
     usage: usages.Usage | None = None
     tap: StreamTap | None = None
     relay: EventRelay | BytesRelay | None = None
@@ -73,10 +78,6 @@ class Exchange:
     status = 0
     first_byte_at: float | None = None
     first_token_at: float | None = None
-    _heartbeat_at = NEVER
-    wait_for = ""
-    _wait_until = NEVER
-    _idle_since = 0.0
     streamed = False
     relayed = False
     model = ""
@@ -87,7 +88,13 @@ class Exchange:
     strand: Strand | None = None
     begun: Begun | None = None
     ended = False
-    route: Route | None = None
+    lane: Lane | None = None
+    tried: list[Candidate] | None = None
+    """Who was asked, in order."""
+    attempting = False
+    """Whether an attempt of this story's own is under way."""
+    hedge: Hedge | None = None
+    _silent: Candidate | None = None
     failures: tuple[str, ...] = ()
     """Who failed before, and how: account and code."""
     chosen: Candidate | None = None
@@ -95,6 +102,9 @@ class Exchange:
     region = ""
     """Where it must be served, "" for anywhere."""
     priority = NORMAL
+    explains = False
+    """Whether the answer tells how its provider was chosen."""
+    explanations: tuple[Explanation, ...] = ()
     waits_locally = False
     """The last failure was a short 429 that nobody can take over, which is waited out."""
 
@@ -130,6 +140,8 @@ class Exchange:
     def cancel(self) -> None:
         """The client has left."""
         strand = self.tell_on()
+        if self.hedge is not None and self.hedge.running:
+            self.hedge.cancel()
         if strand is not None:
             strand.cancel()
 
@@ -159,6 +171,7 @@ class Exchange:
             total_s = min(total_s, steering.timeout_s(request.fields) or total_s)
             self.region = steering.region(request.fields)
             self.priority = steering.priority(request.fields, self.tenant.priority)
+            self.explains = steering.explains(request.fields)
         else:
             self.priority = self.tenant.priority
         self.total_at = self.started + total_s
@@ -166,10 +179,11 @@ class Exchange:
             await self._list_models()
             return
         lane = self._lane(call)
-        route = self.route = lane.route
+        self.lane = lane
+        route = lane.route
         ask = Ask(call, route, self.tenant.name)
         budget, routing = self.gateway.budget, plane.config.routing
-        tried: list[Candidate] = []
+        tried = self.tried = self.tried or []
         if self.begun is None:
             budget.earn()
         while True:
@@ -180,13 +194,30 @@ class Exchange:
                 self.attempts += 1
             else:
                 candidate = begun.candidate
-            tried.append(candidate)
+            if candidate not in tried:
+                tried.append(candidate)
             attempt = Attempt(self, call, lane, candidate, begun)
+            self.attempting = True
             try:
                 await attempt.run(others(self, route, tried, _now()), begun)
                 self.error = None
                 return
+            except Outrun:
+                self.attempting = False
+                assert self.hedge is not None
+                await self.hedge.done
+                return
             except GatewayError as error:
+                self.attempting = False
+                if self.hedge is not None and self.hedge.running:
+                    try:
+                        # The other attempt that is under way is the next one.
+                        await self.hedge.done
+                    except (GatewayError, Outrun) as other:
+                        error = other if isinstance(other, GatewayError) else error
+                    else:
+                        return
+                tried = self.tried = self.tried or tried
                 self.error = error
                 if self.committed or not retry.may_take_over(error):
                     raise
@@ -222,9 +253,9 @@ class Exchange:
             tokens = tap.usage.output_tokens if tap.counted else tap.data_events
         else:
             tokens = self.usage.output_tokens if self.usage is not None else 0
-        route = self.route
-        if tokens and route is not None and route.pool.single is None:
-            route.answered(tokens)
+        lane = self.lane
+        if tokens and lane is not None and lane.route.pool.single is None:
+            lane.route.answered(tokens)
         return tokens
 
     async def _list_models(self) -> None:
@@ -240,6 +271,36 @@ class Exchange:
         """The client is being sent an answer: nobody can take over any more."""
         self.committed = True
         self.status = status
+        if self.hedge is not None:
+            self.hedge.give_up()
+
+    def plan_hedge(self, silent: Candidate, now: float) -> None:
+        """Let somebody else be asked too if `silent`, asked `now` for a stream, stays so (where configured)."""
+        if self.plane.config.routing.hedge and self.hedge is None:
+            after_s = hedge_after_s(silent.measured)
+            if after_s is not None:
+                self._silent = silent
+                self.hedge_at(now + after_s)
+
+    def hedge_now(self) -> None:
+        """The provider asked last has been silent for longer than is usual."""
+        silent = self._silent
+        if silent is not None and not self.committed and (self.tried is None or self.tried[-1] is silent):
+            self.gateway.begin_hedge(self, silent)
+
+    def adopt(self, hedge: Hedge) -> None:
+        """The other attempt had content first: it is the answer, and what was asked before is given up."""
+        self.committed = True
+        self.status = hedge.status
+        self.target = hedge.target
+        self.relay, self.tap = hedge.relay, hedge.tap
+        self.sent_at, self.provider_s = hedge.sent_at, hedge.provider_s
+        self.first_byte_at, self.first_token_at = hedge.first_byte_at, hedge.first_token_at
+        self.wait_no_more()
+        if self.attempting or self.begun is not None:
+            strand = self.tell_on()
+            if strand is not None:
+                strand.throw(Outrun())
 
     @property
     def annotates(self) -> bool:
@@ -276,8 +337,19 @@ class Exchange:
         )
         if self.endpoint.dialect == "messages":
             head += b"request-id: %b\r\n" % self.encoded_id
+        if self.attempts > 1 or self.explains:
+            head += self._about_choice(now)
         origin = self.admitted.origin
         return head if origin is None else head + site.cors(origin)
+
+    def _about_choice(self, now: float) -> bytes:
+        """Who failed before, and if it was asked for, how each choice was made."""
+        head = b""
+        if self.failures:
+            head = b"x-dandolo-reason: %b\r\n" % "; ".join(self.failures).encode("ascii", "replace")[:REASON_BYTES_MAX]
+        if self.explains:
+            head += b"x-dandolo-explain: %b\r\n" % header(self.explanations, self.failures, now)
+        return head
 
     def annotation(self) -> bytes:
         """The closing event, when it is wanted."""
@@ -292,80 +364,6 @@ class Exchange:
             counts=self.tap.usage if self.tap is not None and self.tap.counted else None,
         )
 
-    # -- time ------------------------------------------------------------------------------------------
-
-    def await_until(self, at: float, what: str) -> None:
-        """Set the deadline (monotonic seconds) of the wait that follows; never beyond the total."""
-        self.wait_for = what
-        self._wait_until = at if at < self.total_at else self.total_at
-        self.deadline = self._wait_until if self._wait_until < self._heartbeat_at else self._heartbeat_at
-
-    def await_still(self, what: str) -> None:
-        """The wait goes on under the same deadline, for something else."""
-        self.wait_for = what
-        self.deadline = self._wait_until if self._wait_until < self._heartbeat_at else self._heartbeat_at
-
-    def note_payload(self) -> None:
-        """Something but a keep-alive has come: the idle time begins anew, by the clock of the sweep."""
-        self._idle_from(self.gateway.sweep.now)
-
-    def _idle_from(self, since: float) -> None:
-        self._idle_since = since
-        at = since + self.plane.config.timeouts.stream_idle
-        if at > self.total_at:
-            at = self.total_at
-        if self._heartbeat_at is NEVER:
-            self.deadline = self._wait_until = at
-            return
-        self._wait_until = at
-        self._heartbeat_at = since + self.plane.config.server.heartbeat
-        self.deadline = min(at, self._heartbeat_at)
-
-    def begin_heartbeat(self) -> None:
-        """A stream has begun: comments are due when it stays silent, if they are configured."""
-        seconds = self.plane.config.server.heartbeat
-        if seconds:
-            self._heartbeat_at = _now() + seconds
-
-    def end_heartbeat(self) -> None:
-        """No more comments."""
-        self._heartbeat_at = NEVER
-
-    async def sleep(self, seconds: float, what: str) -> None:
-        """Wait for a time, within the total."""
-        waiter: Waiter[None] = Waiter()
-        self.await_until(self.total_at, what)
-        timer = asyncio.get_running_loop().call_later(seconds, waiter.set, None)
-        try:
-            await waiter
-        finally:
-            timer.cancel()
-
-    def expire(self, now: float) -> None:
-        """The deadline has passed (called by the sweep)."""
-        relay = self.relay
-        if isinstance(relay, EventRelay) and relay.payload_at > self._idle_since:
-            # Most content is not reported as it passes (`EventRelay.payload_at`): there was some meanwhile.
-            self._idle_from(relay.payload_at)
-            if now < self.deadline:
-                return
-        if now < self._wait_until:
-            self._heartbeat_at = now + self.plane.config.server.heartbeat
-            self.deadline = min(self._wait_until, self._heartbeat_at)
-            if isinstance(self.relay, EventRelay):
-                self.relay.beat()
-            return
-        if self.client.stalled and now < self.total_at:
-            # The provider is silent because we stopped reading; the client's own deadline is running.
-            self.note_payload()
-            return
-        self.deadline = NEVER
-        if now >= self.total_at:
-            took = f"the request took its {self.total_at - self.started:g} s"
-        else:
-            took = f"nothing came for {now - max(self.sent_at, self.first_byte_at or 0.0):.1f} s"
-        self.interrupt(UpstreamTimeout(f"{took}, waiting for {self.wait_for}"))
-
     # -- endings ---------------------------------------------------------------------------------------
 
     def over(self, error: BaseException | None) -> None:
@@ -373,6 +371,8 @@ class Exchange:
         self.strand = None
         self.ended = True
         self.deadline = NEVER
+        if self.hedge is not None and self.hedge.running:
+            self.hedge.cancel()
         if self.chosen is not None:
             give_up_trial(self.chosen)
             self.chosen = None
@@ -387,7 +387,7 @@ class Exchange:
             self.status = 499
         elif error is not None:
             if not isinstance(error, GatewayError):
-                _log.error("request %s failed within the gateway", self.id, exc_info=error)
+                self.report(error)
                 error = InternalError("an error within the gateway; it was logged with this request's id", close=True)
             self.error = error
             if self.committed:
@@ -395,6 +395,10 @@ class Exchange:
             else:
                 self._refuse(error)
         self.gateway.ended(self)
+
+    def report(self, error: BaseException) -> None:
+        """Log a mistake of our own."""
+        _log.error("request %s failed within the gateway", self.id, exc_info=error)
 
     def let_go(self) -> None:
         """Keep what the record will say, and nothing that belongs to the connections or holds a body."""
@@ -411,6 +415,8 @@ class Exchange:
             if self.tap is not None and self.usage is None and self.committed:
                 self.usage = estimated(self.tap.usage, self.body_bytes, self.tap.data_events)
             self.relay = self.tap = None
+        self.explanations = ()
+        self.hedge = self.lane = self.tried = self._silent = None
         if self.error is not None:
             self.code = self.error.code or ""
             # Its traceback knows everything that was to be let go of.
@@ -426,6 +432,8 @@ class Exchange:
                 self.target.provider.encoded_name,
                 self.attempts,
             )
+        if self.failures or self.explains:
+            head += self._about_choice(_now())
         self.bytes_out = len(body)
         self.client.answer(error.status, head, body, close=error.close)
 

@@ -42,8 +42,24 @@ class Runtime:
     """One account at work."""
 
     __slots__ = (
-        "_base", "_candidates", "_constant", "_heads", "_prefixes", "_prior_s", "account", "breaking",
-        "destination", "fixed", "forwarded", "hints_due", "limit", "no_usage_option", "overridable", "pool", "secrets",
+        "_base",
+        "_candidates",
+        "_constant",
+        "_heads",
+        "_prefixes",
+        "_prior_s",
+        "account",
+        "breaking",
+        "destination",
+        "fixed",
+        "forwarded",
+        "hints_due",
+        "limit",
+        "no_usage_option",
+        "overridable",
+        "pool",
+        "reserved",
+        "secrets",
         "slots",
     )  # fmt: skip
 
@@ -62,6 +78,7 @@ class Runtime:
         self.destination = destination
         self.breaking = breaking
         """Whether it has breakers and cool-downs at all."""
+        self.reserved = dict(reserved or {})
         self.slots = ReservedSlots(config.concurrency_max, reserved) if reserved else Slots(config.concurrency_max)
         self.limit = Limit(self.slots)
         self.pool: Pool[Upstream] = Pool(
@@ -151,6 +168,25 @@ class Runtime:
         """Those that were ever asked for, by model."""
         return self._candidates
 
+    def continues(self, before: Runtime) -> bool:
+        """Whether `before` (of an earlier configuration) is the same account, bounded in the same way."""
+        config, other = self.account.provider.config, before.account.provider.config
+        return (
+            config.base_url == other.base_url
+            and config.profile == other.profile
+            and config.concurrency_max == other.concurrency_max
+            and self.reserved == before.reserved
+            and self.breaking == before.breaking
+        )
+
+    def inherit(self, before: Runtime) -> None:
+        """Take over what was measured and what is under way: a reload must not make anybody forget what is broken."""
+        self.slots, self.limit = before.slots, before.limit
+        self._candidates = before._candidates
+        self.no_usage_option = before.no_usage_option
+        for model, candidate in self._candidates.items():
+            self._describe(candidate, model)
+
     def _new_candidate(self, model: str) -> Candidate:
         if len(self._candidates) >= CANDIDATES_MAX:
             # Callers can name models at will: what is well is forgotten first, so that nobody can wash an open
@@ -161,26 +197,30 @@ class Runtime:
                 if candidate.breaker is not None and candidate.breaker.state != "closed"
             }
             self._candidates = ill if len(ill) < CANDIDATES_MAX else {}
-        provider = self.account.provider
-        price = provider.prices.get(model)
         candidate = Candidate(
-            provider.name,
+            self.account.provider.name,
             self.limit,
             Breaker(random.random) if self.breaking else None,
             account=self.account.label,
             model=model,
-            rank=provider.role,
-            region=provider.config.region,
         )
-        if price is not None:
-            if price.input_usd_per_mtok is not None:
-                candidate.price_in = price.input_usd_per_mtok / 1e6
-            if price.output_usd_per_mtok is not None:
-                candidate.price_out = price.output_usd_per_mtok / 1e6
-            candidate.context_tokens = price.context_tokens
-        candidate.prior_s = self._prior_s
+        self._describe(candidate, model)
         self._candidates[model] = candidate
         return candidate
+
+    def _describe(self, candidate: Candidate, model: str) -> None:
+        """What stands in the configuration of a model on this account."""
+        provider = self.account.provider
+        candidate.account = self.account.label
+        candidate.rank = provider.role
+        candidate.region = provider.config.region
+        candidate.prior_s = self._prior_s
+        price = provider.prices.get(model)
+        price_in = price.input_usd_per_mtok if price is not None else None
+        price_out = price.output_usd_per_mtok if price is not None else None
+        candidate.price_in = None if price_in is None else price_in / 1e6
+        candidate.price_out = None if price_out is None else price_out / 1e6
+        candidate.context_tokens = price.context_tokens if price is not None else None
 
     def read_hints(self, head: dict[bytes, bytes], now: float) -> None:
         """Take note of what an answer's headers say is left of the account's limits, every HINTS_EVERY_S."""
@@ -227,6 +267,14 @@ class Fleet:
 
     def __iter__(self) -> Iterator[Runtime]:
         return iter(self._runtimes.values())
+
+    def inherit(self, before: Fleet) -> None:
+        """Let accounts that were there before go on with what is known of them."""
+        earlier = {(one.account.provider.name, one.account.secret): one for one in before}
+        for runtime in self:
+            same = earlier.get((runtime.account.provider.name, runtime.account.secret))
+            if same is not None and runtime.continues(same):
+                runtime.inherit(same)
 
     def close(self) -> None:
         """Close every idle connection."""

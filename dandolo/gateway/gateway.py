@@ -19,6 +19,7 @@ from dandolo.gateway import answers, site
 from dandolo.gateway.admission import Admission, Tenant
 from dandolo.gateway.exchange import Exchange
 from dandolo.gateway.fleet import Runtime
+from dandolo.gateway.hedging import begin_hedge
 from dandolo.gateway.plane import Plane
 from dandolo.gateway.steering import STEERING
 from dandolo.gateway.summary import record
@@ -86,6 +87,7 @@ class Gateway:
         """Requests that were given an id."""
 
     now = staticmethod(time.monotonic)
+    begin_hedge = staticmethod(begin_hedge)
 
     @property
     def admission(self) -> Admission:

@@ -42,7 +42,8 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
         if not lane.fits(call, plane.generation):
             return False
         now = exchange.started
-        route = exchange.route = lane.route
+        exchange.lane = lane
+        route = lane.route
         pool = route.pool
         only = pool.single
         if only is not None:
@@ -82,11 +83,15 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
     exchange.sent_at = now = _now()
     if stream:
         wait_s = timeouts.first_byte_stream
-        if pool.single is None and others(exchange, route, (candidate,), now):
+        more = pool.single is None and others(exchange, route, (candidate,), now)
+        if more:
             wait_s = first_token_deadline_s(candidate.measured, wait_s)
     else:
+        more = False
         wait_s = timeouts.first_byte
     exchange.await_until(now + wait_s, FIRST_BYTE)
+    if more:
+        exchange.plan_hedge(candidate, now)
     begun = exchange.begun = Begun(exchange, runtime, candidate, connection, hides_usage, now)
     connection.ask(
         b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (way.prefix, len(body), exchange.encoded_id), body, begun
@@ -184,15 +189,15 @@ class Begun:
         exchange = self._exchange
         exchange.first_byte_at = now = _now()
         exchange.provider_s = now - exchange.sent_at
-        route = exchange.route
-        assert route is not None
+        lane = exchange.lane
+        assert lane is not None
         flow = relay_events(
             exchange,
             self.runtime,
             self.connection,
             response,
             hides_usage=self.hides_usage,
-            hold=others(exchange, route, (self.candidate,), now),
+            hold=others(exchange, lane.route, (self.candidate,), now),
             on_content=self.content,
         )
         flow.done.then(self._relayed, self._broken)

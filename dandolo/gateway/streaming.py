@@ -49,8 +49,7 @@ def relay_events(
     )
 
     def commit(first: bytes) -> None:
-        exchange.committed = True
-        exchange.status = response.status
+        exchange.commit(response.status)
         head = exchange.head(response, target) + answers.STREAM
         exchange.client.begin_stream(response.status, head, flow, first=first)
 

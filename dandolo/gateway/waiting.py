@@ -19,7 +19,7 @@ from dandolo.net.strand import Waiter
 from dandolo.route.balance import Blocked
 from dandolo.route.candidate import Candidate
 from dandolo.route.capacity import Slots
-from dandolo.route.explain import why
+from dandolo.route.explain import explain, why
 from dandolo.route.joint import Joint
 from dandolo.route.limit import RATE_LIMITED
 from dandolo.route.pool import Pool
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _now = time.monotonic
 MISSING = "no such model"
+EXPLANATIONS_MAX = 8
+"""Decisions of one request that are kept to be told; the oldest are forgotten."""
 SLOT = "a free slot at a provider"
 COOL_DOWN = "the provider's rate limit to pass"
 
@@ -46,7 +48,13 @@ async def next_candidate(exchange: Exchange, route: Route, ask: Ask, tried: Sequ
         now = _now()
         candidate, exchange.chosen = exchange.chosen, None
         if candidate is None:
-            candidate = balancer.choose(pool, now, ask.tokens_in, route.tokens_out, tried, ask.prefix, ask.room)
+            arguments = (pool, now, ask.tokens_in, route.tokens_out, tried, ask.prefix, ask.room)
+            if exchange.explains:
+                told = explain(balancer, *arguments)
+                exchange.explanations = (*exchange.explanations[1 - EXPLANATIONS_MAX :], told)
+                candidate = told.chosen
+            else:
+                candidate = balancer.choose(*arguments)
         certain = candidate is not None
         full: Sequence[Candidate] = ()
         if candidate is None:

@@ -63,8 +63,13 @@ def explain(
     tried: Sequence[Candidate] = (),
     prefix: bytes | None = None,
     room: float = 0.0,
+    *,
+    dry: bool = False,
 ) -> Explanation:
-    """Decide as `balancer.choose` does, with the same arguments, and tell how."""
+    """Decide as `balancer.choose` does, with the same arguments, and tell how.
+
+    `dry`: tell what there is to decide from and decide nothing (a decision may make somebody a breaker's trial).
+    """
     draws: list[float] = []
     left_out = {id(candidate): reason for candidate, reason in pool.rejected}
     everybody = [*pool.everybody, *(candidate for candidate, _ in pool.rejected)]
@@ -117,6 +122,9 @@ def explain(
         draws.append(source())
         return draws[-1]
 
+    if dry:
+        terms = tuple(scored.get(id(c)) or _term(c, now, left_out.get(id(c), "breaker")) for c in everybody)
+        return Explanation(None, "undecided", None, terms)
     balancer.random = noted
     try:
         chosen = balancer.choose(pool, now, n_in, n_out, tried, prefix, room)

@@ -22,7 +22,12 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 def admin(**changes: Any) -> Admin:
-    return Admin(**{"metrics_text": lambda: b"up 1\n", "ready": lambda: (True, ""), **changes})
+    usual = {
+        "metrics_text": lambda: b"up 1\n",
+        "ready": lambda: (True, ""),
+        "routes": lambda query: {"query": query.decode()},
+    }
+    return Admin(**{**usual, **changes})
 
 
 class Caller:
