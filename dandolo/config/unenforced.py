@@ -22,6 +22,7 @@ NOT_YET: Final[Mapping[str, tuple[str, tuple[Any, ...]]]] = MappingProxyType(
         "keys.budget_usd_per_month": ("spending is not bounded", ()),
         "keys.cache_scope": ("nothing is cached", ("key",)),
         "keys.slots_reserved": ("no slots are kept back", (0, 0.0)),
+        "providers.probe": ("providers are judged by real requests only", ()),
         "routing.weights": ("the built-in weights apply", ({},)),
         "routing.hedge": ("no second provider is asked while the first is silent", (False,)),
         "routing.probe_interval": ("providers are judged by real requests only", ()),
