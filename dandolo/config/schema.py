@@ -317,7 +317,9 @@ class Provider:
         },
         default=(Account(),),
     )
-    models: tuple[Model, ...] = section(Model, "left out: any model name is passed on, prices as its own list says", many=True)
+    models: tuple[Model, ...] = section(
+        Model, "left out: any model name is passed on, prices as its own list says", many=True
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
