@@ -18,6 +18,8 @@ OPENROUTER = Profile(
     limits=(PLAIN_LIMITS, *OPENAI_LIMITS),
     # Most of its 429s come from the provider behind a model; its own free-tier limits are the exception.
     limit_scope="model",
+    # ":nitro", ":online"; those with prices of their own (":free") are listed as they are.
+    suffixes=True,
     codes={
         "max_tokens_exceeded": Kind.BAD_REQUEST,
         "token_limit_exceeded": Kind.QUOTA,

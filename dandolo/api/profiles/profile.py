@@ -121,6 +121,8 @@ class Profile:
     `texts`         meanings told by wording alone, looked at before `codes`
     `forbidden`     what a 403 means when nothing in it says
     `deployments`   Azure's paths: the model is in the path and `api-version` in the query
+    `list_query`    what `GET /models` must be asked with ("?…") to name all models
+    `suffixes`      an id may carry a part after its last colon that steers the provider and stands in no list
     """
 
     name: str
@@ -137,6 +139,8 @@ class Profile:
     texts: tuple[TextRule, ...] = ()
     forbidden: Kind = Kind.AUTH
     deployments: bool = False
+    list_query: str = ""
+    suffixes: bool = False
 
     def credential(self, key: str) -> tuple[bytes, bytes]:
         """The header (lower-case name, value) that shows `key`; the caller refuses control characters."""
