@@ -122,6 +122,7 @@ class Profile:
     `forbidden`     what a 403 means when nothing in it says
     `deployments`   Azure's paths: the model is in the path and `api-version` in the query
     `list_query`    what `GET /models` must be asked with ("?…") to name all models
+    `answer_bound`  the request field that bounds a chat's answer in tokens
     `suffixes`      an id may carry a part after its last colon that steers the provider and stands in no list
     """
 
@@ -141,6 +142,7 @@ class Profile:
     deployments: bool = False
     list_query: str = ""
     suffixes: bool = False
+    answer_bound: str = "max_tokens"
 
     def credential(self, key: str) -> tuple[bytes, bytes]:
         """The header (lower-case name, value) that shows `key`; the caller refuses control characters."""
