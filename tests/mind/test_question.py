@@ -82,6 +82,8 @@ def nothing(status: int, head: dict[bytes, bytes]) -> int:
     return 0
 
 
+CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
+HINTS = b"HTTP/1.1 103 E\r\n\r\n" * INTERIM_MAX
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 
 
@@ -90,13 +92,13 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
     ("data", "then", "status", "body"),
     [
         pytest.param(OK + b"content-length: 2\r\n\r\n{}", "wait", 200, b"{}", id="length"),
-        pytest.param(OK + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n", "wait", 200, b"{}", id="chunked"),
+        pytest.param(OK + CHUNKED + b"1\r\n{\r\n1\r\n}\r\n0\r\n\r\n", "wait", 200, b"{}", id="chunked"),
         pytest.param(OK + b"\r\n{}", "close", 200, b"{}", id="until the end"),
         pytest.param(b"HTTP/1.0 200 OK\r\n\r\n{}", "close", 200, b"{}", id="1.0"),
         pytest.param(b"HTTP/1.1 204 No\r\n\r\n", "wait", 204, b"", id="none"),
         pytest.param(b"HTTP/1.1 302 F\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n", "wait", 302, b"", id="redirect"),
         pytest.param(b"HTTP/1.1 503 F\r\ncontent-length: 2\r\n\r\nno", "wait", 503, b"no", id="5xx"),
-        pytest.param(b"HTTP/1.1 103 E\r\n\r\n" * INTERIM_MAX + OK + b"content-length: 0\r\n\r\n", "wait", 200, b"", id="interim"),
+        pytest.param(HINTS + OK + b"content-length: 0\r\n\r\n", "wait", 200, b"", id="interim"),
     ],
 )  # fmt: skip
 def test_an_answer_is_read_by_its_framing(
