@@ -104,13 +104,15 @@ A = TypeVar("A", bound=Probed)
 class _Place(Generic[A]):
     """An account in the schedule."""
 
-    __slots__ = ("account", "at", "began", "busy", "not_before")
+    __slots__ = ("account", "at", "began", "busy", "ill", "not_before")
 
     def __init__(self, account: A, at: float) -> None:
         self.account = account
         self.at = at
         self.began = -math.inf
         self.busy = False
+        self.ill: set[Breaking] = set()
+        """The open breakers that were last told "not well"."""
         self.not_before = -math.inf
 
 
@@ -178,10 +180,12 @@ class Schedule(Generic[A]):
         if verdict.failure == "limited":
             wait_s = LIMITED_S if verdict.retry_after_s is None else verdict.retry_after_s
             place.not_before = now + min(wait_s, LIMITED_MAX_S)
-        well = verdict.for_breakers
-        if well is not None:
-            for breaker in due.breakers:
+        place.ill = {breaker for breaker in place.ill if breaker.state == "open"}
+        for breaker in due.breakers:
+            well = verdict.for_breakers(was_ill=breaker in place.ill)
+            if well is not None:
                 breaker.probed(now, well)
+                (place.ill.discard if well else place.ill.add)(breaker)
 
     def _spread(self) -> float:
         return self._interval_s * (1 - SPREAD + 2 * SPREAD * self._random())

@@ -12,7 +12,7 @@ A call for one token is well only if a completion comes back.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -40,13 +40,19 @@ class Verdict:
     connect_s: float | None = None
     latency_s: float | None = None
     retry_after_s: float | None = None
+    completion: bool = False
+    """Whether it was a call, and was answered like one."""
 
-    @property
-    def for_breakers(self) -> bool | None:
-        """What `Breaker.probed` is told; None: nothing."""
+    def for_breakers(self, was_ill: bool) -> bool | None:
+        """What a breaker is told (`Breaker.probed`); None: nothing. `was_ill`: it was last told "not well".
+
+        A list of models that comes says nothing of a provider whose lists came all along while its calls failed:
+        were breakers let out by it, users would be the trial every two seconds. What lets them out is a completion,
+        or a list after none had come.
+        """
         if not self.well:
             return False
-        return None if self.failure else True
+        return True if not self.failure and (self.completion or was_ill) else None
 
 
 def judge_failure(error: UpstreamError) -> Verdict:
@@ -86,7 +92,7 @@ def judge_chat(reply: Reply) -> Verdict:
     else:
         failure = _completion(reply.body)
         if not failure:
-            return verdict
+            return replace(verdict, completion=True)
         well, reason = False, f"it answered {reply.status} without a completion"
     return Verdict(well, failure, reason, reply.status, reply.connect_s, reply.latency_s)
 

@@ -135,6 +135,19 @@ class Catalog:
         """Whether any provider has the name at all, whatever the endpoint."""
         return bool(self._resolve(name))
 
+    def lists(self, name: str) -> bool:
+        """Whether the name is an alias or stands, exactly so, in some provider's configuration or fetched list.
+
+        For names that may mean something of ours (`:cheap`) unless somebody has them as they are.
+        """
+        prefix, _, rest = name.partition("/")
+        facts = self.facts
+        return (
+            name in self.aliases
+            or any(facts.has(provider.name, name) for provider in self.providers)
+            or bool(facts.has(prefix, rest))
+        )
+
     def names(self) -> list[str]:
         """Every name that can be listed: aliases, then `provider/id` of all models known."""
         listed = [

@@ -133,11 +133,17 @@ def test_every_account_is_probed_and_what_comes_back_is_heeded(monkeypatch: pyte
                 assert {target.provider.name for target in targets} == {"venice"}
                 sent = [dict(one.headers)["authorization"] for one in sim.requests]
                 assert set(sent) == {f"Bearer {KEYS['K1']}", f"Bearer {KEYS['K2']}"}
-                # A breaker that opens is probed before its interval, and let out by what comes back.
+                # A breaker that opens is probed at its own pace, held open by what fails and let out by what recovers.
                 loop = asyncio.get_running_loop()
+                sim.kill()
                 for _ in range(FAILURES_MAX):
                     breaker.failed(loop.time())
+                told.clear()
+                async with asyncio.timeout(TIMEOUT_S):
+                    while not any(not verdict.well for label, verdict in told if label == "venice/alice"):
+                        await asyncio.sleep(0.01)
                 breaker._open_until = loop.time() + 60.0
+                await sim.revive()
                 async with asyncio.timeout(TIMEOUT_S):
                     while not breaker.admits(loop.time()):
                         await asyncio.sleep(0.01)

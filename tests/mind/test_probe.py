@@ -132,6 +132,59 @@ def test_an_open_breaker_is_probed_every_two_seconds_until_it_lets_calls_through
     assert labels(plan.due(32.5)) == ["a"]
 
 
+def test_lists_that_came_all_along_let_no_breaker_out() -> None:
+    # Calls fail while the list comes: users would be the trial every two seconds.
+    breaker = opened(0.0)
+    plan = schedule(Account("a", own=[breaker]))
+    before = breaker.retry_after_s(0.6)
+    (due,) = plan.due(0.5)
+    plan.ended(due, 0.6, WELL)
+    assert breaker.retry_after_s(0.6) == before
+
+
+def test_a_recovery_is_not_missed_for_a_probe_that_no_breaker_waited_for() -> None:
+    breaker = opened(0.0)
+    plan = schedule(Account("a", own=[breaker]))
+    (due,) = plan.due(29.0)
+    plan.ended(due, 29.1, ILL)
+    breaker.shut(29.1, 29.2, "")  # keeps it open, and its next probe at its time
+    plan._places[0].at = 30.0
+    (due,) = plan.due(30.0)
+    assert due.breakers == ()
+    plan.ended(due, 30.1, WELL)
+    assert breaker.retry_after_s(30.1) == pytest.approx(2.0)
+    (due,) = plan.due(31.0)
+    plan.ended(due, 31.1, WELL)
+    assert breaker.retry_after_s(31.1) == 0.0
+
+
+def test_an_illness_of_an_earlier_opening_is_forgotten() -> None:
+    breaker = opened(0.0)
+    plan = schedule(Account("a", own=[breaker]))
+    (due,) = plan.due(0.5)
+    plan.ended(due, 0.6, ILL)
+    now = 0.6 + breaker.retry_after_s(0.6)
+    for _ in range(2):
+        assert breaker.admits(now)
+        breaker.succeeded(now)
+    assert breaker.state == "closed"
+    (due,) = plan.due(40.0)
+    plan.ended(due, 40.0, WELL)
+    for _ in range(FAILURES_MAX):
+        breaker.failed(40.1)
+    (due,) = plan.due(41.0)
+    plan.ended(due, 41.0, WELL)
+    assert breaker.retry_after_s(41.0) > 0
+
+
+def test_a_completion_lets_a_breaker_out() -> None:
+    breaker = opened(0.0)
+    plan = schedule(Account("a", own=[breaker]))
+    (due,) = plan.due(0.5)
+    plan.ended(due, 0.6, Verdict(True, completion=True))
+    assert breaker.retry_after_s(0.6) == 0.0
+
+
 @pytest.mark.parametrize("failure", ["auth", "quota", "limited", "refused"])
 def test_what_says_nothing_about_calls_is_kept_from_breakers(failure: Any) -> None:
     breaker = opened(0.0)
@@ -420,7 +473,7 @@ def test_where_a_chat_is_configured_its_outcome_counts(fault: Fault, well: bool,
         async with SimProvider("sim", script=Script(faults=(fault,))) as sim:
             bench = Bench(at(sim, chat_body=body), lists=Lists("p"))
             (verdict,) = await bench.round()
-            assert (verdict.well, verdict.failure) == (well, failure)
+            assert (verdict.well, verdict.failure, verdict.completion) == (well, failure, not failure)
             # The list is fetched beside it when it is due, whatever came of the chat.
             assert [one.target for one in sim.requests] == ["/v1/chat/completions", "/v1/models"]
             assert sim.requests[0].body == body

@@ -37,14 +37,16 @@ def test_a_status_says_whether_the_provider_is_there(
     status: int, well: bool, failure: str, for_breakers: bool | None
 ) -> None:
     verdict = judge(reply(status))
-    assert (verdict.well, verdict.failure, verdict.for_breakers) == (well, failure, for_breakers)
+    assert (verdict.well, verdict.failure, verdict.for_breakers(was_ill=True)) == (well, failure, for_breakers)
     assert (verdict.status, verdict.connect_s, verdict.latency_s) == (status, 0.1, 0.2)
     assert bool(verdict.reason) == bool(failure)
+    # A list that came all along is no news of calls that fail.
+    assert verdict.for_breakers(was_ill=False) is (None if well else False)
 
 
 def test_a_web_page_is_no_api() -> None:
     assert judge(reply(200, content_type="Text/HTML; charset=utf-8")).failure == "invalid"
-    assert judge(reply(200, content_type="Text/HTML")).for_breakers is False
+    assert judge(reply(200, content_type="Text/HTML")).for_breakers(was_ill=True) is False
     # Who answers errors in HTML is there all the same.
     assert judge(reply(404, content_type="text/html")).well
 
@@ -81,7 +83,8 @@ def test_a_limit_says_how_long(said: str, seconds: float | None) -> None:
 def test_only_a_completion_is_well(answer: Reply, well: bool, failure: str) -> None:
     verdict = judge_chat(answer)
     assert (verdict.well, verdict.failure) == (well, failure)
-    assert verdict.for_breakers is (True if not failure else None if well else False)
+    for was_ill in (True, False):
+        assert verdict.for_breakers(was_ill) is (True if not failure else None if well else False)
     assert bool(verdict.reason) == bool(failure)
 
 
@@ -96,4 +99,4 @@ def test_only_a_completion_is_well(answer: Reply, well: bool, failure: str) -> N
 def test_no_answer_is_not_well(error: UpstreamError, failure: str) -> None:
     verdict = judge_failure(error)
     assert verdict == Verdict(False, failure, error.message)  # type: ignore[arg-type]
-    assert verdict.for_breakers is False
+    assert verdict.for_breakers(was_ill=False) is False

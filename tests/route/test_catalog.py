@@ -258,6 +258,27 @@ def test_fetched_lists_order_and_narrow_the_open_ended(name: str, lists: dict[st
     assert catalog.knows(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("alias", True),
+        ("configured", True),
+        ("closed/configured", True),
+        ("x:free", True),
+        ("openrouter/x:free", True),
+        ("venice/x:free", False),
+        ("x:cheap", False),
+        ("x", False),
+        ("", False),
+        ("/", False),
+    ],
+)
+def test_a_name_is_listed_or_only_passed_on(name: str, expected: bool) -> None:
+    catalog = opened(openrouter="x:free", venice="llama")
+    assert catalog.lists(name) is expected
+    assert catalog.knows(name)
+
+
 def test_who_cannot_be_asked_at_an_endpoint_shuts_out_nobody() -> None:
     catalog = opened(claude="opus", venice="llama", local="llama", openrouter="llama")
     assert asked(catalog, "opus") == [f"{one}:opus" for one in ALL]
