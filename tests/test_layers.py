@@ -34,7 +34,12 @@ PURE = {"wire", "api", "route", "errors", "record", "policy", "stats", "clock", 
 DOING = {"asyncio", "socket", "select", "selectors", "threading", "subprocess", "uvloop"}
 
 THIRD_PARTY = {"msgspec", "msgpack", "httptools", "uvloop", "xxhash", "h11"}
-THIRD_PARTY_OF = {"wire": {"httptools"}, "cli": {"msgspec", "uvloop"}, "sim": {"h11", "msgspec", "uvloop"}}
+THIRD_PARTY_OF = {
+    "wire": {"httptools"},
+    "cli": {"msgspec", "uvloop"},
+    "sim": {"h11", "msgspec", "uvloop"},
+    "mind": {"h11", "msgspec"},
+}
 """Packages with a list of their own; for the others everything but uvloop and h11."""
 NEVER = {"numpy", "pydantic", "fastapi", "httpx", "aiohttp", "starlette", "requests", "openai", "anthropic", "redis"}
 

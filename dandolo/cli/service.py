@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -39,6 +39,11 @@ from dandolo.gateway.plane import Plane
 from dandolo.gateway.worker import Worker
 from dandolo.net.listen import Census, Listener, describe
 from dandolo.net.tasks import Tasks
+
+if TYPE_CHECKING:
+    from dandolo.cli.probing import ProbedAccount
+    from dandolo.mind.probe import Prober
+    from dandolo.mind.verdict import Verdict
 
 ADMIN_CONNECTIONS_MAX = 64
 RETIRED_PERIOD_S = 5.0
@@ -124,6 +129,9 @@ class Process:
         self._reloading = False
         self._reload_wanted = False
         self._reload_well = True
+        self._prober: Prober[ProbedAccount] | None = None
+        self._wells: dict[str, bool] = {}
+        """How the last probe of each account went."""
 
     def start(self, sockets: Sequence[socket.socket], admin: Sequence[socket.socket]) -> None:
         """Accept, and answer to signals."""
@@ -146,6 +154,7 @@ class Process:
         if interval is not None:
             self._every("watchdog", interval, self._notifier.watchdog)
         self._timers["settle"] = self._loop.call_later(SETTLE_S, _settle)
+        await self._probe(self.worker.gateway.plane)
         delayed = await self._ending
         server = self.worker.gateway.plane.config.server
         delay = server.drain_delay if delayed else 0.0
@@ -172,6 +181,8 @@ class Process:
         self._admin.close()
         try:
             async with asyncio.timeout(CLOSE_S):
+                if self._prober is not None:
+                    await self._prober.close()
                 await self._tasks.close()
                 await self.worker.close()
         except TimeoutError:
@@ -197,6 +208,7 @@ class Process:
                 *gauges(self.worker),
                 Gauge("dandolo_log_lines_dropped_total", self._access.dropped + self._program.dropped),
                 Gauge("dandolo_config_reload_successful", self._reload_well),
+                *(Gauge("dandolo_probe_well", well, (("account", label),)) for label, well in self._wells.items()),
             )
         )
 
@@ -206,6 +218,19 @@ class Process:
 
     def _authenticate(self, head: dict[bytes, bytes]) -> None:
         self.worker.gateway.admission.authenticate(head)
+
+    async def _probe(self, plane: Plane) -> None:
+        """Probe the accounts of a plane from now on, and no others."""
+        # Not needed for the first answer, so not loaded before it.
+        from dandolo.cli.probing import prober
+
+        if self._prober is not None:
+            await self._prober.close()
+        self._prober = prober(plane, self.worker.gateway.dialer, self._probed)
+        self._tasks.spawn(self._prober.run(), "probes")
+
+    def _probed(self, account: ProbedAccount, verdict: Verdict) -> None:
+        self._wells[account.label] = verdict.well
 
     # -- signals ---------------------------------------------------------------------------------------
 
@@ -254,8 +279,9 @@ class Process:
             _log.warning("listeners and certificates change at the next start, not by a reload")
         # Bodies that are held now are let go of in the new plane's count.
         plane.admission.body_bytes = gateway.admission.body_bytes
-        plane.fleet.inherit(gateway.plane.fleet)
+        plane.inherit(gateway.plane)
         old, gateway.plane = gateway.plane, plane
+        await self._probe(plane)
         gateway.limits = limits_of(config)
         self._retired.append((old, 0.0))
         _log.info("reloaded %s: providers %s", config.source, ", ".join(one.name for one in config.providers))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from dandolo.config.known import BASE_URLS, KNOWN, key_variable
-from dandolo.config.schema import Config, Server
+from dandolo.config.schema import Config, Provider, Server
 from dandolo.config.spec import KeySpec, keys_of, walk
 from dandolo.config.unenforced import NOT_YET
 
@@ -55,7 +55,7 @@ def starter(providers: Iterable[str]) -> str:
         "# `dandolo check` says what is wrong with a file, and what would run.",
     ]
     for title, many, own in _sections():
-        if title in ("server.tls", "providers.accounts", "providers.models"):
+        if title in ("server.tls", "providers.probe", "providers.accounts", "providers.models"):
             # Written inline, or as examples below.
             continue
         out.append("")
@@ -68,6 +68,7 @@ def starter(providers: Iterable[str]) -> str:
             own = {name: spec for name, spec in own.items() if name not in ("name", "profile", "key")}
             out += ["# Further keys of a provider, with one table of accounts and models each:"]
             out += [_comment(name, spec) for name, spec in own.items()]
+            out.append(_comment("probe", keys_of(Provider)["probe"]))
             for inner, _, keys in _sections():
                 if inner in ("providers.accounts", "providers.models"):
                     out += [f"# [[{inner}]]", *(_comment(name, spec) for name, spec in keys.items())]

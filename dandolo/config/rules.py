@@ -159,6 +159,10 @@ def _providers(config: Config, at: At) -> None:
         owners = [(accounts.child(i).child("owner"), one.owner) for i, one in enumerate(provider.accounts)]
         _twice(owners, "is the same owner as")
         _twice(((models.child(i), one.id) for i, one in enumerate(provider.models)), "is the same id as")
+        asked = provider.probe.model if provider.probe is not None else ""
+        if asked and provider.models and all(one.id != asked for one in provider.models):
+            reason = f"observed {quote(asked)}, expected one of the provider's models"
+            place.child("probe").child("model").report(reason)
         if provider.base_url:
             _address(provider, config.server, place.child("base_url"))
         if provider.ca is not None and provider.ca.name:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dandolo.config import address, fields, kinds
 from dandolo.config.address import Listen
@@ -29,6 +29,7 @@ __all__ = [
     "CacheMemory",
     "CacheRedis",
     "CacheSqlite",
+    "Capability",
     "Config",
     "Key",
     "Level",
@@ -37,6 +38,7 @@ __all__ = [
     "LogFormat",
     "Model",
     "Priority",
+    "Probe",
     "Profile",
     "Provider",
     "Role",
@@ -53,6 +55,10 @@ Priority = Literal["high", "normal", "low"]
 Profile = Literal["venice", "openrouter", "openai", "anthropic", "azure", "generic"]
 Role = Literal["primary", "secondary", "overflow"]
 Level = Literal["memory", "redis", "sqlite"]
+Capability = Literal[
+    "tools", "vision", "audio", "video", "files", "json_schema", "reasoning", "logprobs", "web_search", "embeddings",
+]  # fmt: skip
+"""What a model can take or do beyond text in and text out."""
 
 _REGION = kinds.text(r"[a-z0-9-]{0,32}", "lower-case letters, digits and dashes, at most 32")
 
@@ -229,6 +235,21 @@ class Model:
     context_tokens: int | None = absent(
         kinds.whole(1, 10**9, "tokens"), "window: prompt and answer together", example="65_536"
     )
+    output_tokens_max: int | None = absent(
+        kinds.whole(1, 10**9, "tokens"), "the longest answer it gives", example="8_192"
+    )
+    capabilities: tuple[Capability, ...] | None = absent(
+        kinds.array(kinds.choice(*get_args(Capability)), len(get_args(Capability))),
+        "all it can do beyond text; left out: what its provider's list says, else taken to do anything",
+        example='["tools", "vision"]',
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A health check that asks for one token."""
+
+    model: str = required(fields.model_id(), "the model asked", example='"llama-3.3-70b"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +295,11 @@ class Provider:
     ca: Path | None = absent(kinds.readable_file("a PEM bundle"), "private CA bundle (PEM)", example='"/path/ca.pem"')
     stream_upstream: bool = key(kinds.flag(), "false", "ask for streams even where the client wants a plain answer")
     connect_private: bool = key(kinds.flag(), "false", "allow link-local and cloud metadata addresses")
+    probe: Probe | None = absent(
+        Kind("table", "model", section=Probe),
+        "health checks ask this model for one token, which costs; left out: they ask for the list of models",
+        example='{ model = "llama-3.3-70b" }',
+    )
     http_idle: float = key(
         kinds.time_span("1s", "1h"), '"55s"', "how long an idle connection to it is kept (256 at most)"
     )
@@ -291,7 +317,9 @@ class Provider:
         },
         default=(Account(),),
     )
-    models: tuple[Model, ...] = section(Model, "left out: any model name is passed on, prices unknown", many=True)
+    models: tuple[Model, ...] = section(
+        Model, "left out: any model name is passed on, prices as its own list says", many=True
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,6 @@ NOT_YET: Final[Mapping[str, tuple[str, tuple[Any, ...]]]] = MappingProxyType(
         "keys.budget_usd_per_day": ("spending is not bounded", ()),
         "keys.budget_usd_per_month": ("spending is not bounded", ()),
         "keys.cache_scope": ("nothing is cached", ("key",)),
-        "routing.probe_interval": ("providers are judged by real requests only", ()),
         "cache.levels": ("nothing is cached", ([],)),
         "cache.sampled": ("nothing is cached", ("bypass",)),
         "cache.secret": ("nothing is cached", ()),

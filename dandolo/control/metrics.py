@@ -54,6 +54,7 @@ GAUGES: dict[str, tuple[Kind, str]] = {
     "dandolo_slots_waiting": ("gauge", "Requests that wait for a slot, by account."),
     "dandolo_idle_connections": ("gauge", "Open connections to a provider that are not in use, by account."),
     _BREAKER: ("gauge", "Breaker by account and model: 0 closed (calls flow), 1 half-open, 2 open."),
+    "dandolo_probe_well": ("gauge", "Whether the last health probe of an account went well, by account."),
     "dandolo_config_reload_successful": ("gauge", "Whether the last reload was taken (1 before the first)."),
     "dandolo_log_lines_dropped_total": ("counter", "Lines of the log that could not be written."),
     **process.FAMILIES,

@@ -117,7 +117,8 @@ def _new_route(exchange: Exchange, call: Call, wish: bytes | None) -> Route:
             candidate = plane.fleet[target.account].candidate(target.model)
             if candidate not in targets:
                 targets[candidate] = target
-                turns[candidate] = turn
+                # Of whom nothing is known yet is asked after those who are known to have the model.
+                turns[candidate] = 2 * turn + (not target.listed)
     if sort is not None and preference.sort is None:
         preference = replace(preference, sort=sort)
     pool = Pool(targets, Need(region=exchange.region, preference=preference), turns)

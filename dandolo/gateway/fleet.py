@@ -21,6 +21,7 @@ from dandolo.route.breaker import Breaker
 from dandolo.route.candidate import Candidate
 from dandolo.route.capacity import ReservedSlots, Slots
 from dandolo.route.catalog import Account, Catalog, Provider
+from dandolo.route.facts import Facts
 from dandolo.route.limit import Limit
 from dandolo.wire import fields
 
@@ -42,31 +43,16 @@ class Runtime:
     """One account at work."""
 
     __slots__ = (
-        "_base",
-        "_candidates",
-        "_constant",
-        "_heads",
-        "_prefixes",
-        "_prior_s",
-        "account",
-        "breaking",
-        "destination",
-        "fixed",
-        "forwarded",
-        "hints_due",
-        "limit",
-        "no_usage_option",
-        "overridable",
-        "pool",
-        "reserved",
-        "secrets",
-        "slots",
+        "_base", "_candidates", "_constant", "_facts", "_heads", "_prefixes", "_prior_s", "account", "breaking",
+        "destination", "fixed", "forwarded", "hints_due", "limit", "no_usage_option", "overridable", "pool", "reserved",
+        "secrets", "slots",
     )  # fmt: skip
 
     def __init__(
         self,
         account: Account,
         destination: Destination,
+        facts: Facts,
         *,
         breaking: bool,
         region: str = "",
@@ -75,6 +61,7 @@ class Runtime:
         provider = account.provider
         config = provider.config
         self.account = account
+        self._facts = facts
         self.destination = destination
         self.breaking = breaking
         """Whether it has breakers and cool-downs at all."""
@@ -184,8 +171,7 @@ class Runtime:
         self.slots, self.limit = before.slots, before.limit
         self._candidates = before._candidates
         self.no_usage_option = before.no_usage_option
-        for model, candidate in self._candidates.items():
-            self._describe(candidate, model)
+        self.describe()
 
     def _new_candidate(self, model: str) -> Candidate:
         if len(self._candidates) >= CANDIDATES_MAX:
@@ -215,12 +201,18 @@ class Runtime:
         candidate.rank = provider.role
         candidate.region = provider.config.region
         candidate.prior_s = self._prior_s
-        price = provider.prices.get(model)
-        price_in = price.input_usd_per_mtok if price is not None else None
-        price_out = price.output_usd_per_mtok if price is not None else None
-        candidate.price_in = None if price_in is None else price_in / 1e6
-        candidate.price_out = None if price_out is None else price_out / 1e6
-        candidate.context_tokens = price.context_tokens if price is not None else None
+        known = self._facts.of(provider.name, model)
+        if known is None and provider.profile.suffixes:
+            known = self._facts.of(provider.name, model.rpartition(":")[0])
+        candidate.price_in = _per_token(known.input_usd_per_mtok if known is not None else None)
+        candidate.price_out = _per_token(known.output_usd_per_mtok if known is not None else None)
+        candidate.context_tokens = known.context_tokens if known is not None else None
+        candidate.capabilities = known.capabilities if known is not None else None
+
+    def describe(self) -> None:
+        """Take over what has become known of models."""
+        for model, candidate in self._candidates.items():
+            self._describe(candidate, model)
 
     def read_hints(self, head: dict[bytes, bytes], now: float) -> None:
         """Take note of what an answer's headers say is left of the account's limits, every HINTS_EVERY_S."""
@@ -243,6 +235,10 @@ class Runtime:
             self.limit.told(remaining_, limit_, now + hold_s)
 
 
+def _per_token(usd_per_mtok: float | None) -> float | None:
+    return None if usd_per_mtok is None else usd_per_mtok / 1e6
+
+
 class Fleet:
     """All accounts of a configuration."""
 
@@ -257,6 +253,7 @@ class Fleet:
                 self._runtimes[account] = Runtime(
                     account,
                     destination,
+                    catalog.facts,
                     breaking=config.routing.breaker,
                     region=config.server.region,
                     reserved=reserved,

@@ -352,6 +352,7 @@ class Gateway:
         if self._due:
             self.watch.ticked(now, self._due)
         self._due = now + PERIOD_S
+        self.plane.refresh()
         for runtime in self.plane.fleet:
             if runtime.slots.waiting:
                 runtime.slots.expire(now)

@@ -45,6 +45,21 @@ class Plane:
             for name in (runtime.account.provider.name, runtime.account.label)
         )
 
+    def refresh(self) -> None:
+        """Take over what has become known of models since routes were worked out (every beat: an integer compared)."""
+        generation = self.catalog.facts.generation
+        if generation != self.generation:
+            self.generation = generation
+            for runtime in self.fleet:
+                runtime.describe()
+            self.routes.clear()
+
+    def inherit(self, before: Plane) -> None:
+        """Go on with what is known of accounts and models that were there before."""
+        self.catalog.facts.inherit(before.catalog.facts)
+        self.fleet.inherit(before.fleet)
+        self.refresh()
+
     def wish_for(self, target: Target, call: Call) -> bytes | None:
         """What of a call's `provider` object goes on to a provider."""
         wish = call.json.get("provider") if call.wishes and call.json is not None else None

@@ -1,7 +1,10 @@
 """Names to candidates: which account of which provider can take a call, under which name, in which order.
 
-Built once from the configuration and frozen. A name is an alias or an id that some provider lists; else
-`provider/id`; else it is passed on to the providers that list no models (their ids may contain slashes).
+Built once from the configuration; what providers say of their models is added as it becomes known (`facts`).
+A name is an alias or an id that some provider's configuration lists; else `provider/id`; else it is passed on
+to the providers for which no models are configured (their ids may contain slashes). Of these, those whose
+fetched list has the name come first and those whose list lacks it are left out; a name that no list has is
+passed on to all of them, since lists name neither traits nor suffixes nor what came yesterday.
 The order is the configured one, primaries before secondaries before overflow; choosing among candidates by
 what is measured is another module's business, which takes this order as its input.
 """
@@ -9,19 +12,23 @@ what is measured is another module's business, which takes this order as its inp
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dandolo.api.profiles import Profile, profile
+from dandolo.api.profiles.listing import ModelFacts
 from dandolo.api.profiles.profile import Endpoint as Speech
 from dandolo.config.schema import Config, Model
 from dandolo.config.schema import Provider as ProviderConfig
+from dandolo.route.facts import Facts
 from dandolo.route.preference import Sort, split_suffix
 
 REMEMBERED_MAX = 4096
 _THEIR_SUFFIX: Mapping[Sort, str] = {"throughput": ":nitro", "price": ":floor"}
 """What OpenRouter calls the wishes that our suffixes express."""
 _ROLES = {"primary": 0, "secondary": 1, "overflow": 2}
+_Found = tuple["Provider", str, bool]
+"""Who has it, under which id, and whether that is more than a guess (`Target.listed`)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,11 +75,17 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A candidate: an account, asked for `model` (the provider's own id) because the caller said `name`."""
+    """A candidate: an account, asked for `model` (the provider's own id) because the caller said `name`.
+
+    `facts` is what was known of the model when the candidate was found. `listed` False: others are known to have
+    it, of this provider nothing is known yet; it stands behind them.
+    """
 
     account: Account
     model: str
     name: str
+    facts: ModelFacts | None = field(default=None, compare=False)
+    listed: bool = field(default=True, compare=False)
 
     @property
     def provider(self) -> Provider:
@@ -81,7 +94,7 @@ class Target:
 
     def cost_usd(self, input_tokens: int, output_tokens: int) -> float | None:
         """What the price list says, None when it does not know the model."""
-        price = self.provider.prices.get(self.model)
+        price = self.facts
         if price is None or price.input_usd_per_mtok is None or price.output_usd_per_mtok is None:
             return None
         return (input_tokens * price.input_usd_per_mtok + output_tokens * price.output_usd_per_mtok) / 1e6
@@ -94,6 +107,8 @@ class Catalog:
         self.providers = tuple(Provider(item) for item in config.providers)
         self._by_name = {provider.name: provider for provider in self.providers}
         self.aliases = config.models
+        self.facts = Facts(self.providers)
+        self._generation = 0
         self._remembered: dict[tuple[str, Speech], tuple[Target, ...]] = {}
 
     def candidates(self, name: str, speech: Speech) -> tuple[Target, ...]:
@@ -101,12 +116,16 @@ class Catalog:
 
         An empty name (an endpoint with a default model) is everybody who offers the endpoint.
         """
+        facts = self.facts
+        if facts.generation != self._generation:
+            self._generation = facts.generation
+            self._remembered.clear()
         remembered = self._remembered.get((name, speech))
         if remembered is not None:
             return remembered
         found = tuple(
-            Target(account, model, name)
-            for provider, model in self._resolve(name)
+            Target(account, model, name, facts.of(provider.name, model), listed)
+            for provider, model, listed in self._resolve(name, speech)
             if provider.speaks(speech)
             for account in provider.accounts
         )
@@ -125,49 +144,78 @@ class Catalog:
         suffix = _THEIR_SUFFIX.get(sort, "") if sort is not None else ""
         if suffix:
             found = tuple(
-                Target(target.account, target.model + suffix, target.name)
+                replace(target, model=target.model + suffix)
                 if target.provider.profile.routes and not target.provider.prices
                 else target
                 for target in found
             )
         return found, sort
 
-    def lists(self, name: str) -> bool:
-        """Whether a name is an alias or an id that some provider lists, as it stands."""
-        if name in self.aliases or any(name in provider.prices for provider in self.providers):
-            return True
-        prefix, slash, rest = name.partition("/")
-        named = self._by_name.get(prefix) if slash and rest else None
-        return named is not None and rest in named.prices
-
     def knows(self, name: str) -> bool:
         """Whether any provider has the name at all, whatever the endpoint."""
         return bool(self._resolve(name))
 
+    def lists(self, name: str) -> bool:
+        """Whether the name is an alias or stands, exactly so, in some provider's configuration or fetched list.
+
+        For names that may mean something of ours (`:cheap`) unless somebody has them as they are.
+        """
+        prefix, _, rest = name.partition("/")
+        facts = self.facts
+        return (
+            name in self.aliases
+            or any(facts.has(provider.name, name) for provider in self.providers)
+            or bool(facts.has(prefix, rest))
+        )
+
     def names(self) -> list[str]:
-        """Every name that can be listed: aliases, then `provider/id` of all listed models."""
-        listed = [f"{provider.name}/{model}" for provider in self.providers for model in provider.prices]
+        """Every name that can be listed: aliases, then `provider/id` of all models known."""
+        listed = [
+            f"{provider.name}/{model}" for provider in self.providers for model in self.facts.models(provider.name)
+        ]
         return [*self.aliases, *listed]
 
-    def _resolve(self, name: str) -> list[tuple[Provider, str]]:
+    def _resolve(self, name: str, speech: Speech | None = None) -> list[_Found]:
         if not name:
-            return [(provider, "") for provider in self._ordered(self.providers)]
+            return [(provider, "", True) for provider in self._ordered(self.providers)]
         alias = self.aliases.get(name)
         if alias is not None:
             # An alias keeps the order in which it was written.
-            return [pair for target in alias for pair in self._one(target)]
-        return self._one(name)
+            return [found for target in alias for found in self._one(target, speech)]
+        return self._one(name, speech)
 
-    def _one(self, name: str) -> list[tuple[Provider, str]]:
+    def _one(self, name: str, speech: Speech | None) -> list[_Found]:
         listing = [provider for provider in self.providers if name in provider.prices]
         if listing:
-            return [(provider, name) for provider in self._ordered(listing)]
+            return [(provider, name, True) for provider in self._ordered(listing)]
         prefix, slash, rest = name.partition("/")
         named = self._by_name.get(prefix) if slash and rest else None
         if named is not None and (not named.prices or rest in named.prices):
-            return [(named, rest)]
-        open_ended = [provider for provider in self.providers if not provider.prices]
-        return [(provider, name) for provider in self._ordered(open_ended)]
+            # Whoever names a provider means it, whatever ids others list; but "openrouter/auto" is an id there.
+            whole = self.facts.has(prefix, name) and not self.facts.has(prefix, rest)
+            return [(named, name if whole else rest, True)]
+        return self._passed_on(name, speech)
+
+    def _passed_on(self, name: str, speech: Speech | None) -> list[_Found]:
+        """A name that no configuration has, at the providers that may yet have it.
+
+        Only those that speak the endpoint count: one that has the model but cannot be asked must not shut out others.
+        """
+        facts = self.facts
+        open_ended = [
+            provider
+            for provider in self._ordered(self.providers)
+            if not provider.prices and (speech is None or provider.speaks(speech))
+        ]
+        having = [provider for provider in open_ended if facts.has(provider.name, name)]
+        if not having:
+            having = [provider for provider in open_ended if facts.has_stem(provider.name, name)]
+        if not having:
+            return [(provider, name, True) for provider in open_ended]
+        unknown = [provider for provider in open_ended if facts.has(provider.name, name) is None]
+        return [(provider, name, True) for provider in having] + [
+            (provider, name, False) for provider in unknown if provider not in having
+        ]
 
     @staticmethod
     def _ordered(providers: Iterable[Provider]) -> list[Provider]:

@@ -38,14 +38,21 @@ def _model(asked: Asked, name: str) -> Json:
         item |= {"owned_by": "venice.ai", "type": "text", "context_length": 131_072}
         item["model_spec"] = {
             "availableContextTokens": 131_072,
+            "maxCompletionTokens": 8_192,
             "name": name,
             "privacy": "private",
             "offline": False,
             "traits": [],
-            "capabilities": {"supportsFunctionCalling": True, "supportsVision": False},
+            "capabilities": {
+                "supportsFunctionCalling": True,
+                "supportsResponseSchema": True,
+                "supportsVision": False,
+                "supportsReasoning": False,
+            },
             "pricing": {
                 "input": {"usd": price_in, "diem": price_in},
                 "output": {"usd": price_out, "diem": price_out},
+                "cache_input": {"usd": price_in / 10, "diem": price_in / 10},
             },
         }
     elif asked.dialect == "openrouter":
@@ -54,8 +61,10 @@ def _model(asked: Asked, name: str) -> Json:
             "prompt": f"{INPUT_USD_PER_MTOK / 1e6:.9f}",
             "completion": f"{OUTPUT_USD_PER_MTOK / 1e6:.9f}",
             "request": "0",
+            "input_cache_read": f"{INPUT_USD_PER_MTOK / 1e7:.9f}",
         }
-        item["supported_parameters"] = ["max_tokens", "temperature", "tools", "response_format"]
+        item["top_provider"] = {"context_length": 131_072, "max_completion_tokens": 8_192, "is_moderated": False}
+        item["supported_parameters"] = ["max_tokens", "temperature", "tools", "structured_outputs"]
         item["architecture"] = {
             "input_modalities": ["text"],
             "output_modalities": ["text"],

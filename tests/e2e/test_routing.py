@@ -104,10 +104,10 @@ def test_price_decides_between_equals_that_are_sorted_by_it(tmp_path: Path) -> N
         "cheap_models": [{"id": "sim", "input_usd_per_mtok": 1.0, "output_usd_per_mtok": 3.0}],
     }
     with running(tmp_path, dear, cheap, **prices) as gateway:
-        for suffix in (":cheap", ":floor"):
-            answers = [who(ask(gateway, f"sim{suffix}")) for _ in range(10)]
-            assert answers.count("cheap") >= 9
-        assert [who(ask(gateway, "sim", provider={"sort": "price"})) for _ in range(10)].count("cheap") >= 9
+        answers = [who(ask(gateway, f"sim{suffix}")) for suffix in (":cheap", ":floor") for _ in range(12)]
+        answers += [who(ask(gateway, "sim", provider={"sort": "price"})) for _ in range(12)]
+        # One call in fifty explores, half of those the dear one.
+        assert answers.count("cheap") >= 32
         assert {json.loads(one.body)["model"] for one in cheap.requests} == {"sim"}
 
 

@@ -27,6 +27,8 @@ ANTHROPIC = Profile(
     include_usage="no",
     limits=(_limit("requests"), _limit("tokens"), _limit("input-tokens"), _limit("output-tokens")),
     limit_scope="model",
+    # A page has 20 by default, 1,000 at most.
+    list_query="?limit=1000",
     codes={
         "billing_error": Kind.QUOTA,
         # Spend limits arrive as 429 rate_limit_error with error.details.error_code.

@@ -11,6 +11,8 @@ OPENAI = Profile(
     dialects=frozenset({"chat", "completions", "embeddings", "moderations", "responses", "images", "audio", "models"}),
     include_usage="yes",
     limit_scope="model",
+    # Its reasoning models refuse max_tokens.
+    answer_bound="max_completion_tokens",
     codes={
         "billing_hard_limit_reached": Kind.QUOTA,
         "billing_not_active": Kind.QUOTA,

@@ -19,6 +19,8 @@ OPENROUTER = Profile(
     # Most of its 429s come from the provider behind a model; its own free-tier limits are the exception.
     limit_scope="model",
     routes=True,
+    # ":nitro", ":online"; those with prices of their own (":free") are listed as they are.
+    suffixes=True,
     codes={
         "max_tokens_exceeded": Kind.BAD_REQUEST,
         "token_limit_exceeded": Kind.QUOTA,

@@ -122,6 +122,9 @@ class Profile:
     `forbidden`     what a 403 means when nothing in it says
     `deployments`   Azure's paths: the model is in the path and `api-version` in the query
     `routes`        it chooses among providers itself, by `provider` objects and the suffixes `:nitro` and `:floor`
+    `list_query`    what `GET /models` must be asked with ("?…") to name all models
+    `answer_bound`  the request field that bounds a chat's answer in tokens
+    `suffixes`      an id may carry a part after its last colon that steers the provider and stands in no list
     """
 
     name: str
@@ -139,6 +142,9 @@ class Profile:
     forbidden: Kind = Kind.AUTH
     deployments: bool = False
     routes: bool = False
+    list_query: str = ""
+    suffixes: bool = False
+    answer_bound: str = "max_tokens"
 
     def credential(self, key: str) -> tuple[bytes, bytes]:
         """The header (lower-case name, value) that shows `key`; the caller refuses control characters."""

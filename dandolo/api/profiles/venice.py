@@ -15,6 +15,10 @@ VENICE = Profile(
     dialects=frozenset({"chat", "responses", "embeddings", "models", "images", "audio", "venice_image"}),
     include_usage="yes",
     limit_scope="model",
+    # Left out, it lists text models only.
+    list_query="?type=all",
+    # "llama-3.3-70b:enable_web_search=on"
+    suffixes=True,
     codes={
         "insufficient_balance": Kind.QUOTA,
         "api_key_diem_spend_limit_exceeded": Kind.QUOTA,

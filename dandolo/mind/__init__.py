@@ -1,0 +1,1 @@
+"""What thinks about providers off the request path: probes first, later prediction, alerts and tuning."""
