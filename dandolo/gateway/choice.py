@@ -125,15 +125,17 @@ def _new_route(exchange: Exchange, call: Call, wish: bytes | None) -> Route:
     if not pool.everybody:
         raise _nobody_fits(pool)
     varied: frozenset[str] = frozenset()
-    if pool.single is None:
-        known = [candidate.capabilities for candidate in pool.everybody if candidate.capabilities is not None]
-        varied = frozenset(need for need in steer.NEEDS if any(need not in able for able in known))
+    if pool.single is None or preference.requires:
+        known = [c.capabilities for c in pool.everybody if c.capabilities is not None or preference.requires]
+        varied = frozenset(need for need in steer.NEEDS if any(need not in (able or ()) for able in known))
     return Route(pool, targets, varied)
 
 
 def _narrowed(route: Route, wanted: frozenset[str]) -> Route:
     """A route without those that lack something. Where all lack it nobody is left out: lists of models can be wrong."""
     pool = route.pool.narrowed(wanted)
+    if not pool.everybody and pool.strict:
+        raise _nobody_fits(pool)
     return Route(pool if pool.everybody else route.pool, route.targets, route.varied, wanted)
 
 

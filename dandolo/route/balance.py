@@ -23,6 +23,7 @@ from dandolo.config.schema import Weights
 from dandolo.route.candidate import Candidate
 from dandolo.route.measure import ERRORS_HELD_S
 from dandolo.route.pool import Pool
+from dandolo.route.preference import Preference
 from dandolo.route.queue import NORMAL
 
 TEMPERATURE = 0.02
@@ -122,6 +123,8 @@ class Balancer:
             members: Sequence[Candidate] = tier
             if tried or tokens > pool.context_min:
                 members = [c for c in tier if c not in tried and _fits(c, tokens)]
+            if pool.wish is not None:
+                members = [c for c in members if is_preferred(c, pool.wish)] or members
             for candidate in members:
                 breaker = candidate.breaker
                 if breaker is not None and breaker.state != "closed" and not breaker.retry_after_s(now):
@@ -301,6 +304,14 @@ class Balancer:
             return Blocked("cooling", soonest, soonest.wait_s(now))
         least_bad = min(left, key=lambda c: (c.wait_s(now) > 0, shut[id(c)]))
         return Blocked("open", least_bad, max(1.0, min(shut.values())))
+
+
+def is_preferred(candidate: Candidate, wish: Preference) -> bool:
+    """Whether a candidate is as quick as the caller prefers, as far as is known."""
+    measured = candidate.measured
+    if wish.first_max_s is not None and measured.first_s > wish.first_max_s:
+        return False
+    return wish.tokens_per_s_min is None or not 0.0 < measured.tokens_per_s < wish.tokens_per_s_min
 
 
 def _fits(candidate: Candidate, tokens: float) -> bool:

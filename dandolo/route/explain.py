@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dandolo.route.balance import Balancer
+from dandolo.route.balance import Balancer, is_preferred
 from dandolo.route.candidate import Candidate
 from dandolo.route.pool import Pool
 
@@ -89,6 +89,12 @@ def explain(
                 left_out[id(candidate)] = candidate.blocked(now) or "tier"
             else:
                 members.append(candidate)
+        if pool.wish is not None:
+            wish = pool.wish
+            preferred = [candidate for candidate in members if is_preferred(candidate, wish)]
+            if preferred:
+                left_out |= {id(candidate): "preference" for candidate in members if candidate not in preferred}
+                members = preferred
         scores = balancer.score(members, now, n_in, compared, weights)
         for candidate in members:
             if candidate not in scores.able:

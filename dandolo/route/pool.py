@@ -27,7 +27,8 @@ class Pool:
     """
 
     __slots__ = (
-        "_need", "_turns", "context_min", "everybody", "fallbacks", "n_out", "rejected", "single", "tiers", "weights",
+        "_need", "_turns", "context_min", "everybody", "fallbacks", "n_out", "rejected", "single", "strict", "tiers",
+        "weights", "wish",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +52,10 @@ class Pool:
         self.single = self.everybody[0] if len(self.everybody) == 1 else None
         self.fallbacks = wish.allow_fallbacks
         """Whether a second attempt may go to somebody else."""
+        self.strict = wish.requires
+        """Whether nobody is to be asked when all are found lacking."""
+        self.wish = wish if wish.first_max_s is not None or wish.tokens_per_s_min is not None else None
+        """Set where candidates are preferred by what is measured of them."""
         self.weights: Weights | None = SORTED[wish.sort] if wish.sort is not None else None
         self.n_out: float | None = {"latency": 0.0, "throughput": LONG_TOKENS}.get(wish.sort or "")
         """The length of answer to compare by; None: the call's own."""
@@ -92,8 +97,10 @@ def _tiers(
 def _unfit(candidate: Candidate, need: Need) -> str | None:
     """Why a candidate cannot take calls of this kind at all, None when it can."""
     wish = need.preference
-    if need.capabilities and candidate.capabilities is not None and not need.capabilities <= candidate.capabilities:
-        return "capability"
+    if need.capabilities:
+        able = candidate.capabilities
+        if wish.requires if able is None else not need.capabilities <= able:
+            return "capability"
     if need.region and candidate.region != need.region:
         return "region"
     if need.pinned is not None and not any(_called(candidate, name) for name in need.pinned):

@@ -26,7 +26,11 @@ _SUFFIXES: Mapping[str, Sort] = {"fast": "throughput", "nitro": "throughput", "c
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """A caller's wishes. Names are of providers or accounts, in lower case; prices USD per million tokens."""
+    """A caller's wishes. Names are of providers or accounts, in lower case; prices USD per million tokens.
+
+    `first_max_s` and `tokens_per_s_min` put candidates that are measured to be slower behind the others, and leave
+    nobody out; `requires` leaves out who is not known to have what the call needs.
+    """
 
     sort: Sort | None = None
     order: tuple[str, ...] = ()
@@ -35,6 +39,9 @@ class Preference:
     allow_fallbacks: bool = True
     max_price_in: float | None = None
     max_price_out: float | None = None
+    first_max_s: float | None = None
+    tokens_per_s_min: float | None = None
+    requires: bool = False
 
 
 NO_PREFERENCE = Preference()
@@ -75,9 +82,7 @@ def read_preference(value: Any) -> Preference:
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"provider is {_kind(value)}; expected an object")
-    fallbacks = value.get("allow_fallbacks")
-    if fallbacks is not None and not isinstance(fallbacks, bool):
-        raise ValueError(f"provider.allow_fallbacks is {_kind(fallbacks)}; expected true or false")
+    fallbacks = _flag(value, "allow_fallbacks")
     prices = value.get("max_price")
     if prices is not None and not isinstance(prices, Mapping):
         raise ValueError(f"provider.max_price is {_kind(prices)}; expected an object with prompt and completion")
@@ -89,7 +94,30 @@ def read_preference(value: Any) -> Preference:
         allow_fallbacks=fallbacks is not False,
         max_price_in=_price(prices, "prompt"),
         max_price_out=_price(prices, "completion"),
+        first_max_s=_bound(value, "preferred_max_latency"),
+        tokens_per_s_min=_bound(value, "preferred_min_throughput"),
+        requires=_flag(value, "require_parameters") is True,
     )
+
+
+def _flag(value: Mapping[str, Any], field: str) -> bool | None:
+    flag = value.get(field)
+    if flag is not None and not isinstance(flag, bool):
+        raise ValueError(f"provider.{field} is {_kind(flag)}; expected true or false")
+    return flag
+
+
+def _bound(value: Mapping[str, Any], field: str) -> float | None:
+    """A number, or the strictest of OpenRouter's percentiles ({"p50": 1.5, "p90": 3}): one figure is measured here."""
+    bound = value.get(field)
+    given = list(bound.values()) if isinstance(bound, Mapping) else [bound]
+    numbers = [one for one in given if one is not None]
+    for one in numbers:
+        if isinstance(one, bool) or not isinstance(one, int | float) or not 0 < one < float("inf"):
+            raise ValueError(f"provider.{field} is {_kind(one)}; expected a number above 0 or an object of percentiles")
+    if not numbers:
+        return None
+    return float(min(numbers) if field == "preferred_max_latency" else max(numbers))
 
 
 def _sort(value: Any) -> Sort | None:

@@ -18,7 +18,7 @@ from dandolo.route.capacity import Slots
 from dandolo.route.explain import explain
 from dandolo.route.limit import Limit
 from dandolo.route.pool import Pool
-from dandolo.route.preference import Need, Preference
+from dandolo.route.preference import NO_NEED, Need, Preference
 
 NOW = 100.0
 
@@ -310,6 +310,31 @@ def test_a_callers_order_turns_the_weights(wish: Preference, name: str) -> None:
     chosen.measured.errors = 1.0
     chosen.limit.cool(NOW + 1)
     assert balancer(0.5).choose(pool, NOW, 100, 100) is not None, "a wish does not outlive its provider"
+
+
+def test_a_preferred_speed_puts_the_others_behind_and_nobody_out() -> None:
+    quick, slow, cold = candidate("quick", 0.2, 50), candidate("slow", 3.0, 400), candidate("cold", 0.0, 0)
+    pool = Pool([slow, quick, cold], Need(preference=Preference(first_max_s=1.0)))
+    assert {balancer(seed=seed).choose(pool, NOW) for seed in range(40)} == {quick, cold}
+    assert [term.left_out for term in explain(balancer(), pool, NOW).terms] == ["preference", None, None]
+    pool = Pool([slow, quick], Need(preference=Preference(tokens_per_s_min=100.0)))
+    assert balancer().choose(pool, NOW) is slow
+    pool = Pool([slow, quick], Need(preference=Preference(first_max_s=0.1)))
+    assert balancer().choose(pool, NOW) in (slow, quick)
+
+
+def test_requirements_leave_out_who_is_not_known_to_meet_them() -> None:
+    unknown, able = candidate("unknown"), candidate("able")
+    able.capabilities = frozenset({"tools"})
+    pool = Pool([unknown, able], Need(preference=Preference(requires=True)))
+    assert pool.narrowed(frozenset({"tools"})).everybody == (able,)
+    assert Pool([unknown, able]).narrowed(frozenset({"tools"})).everybody == (unknown, able)
+
+
+def test_turns_come_before_ranks() -> None:
+    first, second = candidate("first"), candidate("second")
+    first.rank, second.rank = 2, 0
+    assert Pool([second, first], NO_NEED, {first: 0, second: 1}).tiers == ((first,), (second,))
 
 
 def test_blocked_says_what_to_do() -> None:

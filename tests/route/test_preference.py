@@ -39,6 +39,9 @@ def test_suffixes(model: str, expected: tuple[str, str | None]) -> None:
         ),
         ({"only": ["a"], "ignore": ["B"]}, Preference(only=frozenset({"a"}), ignore=frozenset({"b"}))),
         ({"max_price": {"prompt": "0.5", "completion": 2}}, Preference(max_price_in=0.5, max_price_out=2.0)),
+        ({"preferred_max_latency": {"p50": 1, "p99": 3.5}, "require_parameters": True},
+         Preference(first_max_s=1.0, requires=True)),
+        ({"preferred_min_throughput": 50, "preferred_max_latency": {"p90": None}}, Preference(tokens_per_s_min=50.0)),
     ],
 )
 def test_wishes_are_read(value: Any, expected: Preference) -> None:
@@ -59,6 +62,9 @@ def test_wishes_are_read(value: Any, expected: Preference) -> None:
         ({"max_price": {"prompt": -1}}, "provider.max_price.prompt is -1; expected a number"),
         ({"max_price": {"completion": "nan"}}, 'provider.max_price.completion is "nan"; expected a number'),
         ({"max_price": {"completion": True}}, "provider.max_price.completion is true; expected a number"),
+        ({"preferred_max_latency": 0}, "provider.preferred_max_latency is 0; expected a number above 0"),
+        ({"preferred_min_throughput": {"p50": "x"}}, 'provider.preferred_min_throughput is "x"; expected a number'),
+        ({"require_parameters": 1}, "provider.require_parameters is 1; expected true or false"),
         ({"sort": "x" * 99}, "provider.sort is a long string; expected"),
     ],
 )
