@@ -161,7 +161,7 @@ class Candidate:
         return None if self.limit.room(now) else "limit"
 
     def plain(self, now: float) -> bool:
-        """Whether nothing at all is the matter: closed, no cool-down, no slow start, no word of its limits.
+        """Whether nothing at all is the matter: closed, no cool-down, no slow start, something left of its limits.
 
         Then a slot is all that is needed, and `balance` would find the same in more steps.
         """
@@ -170,7 +170,7 @@ class Candidate:
             (breaker is None or breaker.state == "closed")
             and limit.cooled_until <= now
             and self.cooled_until <= now
-            and limit.told_until <= now
+            and (limit.headroom > 0.0 or limit.told_until <= now)
             and limit.slow_until <= now
         )
 
