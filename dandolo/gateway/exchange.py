@@ -168,7 +168,9 @@ class Exchange(Timed):
         timeouts = plane.config.timeouts
         total_s = timeouts.stream_total if call.stream else timeouts.total
         if self.admitted.steered:
-            total_s = min(total_s, steering.timeout_s(request.fields) or total_s)
+            own_s = steering.timeout_s(request.fields) or total_s
+            self.hurried = own_s < total_s
+            total_s = min(total_s, own_s)
             self.region = steering.region(request.fields)
             self.priority = steering.priority(request.fields, self.tenant.priority)
             self.explains = steering.explains(request.fields)

@@ -35,6 +35,8 @@ class Timed:
     first_byte_at: float | None
     ended: bool
 
+    hurried = False
+    """The caller itself has set the end of the request."""
     deadline = NEVER
     total_at = NEVER
     wait_for = ""
@@ -136,4 +138,7 @@ class Timed:
             took = f"the request took its {self.total_at - self.started:g} s"
         else:
             took = f"nothing came for {now - max(self.sent_at, self.first_byte_at or 0.0):.1f} s"
-        self.interrupt(UpstreamTimeout(f"{took}, waiting for {self.wait_for}"))
+        error = UpstreamTimeout(f"{took}, waiting for {self.wait_for}")
+        # A caller in a hurry must not close a provider to all others.
+        error.counts = not (self.hurried and now >= self.total_at)
+        self.interrupt(error)

@@ -111,6 +111,15 @@ def test_price_decides_between_equals_that_are_sorted_by_it(tmp_path: Path) -> N
         assert {json.loads(one.body)["model"] for one in cheap.requests} == {"sim"}
 
 
+def test_callers_own_short_timeouts_do_not_close_a_provider_to_others(tmp_path: Path) -> None:
+    sim = SimProvider("only", script=Script(latency_s=0.4))
+    with running(tmp_path, sim) as gateway:
+        for stream in (False, True):
+            for _ in range(4):
+                assert ask(gateway, headers={"x-dandolo-timeout": "50ms"}, stream=stream).status == 504
+        assert ask(gateway).status == 200
+
+
 # -- wishes --------------------------------------------------------------------------------------------------
 
 
