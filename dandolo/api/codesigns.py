@@ -12,12 +12,16 @@ import re
 from dataclasses import dataclass
 
 from dandolo.api.lexicon import (
+    ASKING_HOW,
+    BUILDING,
+    CONNECTING,
     MACHINE_TONGUES,
     OBJECTS,
     PHRASES,
     SCRIPTS,
     SUMMARIES,
     TONGUES,
+    TOOLS,
     TRANSLATIONS,
     VERBS,
     WORDS,
@@ -30,12 +34,29 @@ SHADES_MAX = 1.8
 WORDS_MAX = 420
 SCRIPT_CHARS = 400
 """Of texts without spaces: so much of the beginning and of the end."""
+WEAK_OBJECT = -1.5
+PURPOSE_POINTS = 1.5
 OBJECT_WORDS = 6
 """How far behind its verb an object is looked for."""
 
 _WEIGHED = frozenset(WORDS)
 _HEADS = frozenset(PHRASES)
+_MAKING = VERBS | {word for word, points in OBJECTS.items() if points > 2}
 _WORD = re.compile(r"[^\W_]+(?:\+\+|#(?!\w))?")
+
+
+_CONCEPT = re.compile(
+    r"\W*(?:(?:hi|hello|hey|please|can you|could you|kannst du|bitte|hola|bonjour|ciao)\W+){0,3}"
+    r"(?:what(?:'s|’s| is| are)|explain|was (?:ist|sind)|erklär\w*|qu'est-ce|explique\w*|qué (?:es|son)|explícame|cos'è|spiega\w*"
+    r"|o que é|wat (?:is|zijn)|leg uit|co to jest|nedir|что такое|объясни|who|when did|which (?:is|are|of)|is it true|should|would you"
+    r"|do you think|sollte\w*|devrais|devrait|debería\w*|dovrei|is \w+ (?:better|worth|dead|a good)|warum gibt|who)\b"
+    r"(?! wrong| going on| this| these| that| my| happening| diese| ce | cette| est[ea] | questo| line"
+    r"|(?: the| der| die| das| la| le| el| il)? (?:\w+ ){0,3}(?:command|regex|formula|query|syntax|code|function|flag|option"
+    r"|equivalent|way|right|problem|error|issue|output|befehl|formel|commande|comando|complexity|bug)\b)"
+)
+"""A text that begins so asks for a concept, unless for a piece of code."""
+CONCEPT_CHARS_MAX = 500
+CONCEPT_SHAPE_MAX = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +76,7 @@ class Signs:
     def total(self) -> float:
         """Both together. Prose that is to be made (a title, a letter) stays prose whatever it is about."""
         if self.making < 0:
-            return min(self.shape, 2.0) + self.words
+            return min(self.shape, 1.5) + min(self.words - self.making, 1.4) + self.making
         return self.shape + max(self.words, -3.0)
 
 
@@ -63,8 +84,22 @@ def read_signs(text: str) -> Signs:
     """The signs of `text`, to be cut to a few KiB by the caller (about 30 µs for 1 KB)."""
     shape, seen = _shape(text)
     low = text.lower()
-    making, words = _words(low)
-    return Signs(shape, words + making, making, seen)
+    words = _WORD.findall(low)
+    if len(words) > WORDS_MAX:
+        words = words[: WORDS_MAX * 2 // 3] + words[-WORDS_MAX // 3 :]
+    known = set(words)
+    points = _weigh(low, words, known)
+    making = 0.0 if known.isdisjoint(_MAKING) else _making(words)
+    if making > 0:
+        points += making
+    if shape < CONCEPT_SHAPE_MAX:
+        if words and words[0] in TOOLS:
+            points += 1.0
+        if len(low) <= CONCEPT_CHARS_MAX and _CONCEPT.match(low) is not None:
+            points -= 1.2
+        if not making and not SUMMARIES.isdisjoint(words[:6]):
+            making = -1.5
+    return Signs(shape, points if making >= 0 else points + making, making, seen)
 
 
 def prose_points(low: str) -> float:
@@ -105,12 +140,8 @@ def _shape(text: str) -> tuple[float, tuple[str, ...]]:
     return min(total, SHAPE_MAX), tuple(dict.fromkeys([name for _, name in seen[:3]]))
 
 
-def _words(low: str) -> tuple[float, float]:
-    """Points of the objects of verbs of making, and of all other words."""
-    words = _WORD.findall(low)
-    if len(words) > WORDS_MAX:
-        words = words[: WORDS_MAX * 2 // 3] + words[-WORDS_MAX // 3 :]
-    known = set(words)
+def _weigh(low: str, words: list[str], known: set[str]) -> float:
+    """Points of all words but the objects of verbs."""
     strong, against = _phrases(words, known)
     middling = shades = 0.0
     for word in known & _WEIGHED:
@@ -134,8 +165,9 @@ def _words(low: str) -> tuple[float, float]:
                         strong += weight
                     else:
                         against += weight
-    total = min(strong, 6.0) + min(middling, MIDDLING_MAX) + min(shades, SHADES_MAX) + max(against, -6.0)
-    return (0.0 if known.isdisjoint(VERBS) else _making(words)), total
+    if middling and not ASKING_HOW.isdisjoint(words[:4]):
+        middling += 0.8
+    return min(strong, 6.0) + min(middling, MIDDLING_MAX) + min(shades, SHADES_MAX) + max(against, -6.0)
 
 
 def _phrases(words: list[str], known: set[str]) -> tuple[float, float]:
@@ -161,16 +193,27 @@ def _phrases(words: list[str], known: set[str]) -> tuple[float, float]:
 
 
 def _making(words: list[str]) -> float:
-    """The points of the first object of a verb of making, the most telling of all such verbs."""
+    """Points of what is to be made: the most telling object of a verb of making, or a thing of code and its purpose.
+
+    Of two objects the nearer counts, unless it is a mere text or report: "make the text bold in css".
+    """
     found = 0.0
+    last = len(words)
     for index, word in enumerate(words):
-        if word not in VERBS:
-            continue
-        for at in range(index + 1, min(index + 1 + OBJECT_WORDS, len(words))):
-            points = OBJECTS.get(words[at])
-            if points is None or (words[at] == "code" and words[at + 1 : at + 2] == ["of"]):
-                continue
-            if abs(points) > abs(found):
-                found = points
-            break
+        if word in VERBS:
+            object_points = 0.0
+            for at in range(index + 1, min(index + 1 + OBJECT_WORDS, last)):
+                points = OBJECTS.get(words[at])
+                if points is None or (words[at] == "code" and words[at + 1 : at + 2] == ["of"]):
+                    continue
+                if points < 0 and word in BUILDING:
+                    continue
+                if not object_points or points > 0:
+                    object_points = points
+                if object_points not in (0.0, WEAK_OBJECT):
+                    break
+            if abs(object_points) > abs(found):
+                found = object_points
+        elif OBJECTS.get(word, 0.0) > 2 and index + 1 < last and words[index + 1] in CONNECTING and found >= 0:
+            found = max(found, PURPOSE_POINTS)
     return found

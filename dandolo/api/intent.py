@@ -33,6 +33,7 @@ CODE_POINTS = 2.0
 SYSTEM_POINTS = 2.5
 CARRYING_WORDS_MAX = 32
 """A longer turn says itself what it is about."""
+CARRYING_ALONE_WORDS_MAX = 7
 CARRYING_CHARS_MAX = 48
 """The same for scripts without spaces."""
 EARLIER_BYTES = 768
@@ -193,7 +194,10 @@ def _carries_on(text: str, points: float) -> bool:
         return len(low) <= CARRYING_CHARS_MAX
     if len(words) > CARRYING_WORDS_MAX:
         return False
-    return words[0] in lexicon.OPENING or not lexicon.FOLLOWING.isdisjoint(words)
+    if words[0] in lexicon.OPENING or not lexicon.FOLLOWING.isdisjoint(words):
+        return True
+    # Nothing points back, but so few words hardly stand alone, unless they are a whole question.
+    return len(words) <= CARRYING_ALONE_WORDS_MAX and (words[0] not in lexicon.ASKING or words[1:2] in (['about'], ['if']))
 
 
 def _was_about_code(turns: Sequence[tuple[str, list[Raw]]]) -> bool:
@@ -203,7 +207,7 @@ def _was_about_code(turns: Sequence[tuple[str, list[Raw]]]) -> bool:
         role, texts = turns[index]
         signs = read_signs(glimpse_all(texts, EARLIER_BYTES, EARLIER_BYTES // 2))
         if role == "assistant":
-            if not asked and signs.shape >= 4.0:
+            if not asked and signs.shape >= 3.0:
                 return True
             continue
         if signs.total >= CODE_POINTS:

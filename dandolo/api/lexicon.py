@@ -27,105 +27,139 @@ def _words(words: str) -> frozenset[str]:
 WORDS = _table(
     (
         3.0,
-        """javascript typescript golang kotlin vba regex regexp regexes sql mysql postgresql postgres sqlite
-        mariadb plsql tsql clickhouse bigquery duckdb html css scss tailwind jquery nextjs nuxt vuejs nodejs
-        django fastapi laravel numpy pandas pytorch matplotlib sklearn tensorflow dataframe dataframes polars
-        dockerfile kubectl htaccess crontab cronjob makefile cmake gcc clang webpack npm pnpm bash zsh
-        powershell awk grep xargs chmod jq xpath xslt protobuf glsl hlsl vhdl verilog tikz openscad pytest
-        vlookup xlookup hlookup sumif sumifs countif countifs arrayformula importrange sumproduct sverweis
-        xverweis wverweis summewenn zählenwenn recherchev buscarv procv malloc segfault stacktrace traceback
-        nullpointerexception eslint mypy swiftui useeffect usestate beautifulsoup pygame iptables c++ c# f#
-        timestamptz parametrize mutex userscript bookmarklet plpgsql sqlalchemy linq opengl oneliner goroutine
-        gdscript solidity autohotkey applescript promql logql mermaid plantuml graphviz autocad_lisp subquery
-        unittest endlosschleife subconsulta subconsultas kommandozeile pseudocode docstring systemctl journalctl
-        iostream printf println unittests leetcode jupyter openapi""",
+        """rigidbody collider prefab navmesh raycast genserver liveview activerecord addeventlistener ahk applescript argv arrayformula asyncio autocad_lisp autohotkey awk axios
+        bash bashrc batchdatei beautifulsoup bibtex bigquery bookmarklet buscarv c# c++ chmod clang clickhouse cmake
+        cosmosdb countif countifs cronjob crontab css cypher dataframe dataframes django dockerfile dockerignore
+        docstring docstrings dplyr duckdb editorconfig elisp eloquent endlosschleife entitymanager esbuild eslint f#
+        fastapi fizzbuzz gcc gdb gdscript getopt gitignore glsl gnuplot golang goroutine graphviz grep gsub gunicorn
+        hlookup hlsl htaccess html i2c importrange innerhtml instanceof iostream iptables javascript jenkinsfile
+        jinja journalctl jq jquery jupyter kibana knitr kommandozeile kotlin kubectl kustomize laravel leetcode
+        lilypond linq lldb logql logstash makefile malloc mariadb matplotlib microcontroller mikrocontroller mockito
+        mongodump mssql mutex mypy mysql nasm nextjs nodejs npm nullpointerexception numpy nunit nuxt objdump
+        onclick oneliner openapi opengl openmp openscad pandas parametrize pg_dump pgfplots phpunit plantuml plpgsql
+        plsql pnpm polars postgres postgresql powershell prettierrc printf println procv promql protobuf pseudocode
+        psql pygame pyspark pytest pytorch queryselector readme.md recherchev regex regexes regexp replaceall
+        rmarkdown rspec rückgabewert sbt scss segfault segfaults setinterval settimeout sklearn solidity sparql sql
+        sqlalchemy sqlite stacktrace stdlib strace stylelint subconsulta subconsultas subprocess subquery sumif
+        sumifs summewenn sumproduct sverweis swiftui systemctl tailwind tensorflow testng tidyr tikz timestamptz
+        traceback tsconfig tsql typeof typescript uart unittest unittests upsert useeffect userscript usestate
+        uvicorn valgrind vba verilog vhdl vhost vimrc vitest vlookup vuejs webpack wverweis xargs xlookup xpath xslt
+        xunit xverweis zsh zshrc zählenwenn""",
     ),
     (
         2.0,
-        """php git github graphql mongodb redis grpc websocket websockets jwt cors localhost stdout stderr stdin
-        refactor refactoring debounce linter lint coroutine hashmap hashtable polymorphism nullptr rebase
-        flexbox navbar iframe href stylesheet div divs webpage subclass destructor middleware yaml yml toml
-        kubernetes docker terraform ansible nginx apache systemd venv conda sudo curl wget rsync ffmpeg
-        imagemagick cuda arduino selenium matlab latex multithreading async debugger iterator struct enum cobol
-        fortran haskell clojure elixir erlang perl xcode vscode js gpio godot shader parser scraper crawler
-        rabbitmq orm crud uint sha256 cron webapp microservice backtrace compiler concurrency lambda base64 utf8
-        backend ide codebase ruff parametrized prolog lisp scheme_lang ocaml query_string jvm zsh vim neovim
-        nixos homebrew yarn_lock gradle maven junit makefiles deadlock stackoverflow serverless api_key endpoint
-        endpoints webhook webhooks autoscaling oomkilled tmux traefik caddy haproxy prometheus grafana hibernate
-        springboot asp dotnet blazor wpf qt tkinter streamlit opencv scikit seaborn ggplot tidyverse dplyr sed
-        nan isnan recursion recursive memoization memoize quicksort mergesort dijkstra bogue déboguer depurar
-        debuggen debugging debug skrypt betik sorgu kueri skrip segmentation wasm simd css3 html5 svg liner
-        frontend rekursion rekursiv récursive récursif recursiva recursivo ricorsiva ricorsione makro makros
-        sqlserver t-sql nosql dynamodb firestore supabase graphviz json5 svelte""",
+        """oom hitbox ajax api_key arm64 asciidoc async autoload autoscaling backtrace base64 betik bitfield bitmask bitwise
+        blazor bogue breakpoints bundler certbot cherrypick childnodes clojure cobol codebase codeblock codepen
+        colspan combobox conda coroutine cors crawler crc32 cron crud css3 cte cuda datagrid debounce debug debuggen
+        debugger debugging depurar destructor dijkstra div divs docker dotnet dovecot dynamodb déboguer endian
+        endpoint endpoints enum erlang ffmpeg firestore flexbox foreach fortran functor getter ggplot git gitea gpio
+        gradle grafana graphql grpc haproxy hashmap hashset hashtable hashtables haskell homebrew hotkey href html5
+        iframe imagemagick isnan iterator jenkins js jsfiddle json5 junit jvm jwt keybinding keymap kubernetes kueri
+        letsencrypt liner lint linter listbox localhost makefiles makro makros matlab memoised memoization memoize
+        memoized mergesort microservice middleware minify monad mongodb monorepo multithreading navbar neovim nginx
+        nixos nosql notepad++ nullptr ocaml oomkilled opencv openldap orm overleaf parametrized parser perl php pipx
+        pointers polyfill polymorphism preprocessor prolog query_string quicksort rabbitmq rebase recursion
+        recursiva recursive recursivo redis refactor refactoring rekursion rekursiv replit ricorsione ricorsiva
+        rowspan rsync rustc récursif récursive scheme_lang scikit scraper seaborn serde serverless setter sha256
+        shader shortcode simd skrip skrypt sorgu springboot sqlserver stackoverflow stacktraces stderr stdin stdout
+        streamlit struct stylesheet subclass subclasses submodule submodules subroutine sudo supabase systemd t-sql
+        textarea textbox tidyverse tkinter tmux tokio toml traefik transpile transpiler typeclass uint uncaught
+        unhandled utf8 venv viewmodel viewport vim vscode wasm webapp webhook webhooks webpage websocket websockets
+        wget wpf wsl x86 xcode yaml yarn_lock yml zeichenkette""",
+    ),
+    (
+        1.4,
+        """append appends autocomplete beamer bfs camelcase cname concatenated crc debian dfs dépôt firmware iterate
+        iterates iterating kafka knapsack ldap linker lowercase multipart mvvm oauth2 overload overloaded override
+        overrides pagination palindrome pip postfix raspberry regelausdruck repositorio requete requête saml
+        sharding singleton slug stringa strings substring ternary unicode uppercase utf""",
+    ),
+    (
+        1.2,
+        """doublons duplikate duplicados duplicati dubbele dublety ansible apache arduino backend checksum compiler elementor fibonacci frontend github gitlab ide latex
+        markdown mermaid mvc ruff spss svg terraform""",
     ),
     (
         1.0,
-        """function functions script scripts query queries algorithm array arrays tuple tuples boolean null
-        undefined await callback decorator constructor debugging exception compile compiles compiled compiling
-        compiler runtime sdk cli api apis json xml csv oauth crud markup macro macros spreadsheet excel commit
-        commits repo repository deploy docker pod pods daemon namespace ingress timeout timeouts retries parse
-        parses parsing decode encode ascii hash sorting buggy linux ubuntu debian ssh unix react angular vue
-        flask ts py python flutter android wordpress jupyter aws s3 ec2 gcp firmware loadbalancer balancer
-        redirect dns tls loop loops joins database databases db config cfg filename filenames env dependencies
-        mocks mock pixel px variable variables snippet programming coding linkedlist dict hooks dom selector
-        canvas sortieren skript skripte funktion funktionen abfrage abfragen programmieren programmiere
-        programmierung quelltext quellcode fehlermeldung datenbank kompilieren fonction fonctions requête
-        requete requêtes coder algorithme función funcion funciones algoritmo algoritmi bucle compilar função
-        funções planilha funzione funzioni functie foutmelding funkcja funkcję funkcji zapytanie pętla pętlę
-        fonksiyon döngü fungsi hàm kode kod kodu koden webseite webpagina serverless powerbi dax spark airflow
-        dbt parquet scala lua netlify vercel heroku lockfile localstorage cookie cache caching latency endpoint
-        stack heap pointer pointers thread threads semaphore timestamp datetime iso8601 uuid cidr subnet vlan
-        firewall quicksort bitwise hex hexadecimal binary floats float integer integers ints indexes imports
-        consulta consultas interrogazione variabile variabili stringa strings serialize serialization
-        deserialize chatbot discord zapier firebase unity roblox datapack raspberry esp32 mqtt modbus plc
-        esp8266 cpu gpu webserver servlet tomcat iis wsl kernel chroot initramfs grub fstab samba nfs smtp imap
-        dkim spf certbot letsencrypt openssl ssl keystore truststore indentation syntax semicolon whitespace
-        newline newlines concatenate substring duplicates rows columns leerzeichen colonnes columnas spalten
-        colonne kolommen kolumny""",
+        """formula formel fórmula formule konsole abfrage abfragen airflow algorithm algorithme algoritmi algoritmo android api apis array arrays ascii await
+        aws balancer boolean bucle buggy caching callback canvas cfg chatbot chroot cidr cli coding colonne colonnes
+        columnas columns commit commits compilar compile compiled compiles compiling concatenate concurrency config
+        constructor consulta consultas cookie cpu csv database databases datapack datenbank datetime dax db dbt
+        decode decorator dependencies deserialize dict discord dkim dns duplicates döngü ec2 encode env esp32
+        esp8266 excel exception fehlermeldung filename filenames firebase firewall flutter fonction fonctions
+        fonksiyon foutmelding fstab funcion funciones función functie function functions fungsi funkcja funkcji
+        funkcję funktion funktionen funzione funzioni função funções gcp gpu grub heroku hexadecimal hàm iis imap
+        imports indentation indexes ingress initramfs integer integers interrogazione ints iso8601 joins json
+        keystore kod kode koden kodu kolommen kolumny kompilieren lambda latency leerzeichen linkedlist linux
+        loadbalancer localstorage lockfile loop loops macro macros markup modbus mqtt namespace netlify newline
+        newlines nfs oauth openssl parquet parse parses parsing pixel planilha plc powerbi programmiere
+        programmieren programmierung programming px py python pętla pętlę quellcode quelltext queries query redirect
+        repo repository requêtes retries roblox rows runtime s3 samba script scripts sdk selector semicolon
+        serialization serialize servlet skript skripte smtp snippet sortieren sorting spalten spreadsheet ssh ssl
+        subnet timeout timeouts timestamp tls tomcat truststore ts tuple tuples ubuntu undefined unity unix uuid
+        variabile variabili variable variables vercel vlan webpagina webseite webserver whitespace wordpress xml
+        zapier zapytanie""",
+    ),
+    (
+        0.7,
+        """asp cache caddy curl daemon deadlock deploy elixir godot hash hibernate jest kernel lisp maven pod pods
+        prometheus qt sas segmentation selenium semaphore stata svelte""",
     ),
     (
         0.6,
-        """code coded program programm programme programa programma parameter parameters argument arguments method
-        methods class classes error errors bug bugs crash crashes crashed server servers serveur servidor
-        container cluster branch merge merged pushed pulled push pull checkout java rust swift ruby scala julia
-        node spring http https url urls schema migration index memory leak leaks overflow log logs logging
-        console terminal command commands shell file files folder directory path configuration configure install
-        installed package packages module component components template plugin extension build pipeline ci test
-        tests assert fixture typed type types interface interfaces generic generics props render vue state
-        dropdown responsive layout footer header sidebar placeholder port ports proxy certificate router mac
-        windows app apps website site page bot automate automation table tables column columns row cell cells
-        sheet sheets pivot formula formel formule fórmula fila filas hoja celda columna tabla tablas archivo
-        archivos fichier fichiers datei dateien ordner verzeichnis befehl schleife spalte zeile zelle tabelle
-        codice código codigo erreur errore erro fout hata błąd błędu commande comando boucle ciclo laço lus
-        bestand bestanden plik pliki pliku dosya sütun kolom kolumna cella foglio riga tabella feuille tableau
-        cellule colonne coluna arquivo arquivos célula tabela sort sorted sorts loops output input string list
-        lists concurrent parallel property properties attribute inheritance closure promise object objects
-        instance field fields value values key keys optional argparse rename refactored implement implementation
-        duplicate duplicates import export imported dependency library framework version versions release
-        deployed deployment deploys restart restarts fails failing failed returns return print prints printed
-        line lines worker workers queue job button form animate animation grid screen docs deprecated update
-        upgrade downgrade patch ausdruck klasse variablen umbenennen einrückung testfälle testfall schnittstelle
-        einbinden ausführen läuft fehler compilare kompiliert compila executar ejecutar exécuter eseguire lancer
-        request requests response responses payload headers token tokens auth login session sessions userid
-        user_id handler listener event events""",
+        """animate animation archivo archivos argparse argument arguments arquivo arquivos assert attribute ausdruck
+        ausführen auth automate automation befehl bestand bestanden boucle bug bugs build button błąd błędu celda
+        cell cella cells cellule certificate checkout ci ciclo class classes closure cluster code coded codice
+        codigo column columna coluna comando command commande commands compila compilare component components
+        concurrent configuration configure console container crash crashed crashes célula código datei dateien
+        dependency deployed deployment deploys deprecated directory dosya downgrade dropdown duplicate einbinden
+        einrückung ejecutar erreur erro error errore errors eseguire event events executar export extension exécuter
+        failed failing fails fehler feuille fichier fichiers fila filas file files fixture foglio folder footer
+        fout framework generic generics grid handler hata header headers hoja http
+        https implement implementation import imported index inheritance input install installed instance interface
+        interfaces java julia kolom kolumna kompiliert lancer layout laço leak leaks library listener log logging
+        login logs lus läuft mac memory merge merged migration module object objects optional ordner output overflow
+        package packages parallel parameter parameters path payload pipeline pivot placeholder plik pliki pliku
+        plugin port ports printed program programa programm programma programme promise properties property props
+        proxy pull pulled push pushed queue refactored rename render responsive restart restarts return returns riga
+        router row ruby rust schema schleife schnittstelle server servers serveur servidor session sessions sheets
+        shell sidebar sort sorted sorts spalte state string swift sütun tabela tabella tabelle tabla tablas tableau
+        template terminal test testfall testfälle tests token tokens type typed types umbenennen url urls user_id
+        userid variablen verzeichnis website zeile zelle""",
     ),
-    (-0.7, "what who when where boss colleague colleagues manager company recommend worth better chef jefe capo"),
+    (
+        0.5,
+        """angular binary coder cookies dom flask float floats heap hex hooks lua mock mocks node null pointer react
+        scala sed spark spf spring stack syntax thread threads vue""",
+    ),
+    (
+        0.4,
+        """app apps bot branch clase classe docs field fields form job key keys klasse line lines list lists method
+        methods metodo méthode método page patch print prints release request requests response responses screen
+        sheet site table tables update upgrade value values version versions windows worker workers""",
+    ),
+    (
+        -0.7,
+        """better boss capo chef colleague colleagues company customers feel feeling idea ideas jefe logo manager
+        meeting opinion recommend stakeholders what when where who worth""",
+    ),
     (
         -1.5,
-        """career salary interview interviews recruiter hiring hire cv bootcamp degree university college teacher
-        student learn learning course courses legal law lawyer copyright contract licence history invented
-        inventor founder philosophy sociology exam homework beruf karriere gehalt bewerbung recht vertrag gesetz
-        lebenslauf lernen entretien carrière salaire droit contrat empleo carrera sueldo entrevista derecho
-        contrato abogado lavoro stipendio colloquio emprego carreira salário kariera praca kariyer iş birthday
-        wedding recipe cook cooking dinner pet vet doctor landlord tenant insurance tax symptoms novel poem
-        poetry essay metaphor rhyme lyrics haiku joke""",
+        """party abogado beruf bewerbung birthday bootcamp branding career carreira carrera carrière college colloquio
+        contract contrat contrato cook cooking copyright course courses cv degree derecho dinner doctor droit empleo
+        emprego entretien entrevista essay exam founder gehalt gesetz haiku hire hiring history homework influencer
+        instagram insurance interview interviews invented inventor investor investors iş joke kariera kariyer
+        karriere landlord lavoro law lawyer learn learning lebenslauf legal lernen licence lyrics marketing metaphor
+        newsletter novel pet philosophy pitch podcast poem poetry praca recht recipe recruiter rhyme salaire salary
+        salário slogan sociology stakeholder stipendio student sueldo symptoms tax teacher tenant university vertrag
+        vet wedding""",
     ),
     (
         -2.5,
-        """layman layperson laypeople jargon analogy eli5 grandma grandmother grandpa toddler kindergarten laien
-        fachjargon oma großmutter analogie analogía metáfora vulgarisation profane abuela abuelo nonna abuelita
-        proofread rephrase reword umformulieren korrekturlesen lektorieren reformule reformuler reformula
-        pronounce etymology""",
+        """crossword riddle trivia chess kreuzworträtsel rätsel abuela abuelita abuelo analogie analogy analogía eli5 etymology fachjargon grandma grandmother grandpa
+        großmutter jargon kindergarten korrekturlesen laien layman laypeople layperson lektorieren metáfora nonna
+        oma profane pronounce proofread reformula reformule reformuler rephrase reword toddler umformulieren
+        vulgarisation""",
     ),
 )
 """Single words in lower case."""
@@ -148,7 +182,19 @@ PHRASES = _phrases(
         formatting; shell script; batch file; command line; regulärer ausdruck; regulären ausdruck; reguläre ausdrücke;
         expresión regular; expresion regular; expression régulière; espressione regolare; expressão regular; wyrażenie
         regularne; reguliere expressie; düzenli ifade; base de datos; banco de dados; base de données; source map; syntax
-        error; google sheets; google sheet; dynamic programming; object oriented; code review; dry run; one liner""",
+        error; google sheets; google sheet; dynamic programming; object oriented; code review; dry run; one liner;
+        github actions; github action; hosts file; zone file; virtual host; unit file; core dump; react native; media query;
+        z index; border radius; query string; query parameter; left join; inner join; outer join; group by; where clause;
+        stored procedure; materialized view; window function; slow query; explain analyze; connection pool; type hint;
+        type hints; type annotation; type annotations; pip install; npm install; npm run; node modules; package json; compile
+        error; borrow checker; switch statement; nested loop; nested loops; abstract class; dependency injection; entity
+        framework; bedingte formatierung; mise en forme; chaîne de caractères; ligne de commande; línea de comandos; formato
+        condicional; riga di comando; formattazione condizionale; linha de comando; formatação condicional; wiersz poleceń;
+        cadena de texto; visual basic; visual studio; structured text; ladder logic; design pattern; web component; event
+        listener; race condition; kernel panic; pull requests; rest endpoint; command block; hook script; git hook; if else;
+        else if; if statement; if statements; docker container; docker image; lookup table; hash map; hash table; priority
+        queue; code golf; g code; emacs lisp; vim script; google apps; word macro; excel macro; makefile target; test case;
+        test cases; unit testing; integration test; integration tests; boundary cases""",
     ),
     (
         1.5,
@@ -159,7 +205,13 @@ PHRASES = _phrases(
         push a commit; last commit; my commit; the commit; force push; to main; to master; on main; from main; into main; feature
         branch; without recursion; no recursion; edge cases; edge case; return type; the console; my function; this function;
         the function; my script; this script; the script; my code; this code; the code; ma fonction; mon script; mon code;
-        mein code; mein skript; meine funktion; der code; mi código; mi script; il mio codice; mijn code; mijn script""",
+        mein code; mein skript; meine funktion; der code; mi código; mi script; il mio codice; mijn code; mijn script; http request; post request; get
+        request; web app; memory leak; build error; runtime error; event loop; state machine; rate limit; pattern matching;
+        many to many; off by one; header file; virtual environment; active directory; home directory; file name; file names;
+        command not found; is not defined; not a function; no such file; access denied; database table; database tables; in
+        a loop; per line; line by line; return value; default value; null value; column a; column b; cell a1; in cell; hoja
+        de cálculo; foglio di calcolo; tableau croisé; css class; html file; text file; config files; yaml file; json file;
+        csv file; log file; log files; error message; error log; stops compiling; won t compile; doesn t compile""",
     ),
     (0.7, """what s wrong; what is wrong; doesn t work; does not work; not working; stopped working; no longer works;
         funktioniert nicht; geht nicht; ne fonctionne pas; ne marche pas; no funciona; non funziona; não funciona"""),
@@ -293,13 +345,35 @@ VERBS = _words(
     """write create make build generate give need want draft design implement develop produce compose code show
     prepare provide add fix debug craft pen help schreib schreibe schreiben erstell erstelle erstellen bau baue
     mach mache gib brauche bräuchte formuliere entwirf programmiere écris écrire écrivez crée créer créez génère
-    générer fais donne besoin voudrais rédige rédiger rédigez escribe escribir escríbeme crea crear haz hazme
+    générer fais donne besoin voudrais veux rédige rédiger rédigez escribe escribir escríbeme crea crear haz hazme
     genera dame necesito quiero redacta escriba scrivi scrivimi creare fammi dammi vorrei escreva escreve crie
     criar faça gere preciso redija schrijf maak geef napisz stwórz zrób utwórz yaz oluştur hazırla buat buatkan
     tulis tuliskan viết skriv lav napiš напиши напишите создай создайте сделай составь составьте нужен нужна
     нужно напишіть створи"""
 )
 """Verbs of asking for something to be made, whose object tells what kind of thing it is."""
+
+BUILDING = _words("make add fix show debug build implement code mach mache bau baue fais haz faça maak crea")
+"""Those of them whose object, when it is prose, says little: a title is added to a diagram too."""
+
+CONNECTING = _words(
+    """to that which for who when with from using um das die der zum mit qui que pour qu avec che per con para com die om
+    który która które чтобы для который которая yang untuk"""
+)
+"""What stands between a thing of code and what it is to do: `command to`, `bot qui`."""
+
+ASKING_HOW = _words(
+    """how wie comment cómo como come hoe jak nasıl bagaimana как як kann peut puedo posso kan можно"""
+)
+"""How to do something, or whether one can."""
+
+TOOLS = _words(
+    """python java rust go swift ruby elixir unity unreal godot notion excel mermaid minecraft latex julia lua dart scala r c
+    matlab perl react vue angular flask spring node spark docker kubernetes airflow qt arduino blender wordpress drupal
+    shopify salesforce tableau grafana powerbi git vim emacs sheets calc access obsidian airtable zapier n8n outlook word
+    android ios linux windows ubuntu debian chrome firefox safari terraform ansible jenkins github gitlab apache nginx"""
+)
+"""Programs and languages: a text that begins with one is likely to ask how to use it."""
 
 OBJECTS = _table(
     (
@@ -318,26 +392,32 @@ OBJECTS = _table(
     ),
     (
         -3.0,
-        """email mail e letter poem story haiku song essay speech toast joke jokes limerick sonnet tweet post
+        """rap raps email mail letter note status office thank poem story haiku song essay speech toast joke jokes limerick sonnet tweet post
         article blog invitation biography bio title titles headline slogan caption summary notes proposal press
         quiz itinerary recipe agenda minutes scene dialogue monologue lyrics cv resume reply paragraph sentence
         rhyme tale fable obituary eulogy interview tagline announcement apology novel chapter outline curriculum
         syllabus questions advice gedicht geschichte rede einladung aufsatz bewerbung artikel zusammenfassung
         lied märchen brief beitrag anschreiben lettre poème histoire discours courriel résumé carta poema cuento
         guion guión discurso invitación artículo resumen correo lettera poesia storia racconto discorso conto
-        história redação verhaal list wiersz opowiadanie şiir mektup hikaye surat puisi cerita thư письмо стих
-        стихотворение рассказ сказку сказка эссе поздравление план лист tags flashcards""",
+        história redação verhaal wiersz opowiadanie şiir mektup hikaye surat puisi cerita thư письмо стих
+        стихотворение рассказ сказку сказка эссе поздравление план tags flashcards""",
     ),
-    (-1.5, "plan text message description report list overview explanation newsletter presentation slides erklärung"),
+    (-1.5, "plan text message description report overview explanation presentation slides erklärung"),
 )
 """What such a verb may be about."""
 
 OPENING = _words(
-    """and also but now then or so what if make add remove rename use change do does can could why is und auch aber jetzt
+    """and also but now then or so if make add remove rename use change do does can could why is und auch aber jetzt
     dann oder y ahora también pero et maintenant aussi mais e ora adesso anche ma agora também mas en nu ook maar i a
     teraz też ale ve şimdi ama dan sekarang tapi и теперь а но ще"""
 )
 """First words of a short turn that carries on with what was there."""
+
+ASKING = _words(
+    """who when where which what is are was tell wer wann wo welche welcher was qui quand où quel quelle quién cuándo dónde
+    cuál qué chi quando dove quale quem onde qual wie waar welke kto kiedy gdzie kim nerede кто когда где"""
+)
+"""First words of a question that stands alone."""
 
 FOLLOWING = _words(
     """it its this these those them same instead line still again version another other why works work doesn

@@ -113,7 +113,7 @@ SHAPES: tuple[Shape, ...] = (
         r"(?!e?s\)|e?n\)|in\)|innen\)|r\)|a\)|o\)|as\)|os\)|ies\)|ren\))[^\s)]",
     ),
     _shape("a signature or table", 1.6, ",", r"\((?<=[a-z_]\()(?:\w+ ?\w*, ){1,30}\w+ ?\w*\)"),
-    _shape("operators", 1.3, "== != && || += -= := => << >>> ++", needs="=&|<>+"),
+    _shape("operators", 1.6, "== != && || += -= := => << >>> ++", needs="=&|<>+"),
     _shape("assignments", 1.0, "=", r"^\s*[A-Za-z_][\w.\[\]'\"]{0,60} ?= ?[\w\[({\"'][^\n]*$", _MULTI),
     _shape("a spreadsheet formula", 3.0, "=", r"=[A-ZÄÖÜ]{2,20}(?:\.[A-Z]+)?\("),
     _shape(
@@ -138,6 +138,7 @@ SHAPES: tuple[Shape, ...] = (
         r"\.(?:py|pyi|jsx?|tsx?|mjs|java|cpp|cc|hpp|cs|rs|rb|php|sh|bat|ps1|sql|html?|s?css|ya?ml|toml|ini|conf|env|ipynb"
         r"|kt|swift|lua|vue|gradle|so|dll|jar|tf|tex|json|lock|xml|htaccess|gitignore)\b(?!\.\w|\()",
     ),
+    _shape("names of files", 1.2, "·. *.", r"[ *(]\.(?:jpe?g|png|csv|txt|log|pdf|mp[34]|flac|wav|zip|docx|xlsx)\b"),
     _shape("names with underscores", 1.3, "_", r"_(?<=[a-z]_)[a-z]|_(?<=[A-Z]_)[A-Z]"),
     _shape(
         "names in camel case",
@@ -163,6 +164,7 @@ SHAPES: tuple[Shape, ...] = (
     _shape("names in backticks", 0.9, "`", r"(?<!`)`[^`\n]{1,60}`(?!`)"),
     _shape("sizes, colours or ports", 1.2, "", r"\d(?:px|rem|vh|vw|Mi|Gi)\b", needs="0123456789"),
     _shape("sizes, colours or ports", 1.2, "#  :", r"#[0-9a-fA-F]{6}\b|:\d{4,5}\b|localhost", needs="#:"),
+    _shape("sizes, colours or ports", 1.5, "", r"[Pp]ort \d{2,5}\b", needs="0123456789"),
     _shape("LaTeX", 3.0, "\\documentclass \\begin{tikz \\begin{tab \\begin{fig \\begin{doc \\usepackage \\draw", needs="\\"),
 )
 """In the order in which they are looked for; the surest first."""
