@@ -21,8 +21,8 @@ READ_AT_ONCE_BYTES = 64 * 1024
 
 _TEXTS = frozenset(("text", "input_text", "output_text"))
 _SILENT = frozenset(
-    ("refusal", "thinking", "redacted_thinking", "reasoning", "tool_use", "tool_result", "server_tool_use")
-    + ("web_search_tool_result", "mcp_tool_use", "mcp_tool_result", "search_result", "summary_text", "reasoning_text")
+    """refusal thinking redacted_thinking reasoning tool_use tool_result server_tool_use
+    web_search_tool_result mcp_tool_use mcp_tool_result search_result summary_text reasoning_text""".split()  # noqa: SIM905
 )
 """Parts that are neither the caller's text nor something to look at or to listen to."""
 _TOOL_PARTS = frozenset(("tool_use", "tool_result", "mcp_tool_use", "mcp_tool_result"))

@@ -14,16 +14,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from msgspec import Raw
 
-from dandolo.api import lexicon
+from dandolo.api import asking
 from dandolo.api.codesigns import Signs, prose_points, read_signs
 from dandolo.api.conversation import Conversation, is_filled
 from dandolo.api.texts import glimpse_all, tokens
+from dandolo.config.schema import UseCase
 
-UseCase = Literal["question", "code", "long_context", "multimodal", "tools"]
 USE_CASES: Final[tuple[UseCase, ...]] = ("question", "code", "long_context", "multimodal", "tools")
 
 LONG_TOKENS = 8_000
@@ -48,12 +48,13 @@ _SENTENCES = re.compile(r"[.!?\n]+\s+")
 _DEMANDED = re.compile(
     r"\b(?:answer|reply|respond|return|output|write|translate|convert|generate|produce|emit|turn|give|complete"
     r"|antworte|gib|übersetze|réponds|traduis|responde|devuelve|traduce|rispondi|restituisci)\w*\b.{0,120}?"
-    r"\b(?:sql|quer(?:y|ies)|statements?|regex\w*|regular expressions?|shell|bash|commands?|code|scripts?|formulas?|cypher"
-    r"|expressions?|promql|jq|yaml|terraform|html|svg|css|latex|graphql|python|javascript|typescript|powershell|abfrage"
+    r"\b(?:sql|quer(?:y|ies)|statements?|regex\w*|regular expressions?|shell|bash|commands?|code|scripts?"
+    r"|formulas?|cypher|expressions?|promql|jq|yaml|terraform|html|svg|css|latex|graphql|python|javascript|typescript|powershell|abfrage"
     r"|befehl|requête|commande|consulta|comando|patch|diff)\b"
 )
 _ONLY = re.compile(
-    r"\bonly\b|nothing else|\bjust\b|\bone\b|\bsingle\b|\binto\b|\bexactly\b|no (?:explanation|prose|comment)|without (?:expl|comm)"
+    r"\bonly\b|nothing else|\bjust\b|\bone\b|\bsingle\b|\binto\b|\bexactly\b|no (?:explanation|prose|comment)"
+    r"|without (?:expl|comm)"
     r"|\bnur\b|\bnichts\b|\beine\b|\bseulement\b|uniquement|\brien\b|\bsolo\b|únicamente|soltanto|apenas"
 )
 _TABLES = re.compile(r"\bCREATE TABLE\b|\b[Ss]chema:|\b\w+\((?:\w+(?: \w+)?, ){2,}\w+(?: \w+)?\)")
@@ -181,10 +182,10 @@ def _demands_code(system: str) -> bool:
 def _carries_on(text: str, points: float) -> bool:
     """Whether a turn goes on with what was there, rather than beginning something else."""
     low = text.lower()
-    if lexicon.TURNING.search(low) is not None:
+    if asking.TURNING.search(low) is not None:
         return False
     words = _WORD.findall(low)
-    if not words or all([word in lexicon.THANKS for word in words]):
+    if not words or asking.THANKS.issuperset(words):
         return False
     if points >= 0.6:
         return len(words) <= 2 * CARRYING_WORDS_MAX
@@ -194,10 +195,12 @@ def _carries_on(text: str, points: float) -> bool:
         return len(low) <= CARRYING_CHARS_MAX
     if len(words) > CARRYING_WORDS_MAX:
         return False
-    if words[0] in lexicon.OPENING or not lexicon.FOLLOWING.isdisjoint(words):
+    if words[0] in asking.OPENING or not asking.FOLLOWING.isdisjoint(words):
         return True
     # Nothing points back, but so few words hardly stand alone, unless they are a whole question.
-    return len(words) <= CARRYING_ALONE_WORDS_MAX and (words[0] not in lexicon.ASKING or words[1:2] in (['about'], ['if']))
+    return len(words) <= CARRYING_ALONE_WORDS_MAX and (
+        words[0] not in asking.ASKING or words[1:2] in (["about"], ["if"])
+    )
 
 
 def _was_about_code(turns: Sequence[tuple[str, list[Raw]]]) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 
-def _table(*groups: tuple[float, str]) -> dict[str, float]:
+def table_of(*groups: tuple[float, str]) -> dict[str, float]:
     """Words to weights, the first of several; `_` in a word stands for a space."""
     weights: dict[str, float] = {}
     for weight, words in groups:
@@ -20,123 +20,126 @@ def _table(*groups: tuple[float, str]) -> dict[str, float]:
     return weights
 
 
-def _words(words: str) -> frozenset[str]:
+def words_of(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-WORDS = _table(
+WORDS = table_of(
     (
         3.0,
-        """rigidbody collider prefab navmesh raycast genserver liveview activerecord addeventlistener ahk applescript argv arrayformula asyncio autocad_lisp autohotkey awk axios
-        bash bashrc batchdatei beautifulsoup bibtex bigquery bookmarklet buscarv c# c++ chmod clang clickhouse cmake
-        cosmosdb countif countifs cronjob crontab css cypher dataframe dataframes django dockerfile dockerignore
-        docstring docstrings dplyr duckdb editorconfig elisp eloquent endlosschleife entitymanager esbuild eslint f#
-        fastapi fizzbuzz gcc gdb gdscript getopt gitignore glsl gnuplot golang goroutine graphviz grep gsub gunicorn
-        hlookup hlsl htaccess html i2c importrange innerhtml instanceof iostream iptables javascript jenkinsfile
-        jinja journalctl jq jquery jupyter kibana knitr kommandozeile kotlin kubectl kustomize laravel leetcode
-        lilypond linq lldb logql logstash makefile malloc mariadb matplotlib microcontroller mikrocontroller mockito
-        mongodump mssql mutex mypy mysql nasm nextjs nodejs npm nullpointerexception numpy nunit nuxt objdump
-        onclick oneliner openapi opengl openmp openscad pandas parametrize pg_dump pgfplots phpunit plantuml plpgsql
-        plsql pnpm polars postgres postgresql powershell prettierrc printf println procv promql protobuf pseudocode
-        psql pygame pyspark pytest pytorch queryselector readme.md recherchev regex regexes regexp replaceall
-        rmarkdown rspec rückgabewert sbt scss segfault segfaults setinterval settimeout sklearn solidity sparql sql
-        sqlalchemy sqlite stacktrace stdlib strace stylelint subconsulta subconsultas subprocess subquery sumif
-        sumifs summewenn sumproduct sverweis swiftui systemctl tailwind tensorflow testng tidyr tikz timestamptz
-        traceback tsconfig tsql typeof typescript uart unittest unittests upsert useeffect userscript usestate
-        uvicorn valgrind vba verilog vhdl vhost vimrc vitest vlookup vuejs webpack wverweis xargs xlookup xpath xslt
-        xunit xverweis zsh zshrc zählenwenn""",
+        """rigidbody collider prefab navmesh raycast genserver liveview activerecord addeventlistener ahk
+        applescript argv arrayformula asyncio autocad_lisp autohotkey awk axios bash bashrc batchdatei
+        beautifulsoup bibtex bigquery bookmarklet buscarv c# c++ chmod clang clickhouse cmake cosmosdb countif
+        countifs cronjob crontab css cypher dataframe dataframes django dockerfile dockerignore docstring
+        docstrings dplyr duckdb editorconfig elisp eloquent endlosschleife entitymanager esbuild eslint f#
+        fastapi fizzbuzz gcc gdb gdscript getopt gitignore glsl gnuplot golang goroutine graphviz grep gsub
+        gunicorn hlookup hlsl htaccess html i2c importrange innerhtml instanceof iostream iptables javascript
+        jenkinsfile jinja journalctl jq jquery jupyter kibana knitr kommandozeile kotlin kubectl kustomize
+        laravel leetcode lilypond linq lldb logql logstash makefile malloc mariadb matplotlib microcontroller
+        mikrocontroller mockito mongodump mssql mutex mypy mysql nasm nextjs nodejs npm nullpointerexception
+        numpy nunit nuxt objdump onclick oneliner openapi opengl openmp openscad pandas parametrize pg_dump
+        pgfplots phpunit plantuml plpgsql plsql pnpm polars postgres postgresql powershell prettierrc printf
+        println procv promql protobuf pseudocode psql pygame pyspark pytest pytorch queryselector readme.md
+        recherchev regex regexes regexp replaceall rmarkdown rspec rückgabewert sbt scss segfault segfaults
+        setinterval settimeout sklearn solidity sparql sql sqlalchemy sqlite stacktrace stdlib strace stylelint
+        subconsulta subconsultas subprocess subquery sumif sumifs summewenn sumproduct sverweis swiftui systemctl
+        tailwind tensorflow testng tidyr tikz timestamptz traceback tsconfig tsql typeof typescript uart unittest
+        unittests upsert useeffect userscript usestate uvicorn valgrind vba verilog vhdl vhost vimrc vitest
+        vlookup vuejs webpack wverweis xargs xlookup xpath xslt xunit xverweis zsh zshrc zählenwenn""",
     ),
     (
         2.0,
-        """oom hitbox ajax api_key arm64 asciidoc async autoload autoscaling backtrace base64 betik bitfield bitmask bitwise
-        blazor bogue breakpoints bundler certbot cherrypick childnodes clojure cobol codebase codeblock codepen
-        colspan combobox conda coroutine cors crawler crc32 cron crud css3 cte cuda datagrid debounce debug debuggen
-        debugger debugging depurar destructor dijkstra div divs docker dotnet dovecot dynamodb déboguer endian
-        endpoint endpoints enum erlang ffmpeg firestore flexbox foreach fortran functor getter ggplot git gitea gpio
-        gradle grafana graphql grpc haproxy hashmap hashset hashtable hashtables haskell homebrew hotkey href html5
-        iframe imagemagick isnan iterator jenkins js jsfiddle json5 junit jvm jwt keybinding keymap kubernetes kueri
-        letsencrypt liner lint linter listbox localhost makefiles makro makros matlab memoised memoization memoize
-        memoized mergesort microservice middleware minify monad mongodb monorepo multithreading navbar neovim nginx
-        nixos nosql notepad++ nullptr ocaml oomkilled opencv openldap orm overleaf parametrized parser perl php pipx
-        pointers polyfill polymorphism preprocessor prolog query_string quicksort rabbitmq rebase recursion
-        recursiva recursive recursivo redis refactor refactoring rekursion rekursiv replit ricorsione ricorsiva
-        rowspan rsync rustc récursif récursive scheme_lang scikit scraper seaborn serde serverless setter sha256
-        shader shortcode simd skrip skrypt sorgu springboot sqlserver stackoverflow stacktraces stderr stdin stdout
-        streamlit struct stylesheet subclass subclasses submodule submodules subroutine sudo supabase systemd t-sql
-        textarea textbox tidyverse tkinter tmux tokio toml traefik transpile transpiler typeclass uint uncaught
-        unhandled utf8 venv viewmodel viewport vim vscode wasm webapp webhook webhooks webpage websocket websockets
-        wget wpf wsl x86 xcode yaml yarn_lock yml zeichenkette""",
+        """oom hitbox ajax api_key arm64 asciidoc async autoload autoscaling backtrace base64 betik bitfield
+        bitmask bitwise blazor bogue breakpoints bundler certbot cherrypick childnodes clojure cobol codebase
+        codeblock codepen colspan combobox conda coroutine cors crawler crc32 cron crud css3 cte cuda datagrid
+        debounce debug debuggen debugger debugging depurar destructor dijkstra div divs docker dotnet dovecot
+        dynamodb déboguer endian endpoint endpoints enum erlang ffmpeg firestore flexbox foreach fortran functor
+        getter ggplot git gitea gpio gradle grafana graphql grpc haproxy hashmap hashset hashtable hashtables
+        haskell homebrew hotkey href html5 iframe imagemagick isnan iterator jenkins js jsfiddle json5 junit jvm
+        jwt keybinding keymap kubernetes kueri letsencrypt liner lint linter listbox localhost makefiles makro
+        makros matlab memoised memoization memoize memoized mergesort microservice middleware minify monad
+        mongodb monorepo multithreading navbar neovim nginx nixos nosql notepad++ nullptr ocaml oomkilled opencv
+        openldap orm overleaf parametrized parser perl php pipx pointers polyfill polymorphism preprocessor
+        prolog query_string quicksort rabbitmq rebase recursion recursiva recursive recursivo redis refactor
+        refactoring rekursion rekursiv replit ricorsione ricorsiva rowspan rsync rustc récursif récursive
+        scheme_lang scikit scraper seaborn serde serverless setter sha256 shader shortcode simd skrip skrypt
+        sorgu springboot sqlserver stackoverflow stacktraces stderr stdin stdout streamlit struct stylesheet
+        subclass subclasses submodule submodules subroutine sudo supabase systemd t-sql textarea textbox
+        tidyverse tkinter tmux tokio toml traefik transpile transpiler typeclass uint uncaught unhandled utf8
+        venv viewmodel viewport vim vscode wasm webapp webhook webhooks webpage websocket websockets wget wpf wsl
+        x86 xcode yaml yarn_lock yml zeichenkette""",
     ),
     (
         1.4,
-        """append appends autocomplete beamer bfs camelcase cname concatenated crc debian dfs dépôt firmware iterate
-        iterates iterating kafka knapsack ldap linker lowercase multipart mvvm oauth2 overload overloaded override
-        overrides pagination palindrome pip postfix raspberry regelausdruck repositorio requete requête saml
-        sharding singleton slug stringa strings substring ternary unicode uppercase utf""",
+        """append appends autocomplete beamer bfs camelcase cname concatenated crc debian dfs dépôt firmware
+        iterate iterates iterating kafka knapsack ldap linker lowercase multipart mvvm oauth2 overload overloaded
+        override overrides pagination palindrome pip postfix raspberry regelausdruck repositorio requete requête
+        saml sharding singleton slug stringa strings substring ternary unicode uppercase utf""",
     ),
     (
         1.2,
-        """doublons duplikate duplicados duplicati dubbele dublety ansible apache arduino backend checksum compiler elementor fibonacci frontend github gitlab ide latex
-        markdown mermaid mvc ruff spss svg terraform""",
+        """doublons duplikate duplicados duplicati dubbele dublety ansible apache arduino backend checksum
+        compiler elementor fibonacci frontend github gitlab ide latex markdown mermaid mvc ruff spss svg
+        terraform""",
     ),
     (
         1.0,
-        """formula formel fórmula formule konsole abfrage abfragen airflow algorithm algorithme algoritmi algoritmo android api apis array arrays ascii await
-        aws balancer boolean bucle buggy caching callback canvas cfg chatbot chroot cidr cli coding colonne colonnes
-        columnas columns commit commits compilar compile compiled compiles compiling concatenate concurrency config
-        constructor consulta consultas cookie cpu csv database databases datapack datenbank datetime dax db dbt
-        decode decorator dependencies deserialize dict discord dkim dns duplicates döngü ec2 encode env esp32
-        esp8266 excel exception fehlermeldung filename filenames firebase firewall flutter fonction fonctions
-        fonksiyon foutmelding fstab funcion funciones función functie function functions fungsi funkcja funkcji
-        funkcję funktion funktionen funzione funzioni função funções gcp gpu grub heroku hexadecimal hàm iis imap
-        imports indentation indexes ingress initramfs integer integers interrogazione ints iso8601 joins json
-        keystore kod kode koden kodu kolommen kolumny kompilieren lambda latency leerzeichen linkedlist linux
-        loadbalancer localstorage lockfile loop loops macro macros markup modbus mqtt namespace netlify newline
-        newlines nfs oauth openssl parquet parse parses parsing pixel planilha plc powerbi programmiere
-        programmieren programmierung programming px py python pętla pętlę quellcode quelltext queries query redirect
-        repo repository requêtes retries roblox rows runtime s3 samba script scripts sdk selector semicolon
-        serialization serialize servlet skript skripte smtp snippet sortieren sorting spalten spreadsheet ssh ssl
-        subnet timeout timeouts timestamp tls tomcat truststore ts tuple tuples ubuntu undefined unity unix uuid
-        variabile variabili variable variables vercel vlan webpagina webseite webserver whitespace wordpress xml
-        zapier zapytanie""",
+        """formula formel fórmula formule konsole abfrage abfragen airflow algorithm algorithme algoritmi
+        algoritmo android api apis array arrays ascii await aws balancer boolean bucle buggy caching callback
+        canvas cfg chatbot chroot cidr cli coding colonne colonnes columnas columns commit commits compilar
+        compile compiled compiles compiling concatenate concurrency config constructor consulta consultas cookie
+        cpu csv database databases datapack datenbank datetime dax db dbt decode decorator dependencies
+        deserialize dict discord dkim dns duplicates döngü ec2 encode env esp32 esp8266 excel exception
+        fehlermeldung filename filenames firebase firewall flutter fonction fonctions fonksiyon foutmelding fstab
+        funcion funciones función functie function functions fungsi funkcja funkcji funkcję funktion funktionen
+        funzione funzioni função funções gcp gpu grub heroku hexadecimal hàm iis imap imports indentation indexes
+        ingress initramfs integer integers interrogazione ints iso8601 joins json keystore kod kode koden kodu
+        kolommen kolumny kompilieren lambda latency leerzeichen linkedlist linux loadbalancer localstorage
+        lockfile loop loops macro macros markup modbus mqtt namespace netlify newline newlines nfs oauth openssl
+        parquet parse parses parsing pixel planilha plc powerbi programmiere programmieren programmierung
+        programming px py python pętla pętlę quellcode quelltext queries query redirect repo repository requêtes
+        retries roblox rows runtime s3 samba script scripts sdk selector semicolon serialization serialize
+        servlet skript skripte smtp snippet sortieren sorting spalten spreadsheet ssh ssl subnet timeout timeouts
+        timestamp tls tomcat truststore ts tuple tuples ubuntu undefined unity unix uuid variabile variabili
+        variable variables vercel vlan webpagina webseite webserver whitespace wordpress xml zapier zapytanie""",
     ),
     (
         0.7,
-        """asp cache caddy curl daemon deadlock deploy elixir godot hash hibernate jest kernel lisp maven pod pods
-        prometheus qt sas segmentation selenium semaphore stata svelte""",
+        """asp cache caddy curl daemon deadlock deploy elixir godot hash hibernate jest kernel lisp maven pod
+        pods prometheus qt sas segmentation selenium semaphore stata svelte""",
     ),
     (
         0.6,
-        """animate animation archivo archivos argparse argument arguments arquivo arquivos assert attribute ausdruck
-        ausführen auth automate automation befehl bestand bestanden boucle bug bugs build button błąd błędu celda
-        cell cella cells cellule certificate checkout ci ciclo class classes closure cluster code coded codice
-        codigo column columna coluna comando command commande commands compila compilare component components
-        concurrent configuration configure console container crash crashed crashes célula código datei dateien
-        dependency deployed deployment deploys deprecated directory dosya downgrade dropdown duplicate einbinden
-        einrückung ejecutar erreur erro error errore errors eseguire event events executar export extension exécuter
-        failed failing fails fehler feuille fichier fichiers fila filas file files fixture foglio folder footer
-        fout framework generic generics grid handler hata header headers hoja http
-        https implement implementation import imported index inheritance input install installed instance interface
+        """animate animation archivo archivos argparse argument arguments arquivo arquivos assert attribute
+        ausdruck ausführen auth automate automation befehl bestand bestanden boucle bug bugs build button błąd
+        błędu celda cell cella cells cellule certificate checkout ci ciclo class classes closure cluster code
+        coded codice codigo column columna coluna comando command commande commands compila compilare component
+        components concurrent configuration configure console container crash crashed crashes célula código datei
+        dateien dependency deployed deployment deploys deprecated directory dosya downgrade dropdown duplicate
+        einbinden einrückung ejecutar erreur erro error errore errors eseguire event events executar export
+        extension exécuter failed failing fails fehler feuille fichier fichiers fila filas file files fixture
+        foglio folder footer fout framework generic generics grid handler hata header headers hoja http https
+        implement implementation import imported index inheritance input install installed instance interface
         interfaces java julia kolom kolumna kompiliert lancer layout laço leak leaks library listener log logging
-        login logs lus läuft mac memory merge merged migration module object objects optional ordner output overflow
-        package packages parallel parameter parameters path payload pipeline pivot placeholder plik pliki pliku
-        plugin port ports printed program programa programm programma programme promise properties property props
-        proxy pull pulled push pushed queue refactored rename render responsive restart restarts return returns riga
-        router row ruby rust schema schleife schnittstelle server servers serveur servidor session sessions sheets
-        shell sidebar sort sorted sorts spalte state string swift sütun tabela tabella tabelle tabla tablas tableau
-        template terminal test testfall testfälle tests token tokens type typed types umbenennen url urls user_id
-        userid variablen verzeichnis website zeile zelle""",
+        login logs lus läuft mac memory merge merged migration module object objects optional ordner output
+        overflow package packages parallel parameter parameters path payload pipeline pivot placeholder plik
+        pliki pliku plugin port ports printed program programa programm programma programme promise properties
+        property props proxy pull pulled push pushed queue refactored rename render responsive restart restarts
+        return returns riga router row ruby rust schema schleife schnittstelle server servers serveur servidor
+        session sessions sheets shell sidebar sort sorted sorts spalte state string swift sütun tabela tabella
+        tabelle tabla tablas tableau template terminal test testfall testfälle tests token tokens type typed
+        types umbenennen url urls user_id userid variablen verzeichnis website zeile zelle""",
     ),
     (
         0.5,
-        """angular binary coder cookies dom flask float floats heap hex hooks lua mock mocks node null pointer react
-        scala sed spark spf spring stack syntax thread threads vue""",
+        """angular binary coder cookies dom flask float floats heap hex hooks lua mock mocks node null pointer
+        react scala sed spark spf spring stack syntax thread threads vue""",
     ),
     (
         0.4,
-        """app apps bot branch clase classe docs field fields form job key keys klasse line lines list lists method
-        methods metodo méthode método page patch print prints release request requests response responses screen
-        sheet site table tables update upgrade value values version versions windows worker workers""",
+        """app apps bot branch clase classe docs field fields form job key keys klasse line lines list lists
+        method methods metodo méthode método page patch print prints release request requests response responses
+        screen sheet site table tables update upgrade value values version versions windows worker workers""",
     ),
     (
         -0.7,
@@ -145,24 +148,25 @@ WORDS = _table(
     ),
     (
         -1.5,
-        """party abogado beruf bewerbung birthday bootcamp branding career carreira carrera carrière college colloquio
-        contract contrat contrato cook cooking copyright course courses cv degree derecho dinner doctor droit empleo
-        emprego entretien entrevista essay exam founder gehalt gesetz haiku hire hiring history homework influencer
-        instagram insurance interview interviews invented inventor investor investors iş joke kariera kariyer
-        karriere landlord lavoro law lawyer learn learning lebenslauf legal lernen licence lyrics marketing metaphor
-        newsletter novel pet philosophy pitch podcast poem poetry praca recht recipe recruiter rhyme salaire salary
-        salário slogan sociology stakeholder stipendio student sueldo symptoms tax teacher tenant university vertrag
-        vet wedding""",
+        """party abogado beruf bewerbung birthday bootcamp branding career carreira carrera carrière college
+        colloquio contract contrat contrato cook cooking copyright course courses cv degree derecho dinner doctor
+        droit empleo emprego entretien entrevista essay exam founder gehalt gesetz haiku hire hiring history
+        homework influencer instagram insurance interview interviews invented inventor investor investors iş joke
+        kariera kariyer karriere landlord lavoro law lawyer learn learning lebenslauf legal lernen licence lyrics
+        marketing metaphor newsletter novel pet philosophy pitch podcast poem poetry praca recht recipe recruiter
+        rhyme salaire salary salário slogan sociology stakeholder stipendio student sueldo symptoms tax teacher
+        tenant university vertrag vet wedding""",
     ),
     (
         -2.5,
-        """crossword riddle trivia chess kreuzworträtsel rätsel abuela abuelita abuelo analogie analogy analogía eli5 etymology fachjargon grandma grandmother grandpa
-        großmutter jargon kindergarten korrekturlesen laien layman laypeople layperson lektorieren metáfora nonna
-        oma profane pronounce proofread reformula reformule reformuler rephrase reword toddler umformulieren
-        vulgarisation""",
+        """crossword riddle trivia chess kreuzworträtsel rätsel abuela abuelita abuelo analogie analogy analogía
+        eli5 etymology fachjargon grandma grandmother grandpa großmutter jargon kindergarten korrekturlesen laien
+        layman laypeople layperson lektorieren metáfora nonna oma profane pronounce proofread reformula reformule
+        reformuler rephrase reword toddler umformulieren vulgarisation""",
     ),
 )
 """Single words in lower case."""
+
 
 def _phrases(*groups: tuple[float, str]) -> dict[str, tuple[tuple[str, float, int], ...]]:
     """By their first word: phrases, their weights, and the number of their group; `;` stands between phrases."""
@@ -176,271 +180,225 @@ def _phrases(*groups: tuple[float, str]) -> dict[str, tuple[tuple[str, float, in
 PHRASES = _phrases(
     (
         2.5,
-        """linked list; linked lists; binary tree; binary search; regular expression; regular expressions; unit test;
-        unit tests; stack trace; time complexity; merge conflict; merge conflicts; null pointer; foreign key; primary key;
-        list comprehension; inline style; inline styles; data frame; data frames; apps script; power query; conditional
-        formatting; shell script; batch file; command line; regulärer ausdruck; regulären ausdruck; reguläre ausdrücke;
-        expresión regular; expresion regular; expression régulière; espressione regolare; expressão regular; wyrażenie
-        regularne; reguliere expressie; düzenli ifade; base de datos; banco de dados; base de données; source map; syntax
-        error; google sheets; google sheet; dynamic programming; object oriented; code review; dry run; one liner;
-        github actions; github action; hosts file; zone file; virtual host; unit file; core dump; react native; media query;
-        z index; border radius; query string; query parameter; left join; inner join; outer join; group by; where clause;
-        stored procedure; materialized view; window function; slow query; explain analyze; connection pool; type hint;
-        type hints; type annotation; type annotations; pip install; npm install; npm run; node modules; package json; compile
-        error; borrow checker; switch statement; nested loop; nested loops; abstract class; dependency injection; entity
-        framework; bedingte formatierung; mise en forme; chaîne de caractères; ligne de commande; línea de comandos; formato
-        condicional; riga di comando; formattazione condizionale; linha de comando; formatação condicional; wiersz poleceń;
-        cadena de texto; visual basic; visual studio; structured text; ladder logic; design pattern; web component; event
-        listener; race condition; kernel panic; pull requests; rest endpoint; command block; hook script; git hook; if else;
-        else if; if statement; if statements; docker container; docker image; lookup table; hash map; hash table; priority
-        queue; code golf; g code; emacs lisp; vim script; google apps; word macro; excel macro; makefile target; test case;
-        test cases; unit testing; integration test; integration tests; boundary cases""",
+        """linked list; linked lists; binary tree; binary search; regular expression; regular expressions; unit
+        test; unit tests; stack trace; time complexity; merge conflict; merge conflicts; null pointer; foreign
+        key; primary key; list comprehension; inline style; inline styles; data frame; data frames; apps script;
+        power query; conditional formatting; shell script; batch file; command line; regulärer ausdruck;
+        regulären ausdruck; reguläre ausdrücke; expresión regular; expresion regular; expression régulière;
+        espressione regolare; expressão regular; wyrażenie regularne; reguliere expressie; düzenli ifade; base de
+        datos; banco de dados; base de données; source map; syntax error; google sheets; google sheet; dynamic
+        programming; object oriented; code review; dry run; one liner; github actions; github action; hosts file;
+        zone file; virtual host; unit file; core dump; react native; media query; z index; border radius; query
+        string; query parameter; left join; inner join; outer join; group by; where clause; stored procedure;
+        materialized view; window function; slow query; explain analyze; connection pool; type hint; type hints;
+        type annotation; type annotations; pip install; npm install; npm run; node modules; package json; compile
+        error; borrow checker; switch statement; nested loop; nested loops; abstract class; dependency injection;
+        entity framework; bedingte formatierung; mise en forme; chaîne de caractères; ligne de commande; línea de
+        comandos; formato condicional; riga di comando; formattazione condizionale; linha de comando; formatação
+        condicional; wiersz poleceń; cadena de texto; visual basic; visual studio; structured text; ladder logic;
+        design pattern; web component; event listener; race condition; kernel panic; pull requests; rest
+        endpoint; command block; hook script; git hook; if else; else if; if statement; if statements; docker
+        container; docker image; lookup table; hash map; hash table; priority queue; code golf; g code; emacs
+        lisp; vim script; google apps; word macro; excel macro; makefile target; test case; test cases; unit
+        testing; integration test; integration tests; boundary cases""",
     ),
     (
         1.5,
-        """web page; landing page; for loop; while loop; infinite loop; environment variable; environment variables; load
-        balancer; out of memory; exit code; permission denied; connection refused; type error; pull request; merge request;
-        rest api; web server; source code; command prompt; lập trình; boucle infinie; bucle infinito; loop infinito; node js;
-        home assistant; docker compose; hello world; config file; stack overflow; status code; big o; pushed a commit;
-        push a commit; last commit; my commit; the commit; force push; to main; to master; on main; from main; into main; feature
-        branch; without recursion; no recursion; edge cases; edge case; return type; the console; my function; this function;
-        the function; my script; this script; the script; my code; this code; the code; ma fonction; mon script; mon code;
-        mein code; mein skript; meine funktion; der code; mi código; mi script; il mio codice; mijn code; mijn script; http request; post request; get
-        request; web app; memory leak; build error; runtime error; event loop; state machine; rate limit; pattern matching;
-        many to many; off by one; header file; virtual environment; active directory; home directory; file name; file names;
-        command not found; is not defined; not a function; no such file; access denied; database table; database tables; in
-        a loop; per line; line by line; return value; default value; null value; column a; column b; cell a1; in cell; hoja
-        de cálculo; foglio di calcolo; tableau croisé; css class; html file; text file; config files; yaml file; json file;
+        """web page; landing page; for loop; while loop; infinite loop; environment variable; environment
+        variables; load balancer; out of memory; exit code; permission denied; connection refused; type error;
+        pull request; merge request; rest api; web server; source code; command prompt; lập trình; boucle
+        infinie; bucle infinito; loop infinito; node js; home assistant; docker compose; hello world; config
+        file; stack overflow; status code; big o; pushed a commit; push a commit; last commit; my commit; the
+        commit; force push; to main; to master; on main; from main; into main; feature branch; without recursion;
+        no recursion; edge cases; edge case; return type; the console; my function; this function; the function;
+        my script; this script; the script; my code; this code; the code; ma fonction; mon script; mon code; mein
+        code; mein skript; meine funktion; der code; mi código; mi script; il mio codice; mijn code; mijn script;
+        http request; post request; get request; web app; memory leak; build error; runtime error; event loop;
+        state machine; rate limit; pattern matching; many to many; off by one; header file; virtual environment;
+        active directory; home directory; file name; file names; command not found; is not defined; not a
+        function; no such file; access denied; database table; database tables; in a loop; per line; line by
+        line; return value; default value; null value; column a; column b; cell a1; in cell; hoja de cálculo;
+        foglio di calcolo; tableau croisé; css class; html file; text file; config files; yaml file; json file;
         csv file; log file; log files; error message; error log; stops compiling; won t compile; doesn t compile""",
     ),
-    (0.7, """what s wrong; what is wrong; doesn t work; does not work; not working; stopped working; no longer works;
-        funktioniert nicht; geht nicht; ne fonctionne pas; ne marche pas; no funciona; non funziona; não funciona"""),
+    (
+        0.7,
+        """what s wrong; what is wrong; doesn t work; does not work; not working; stopped working; no longer
+        works; funktioniert nicht; geht nicht; ne fonctionne pas; ne marche pas; no funciona; non funziona; não
+        funciona""",
+    ),
     (
         -2.0,
-        """code of conduct; code of ethics; code of practice; code of honour; code of honor; dress code; zip code; area code;
-        postal code; promo code; discount code; penal code; civil code; morse code; tax code; building code; highway code;
-        country code; cheat code; colour code; color code; bar code; qr code; tv script; movie script; film script; código
-        postal; código penal; código civil; code postal; code pénal; code civil; code de la route; codice fiscale; codice
-        penale; codice civile; codice tributo; error code; body language; support group; film class; yoga class; first
-        class; middle class; working class; social class; loop station; ball python; coffee bean; java island; source of""",
+        """code of conduct; code of ethics; code of practice; code of honour; code of honor; dress code; zip
+        code; area code; postal code; promo code; discount code; penal code; civil code; morse code; tax code;
+        building code; highway code; country code; cheat code; colour code; color code; bar code; qr code; tv
+        script; movie script; film script; código postal; código penal; código civil; code postal; code pénal;
+        code civil; code de la route; codice fiscale; codice penale; codice civile; codice tributo; error code;
+        body language; support group; film class; yoga class; first class; middle class; working class; social
+        class; loop station; ball python; coffee bean; java island; source of""",
     ),
     (
         -2.5,
-        """non technical; nontechnical; lay audience; lay reader; lay person; lay people; like i m five; like i m 5; like i m
-        a child; year old; year olds; plain words; plain english; no code; no coding; without code; without coding; without
-        any code; ohne code; kein code; keinen code; sans code; sin código; senza codice; release notes; press release;
-        cover letter; blog post; short story; bedtime story; for my ceo; for our ceo; to my ceo; for our board; for our
-        customers; for my parents; for my mother; for my mum; for my mom; for my dad; to my boss; for my boss; stay in
-        character; should i learn; learn first; zonder jargon; in einfachen worten; con parole semplici; con palabras
-        sencillas; avec des mots simples; job interview; in simple terms; job description; code name""",
+        """non technical; nontechnical; lay audience; lay reader; lay person; lay people; like i m five; like i m
+        5; like i m a child; year old; year olds; plain words; plain english; no code; no coding; without code;
+        without coding; without any code; ohne code; kein code; keinen code; sans code; sin código; senza codice;
+        release notes; press release; cover letter; blog post; short story; bedtime story; for my ceo; for our
+        ceo; to my ceo; for our board; for our customers; for my parents; for my mother; for my mum; for my mom;
+        for my dad; to my boss; for my boss; stay in character; should i learn; learn first; zonder jargon; in
+        einfachen worten; con parole semplici; con palabras sencillas; avec des mots simples; job interview; in
+        simple terms; job description; code name""",
     ),
     (
         -1.2,
-        """what s a; what is a; what is an; what s an; what are; what is the difference; what s the difference; difference
-        between; was ist ein; was ist eine; was ist der; was ist die; was ist das; unterschied zwischen; différence entre;
-        diferencia entre; differenza tra; diferença entre; verschil tussen; qu est ce qu; qu est ce que; is it true; pros
-        and cons; stimmt es; why is it called; ist es sinnvoll; should i use; should we use; should i choose; should we
-        switch; should we choose; qué es; que es un; cos è; o que é; is it worth; advantages of; history of""",
+        """what s a; what is a; what is an; what s an; what are; what is the difference; what s the difference;
+        difference between; was ist ein; was ist eine; was ist der; was ist die; was ist das; unterschied
+        zwischen; différence entre; diferencia entre; differenza tra; diferença entre; verschil tussen; qu est ce
+        qu; qu est ce que; is it true; pros and cons; stimmt es; why is it called; ist es sinnvoll; should i use;
+        should we use; should i choose; should we switch; should we choose; qué es; que es un; cos è; o que é; is
+        it worth; advantages of; history of""",
     ),
 )
 """Words that go together, in lower case and with single spaces; of a group the first to be found counts."""
 
-SUMMARIES = _words(
-    """summary summaries summarise summarize summarised summarizing summarising tldr zusammenfassung fasse zusammenfassen
-    résumé résume résumer resumen resume resumir resumo riassunto riassumi riassumere samenvatting podsumuj özetle"""
-)
-TRANSLATIONS = _words(
-    """translate translates translated translation translator translating übersetze übersetzen übersetzung übersetz traduce
-    traducir traduzca traduci tradurre traduzione traducción traduz traduza traduzir tradução traduis traduire traduisez
-    traduction vertaal vertalen vertaling przetłumacz çevir terjemahkan"""
-)
-TONGUES = _words(
-    """english german french spanish italian portuguese dutch polish russian ukrainian czech turkish greek arabic hebrew hindi
-    chinese mandarin japanese korean swedish danish norwegian finnish latin vietnamese thai indonesian romanian hungarian
-    deutsch englisch französisch spanisch italienisch anglais français allemand espagnol italien inglés francés alemán
-    español inglese francese tedesco italiano inglês francês alemão engels duits frans nederlands angielski niemiecki
-    ingilizce inggris deutsche englische"""
-)
-"""Human languages, in some of them."""
-MACHINE_TONGUES = _words("python java javascript rust go c c++ c# sql code typescript query kotlin swift ruby perl php scala r")
-
 SCRIPTS: tuple[tuple[re.Pattern[str], dict[str, float]], ...] = (
     (
         re.compile("[\u4e00-\u9fff\u3040-\u30ff]"),
-        _table(
+        table_of(
             (
                 3.0,
-                "正则 正規表現 单元测试 程式碼 代码 报错 報錯 爬虫 スクリプト デバッグ クエリ リファクタ コンパイル マクロ 非同期",
+                """正则 正規表現 单元测试 程式碼 代码 报错 報錯 爬虫 スクリプト デバッグ クエリ リファクタ
+                コンパイル マクロ 非同期""",
             ),
             (
                 2.0,
-                "脚本 重构 调试 编译 数组 陣列 線程 线程 函式 迴圈 前端 后端 後端 命令行 递归 配列 コード 実装 再帰 デプロイ 源码 编程",
+                """脚本 重构 调试 编译 数组 陣列 線程 线程 函式 迴圈 前端 后端 後端 命令行 递归 配列 コード 実装
+                再帰 デプロイ 源码 编程""",
             ),
-            (2.0, "变量 死锁 报表脚本 程式 單元測試 セル参照 シェル 関数を 型エラー ビルド 正規"),
+            (
+                2.0,
+                """变量 死锁 报表脚本 程式 單元測試 セル参照 シェル 関数を 型エラー ビルド 正規""",
+            ),
             (
                 1.2,
-                "程序 函数 关数 関数 数据库 資料庫 部署 小程序 プログラム 変数 エラー データベース スプレッドシート 接口 网页 網頁 页面",
+                """程序 函数 关数 関数 数据库 資料庫 部署 小程序 プログラム 変数 エラー データベース
+                スプレッドシート 接口 网页 網頁 页面""",
             ),
             (
                 0.7,
-                "查询 查詢 循环 算法 公式 表格 命令 配置 服务器 伺服器 异常 内存 サーバ コマンド 例外 ループ 数式 テーブル 日志 列 ファイル",
+                """查询 查詢 循环 算法 公式 表格 命令 配置 服务器 伺服器 异常 内存 サーバ コマンド 例外 ループ
+                数式 テーブル 日志 列 ファイル""",
             ),
-            (-1.5, "邮件 郵件 メール 学习 面试 职业 总结 要約 総結 转行 先生 学校 料理 法律"),
+            (
+                -1.5,
+                """邮件 郵件 メール 学习 面试 职业 总结 要約 総結 转行 先生 学校 料理 法律""",
+            ),
             (
                 -2.5,
-                "翻译 翻譯 翻訳 作文 故事 诗 詩 文案 通俗 比喻 手紙 物語 俳句 面接 転職 例え話 専門用語 外行 润色 潤色 小学生 初中生 散文 词性",
+                """翻译 翻譯 翻訳 作文 故事 诗 詩 文案 通俗 比喻 手紙 物語 俳句 面接 転職 例え話 専門用語 外行
+                润色 潤色 小学生 初中生 散文 词性""",
             ),
         ),
     ),
     (
         re.compile("[\uac00-\ud7a3]"),
-        _table(
-            (3.0, "정규식 정규표현식 정규 스크립트 자바스크립트 타입스크립트 쿼리 디버그 디버깅 컴파일 리팩터 단위"),
-            (2.0, "코드 배열 파이썬 비동기 재귀 매크로 크롤러 크롤링 도커 깃허브 커밋 리액트"),
-            (1.2, "함수 오류 에러 변수 데이터베이스 구현 명령어 프로그램 배포 엑셀 수식 코딩 반복문"),
-            (0.7, "서버 로그 파일 테이블 정렬 출력"),
-            (-1.5, "이메일 이야기 면접 취업 법률 요약"),
-            (-2.5, "번역 시를 편지 소설 비유 쉽게"),
+        table_of(
+            (
+                3.0,
+                """정규식 정규표현식 정규 스크립트 자바스크립트 타입스크립트 쿼리 디버그 디버깅 컴파일 리팩터
+                단위""",
+            ),
+            (
+                2.0,
+                """코드 배열 파이썬 비동기 재귀 매크로 크롤러 크롤링 도커 깃허브 커밋 리액트""",
+            ),
+            (
+                1.2,
+                """함수 오류 에러 변수 데이터베이스 구현 명령어 프로그램 배포 엑셀 수식 코딩 반복문""",
+            ),
+            (
+                0.7,
+                """서버 로그 파일 테이블 정렬 출력""",
+            ),
+            (
+                -1.5,
+                """이메일 이야기 면접 취업 법률 요약""",
+            ),
+            (
+                -2.5,
+                """번역 시를 편지 소설 비유 쉽게""",
+            ),
         ),
     ),
     (
         re.compile("[\u0400-\u04ff]"),
-        _table(
-            (3.0, "регулярк регулярное выраж джаваскрипт рефактор отлад"),
-            (2.0, "скрипт массив переменн компил рекурс питоне питона исходник эксель макрос докер гит подзапрос"),
+        table_of(
+            (
+                3.0,
+                """регулярк регулярное выраж джаваскрипт рефактор отлад""",
+            ),
+            (
+                2.0,
+                """скрипт массив переменн компил рекурс питоне питона исходник эксель макрос докер гит подзапрос""",
+            ),
             (
                 1.2,
-                "функци запрос алгоритм программу базу_данных кода код_ цикл запит масив змінн",
+                """функци запрос алгоритм программу базу_данных кода код_ цикл запит масив змінн""",
             ),
-            (0.7, "ошибк помилк сервер формул таблиц столбец столбц команд файл код строк лог поток сортир"),
-            (-1.5, "письм юрист закон договор учить карьер зарплат резюме собеседован истори кодекс"),
+            (
+                0.7,
+                """ошибк помилк сервер формул таблиц столбец столбц команд файл код строк лог поток сортир""",
+            ),
+            (
+                -1.5,
+                """письм юрист закон договор учить карьер зарплат резюме собеседован истори кодекс""",
+            ),
             (
                 -2.5,
-                "переведи перевод стих сказк рассказ простыми_словами бабушк аналоги переклад вірш лист",
+                """переведи перевод стих сказк рассказ простыми_словами бабушк аналоги переклад вірш лист""",
             ),
         ),
     ),
     (
         re.compile("[\u0600-\u06ff]"),
-        _table(
-            (3.0, "جافاسكريبت سكربت سكريبت استعلام بايثون پایتون كود اسکریپت"),
-            (2.0, "مصفوفة خوارزمية کد برمجة برنامه‌نویسی"),
-            (1.2, "دالة برنامج تابع متغير خطأ خطای"),
-            (-2.5, "ترجم رسالة قصة قصيدة شعر ترجمه داستان"),
+        table_of(
+            (
+                3.0,
+                """جافاسكريبت سكربت سكريبت استعلام بايثون پایتون كود اسکریپت""",
+            ),
+            (
+                2.0,
+                """مصفوفة خوارزمية کد برمجة برنامه‌نویسی""",
+            ),
+            (
+                1.2,
+                """دالة برنامج تابع متغير خطأ خطای""",
+            ),
+            (
+                -2.5,
+                """ترجم رسالة قصة قصيدة شعر ترجمه داستان""",
+            ),
         ),
     ),
     (
         re.compile("[\u0590-\u05ff\u0370-\u03ff\u0900-\u0dff\u0e00-\u0e7f]"),
-        _table(
-            (3.0, "סקריפט שאילת פייתון สคริปต์ โค้ด स्क्रिप्ट क्वेरी"),
-            (2.0, "κώδικ पायथन पाइथन कोड प्रोग्रामिंग कोडिंग ফাংশন কোড"),
-            (1.2, "פונקצי קוד שגיא συνάρτησ σφάλμα फंक्शन फ़ंक्शन प्रोग्राम एरर ฟังก์ชัน โปรแกรม"),
-            (-2.5, "תרגם מכתב שיר μετάφρασ ποίημα अनुवाद कविता कहानी แปล กลอน นิทาน"),
+        table_of(
+            (
+                3.0,
+                """סקריפט שאילת פייתון สคริปต์ โค้ด स्क्रिप्ट क्वेरी""",
+            ),
+            (
+                2.0,
+                """κώδικ पायथन पाइथन कोड प्रोग्रामिंग कोडिंग ফাংশন কোড""",
+            ),
+            (
+                1.2,
+                """פונקצי קוד שגיא συνάρτησ σφάλμα फंक्शन फ़ंक्शन प्रोग्राम एरर ฟังก์ชัน โปรแกรม""",
+            ),
+            (
+                -2.5,
+                """תרגם מכתב שיר μετάφρασ ποίημα अनुवाद कविता कहानी แปล กลอน นิทาน""",
+            ),
         ),
     ),
 )
 """Other scripts: a letter of theirs, and what a text of theirs may contain."""
-
-VERBS = _words(
-    """write create make build generate give need want draft design implement develop produce compose code show
-    prepare provide add fix debug craft pen help schreib schreibe schreiben erstell erstelle erstellen bau baue
-    mach mache gib brauche bräuchte formuliere entwirf programmiere écris écrire écrivez crée créer créez génère
-    générer fais donne besoin voudrais veux rédige rédiger rédigez escribe escribir escríbeme crea crear haz hazme
-    genera dame necesito quiero redacta escriba scrivi scrivimi creare fammi dammi vorrei escreva escreve crie
-    criar faça gere preciso redija schrijf maak geef napisz stwórz zrób utwórz yaz oluştur hazırla buat buatkan
-    tulis tuliskan viết skriv lav napiš напиши напишите создай создайте сделай составь составьте нужен нужна
-    нужно напишіть створи"""
-)
-"""Verbs of asking for something to be made, whose object tells what kind of thing it is."""
-
-BUILDING = _words("make add fix show debug build implement code mach mache bau baue fais haz faça maak crea")
-"""Those of them whose object, when it is prose, says little: a title is added to a diagram too."""
-
-CONNECTING = _words(
-    """to that which for who when with from using um das die der zum mit qui que pour qu avec che per con para com die om
-    który która które чтобы для который которая yang untuk"""
-)
-"""What stands between a thing of code and what it is to do: `command to`, `bot qui`."""
-
-ASKING_HOW = _words(
-    """how wie comment cómo como come hoe jak nasıl bagaimana как як kann peut puedo posso kan можно"""
-)
-"""How to do something, or whether one can."""
-
-TOOLS = _words(
-    """python java rust go swift ruby elixir unity unreal godot notion excel mermaid minecraft latex julia lua dart scala r c
-    matlab perl react vue angular flask spring node spark docker kubernetes airflow qt arduino blender wordpress drupal
-    shopify salesforce tableau grafana powerbi git vim emacs sheets calc access obsidian airtable zapier n8n outlook word
-    android ios linux windows ubuntu debian chrome firefox safari terraform ansible jenkins github gitlab apache nginx"""
-)
-"""Programs and languages: a text that begins with one is likely to ask how to use it."""
-
-OBJECTS = _table(
-    (
-        2.5,
-        """function script query regex regexp formula macro snippet code webpage html css dockerfile makefile
-        unittest unit endpoint scraper crawler parser liner oneliner command sql userscript bookmarklet shader
-        program component bot class api config configuration migration funktion skript programm abfrage formel
-        makro webseite fonction requête programme función consulta programa fórmula funzione função planilha
-        functie formule funkcję skrypt zapytanie fonksiyon fungsi skrip functies código codice kod функцию
-        функция скрипт программу запрос код макрос формулу hàm dataframe iterator hook decorator struct
-        testfälle navbar svg pipeline playbook helm manifest trigger view procedure stylesheet loop""",
-    ),
-    (
-        1.2,
-        "test tests website page app game schema type types method plugin extension website tool calculator seite site",
-    ),
-    (
-        -3.0,
-        """rap raps email mail letter note status office thank poem story haiku song essay speech toast joke jokes limerick sonnet tweet post
-        article blog invitation biography bio title titles headline slogan caption summary notes proposal press
-        quiz itinerary recipe agenda minutes scene dialogue monologue lyrics cv resume reply paragraph sentence
-        rhyme tale fable obituary eulogy interview tagline announcement apology novel chapter outline curriculum
-        syllabus questions advice gedicht geschichte rede einladung aufsatz bewerbung artikel zusammenfassung
-        lied märchen brief beitrag anschreiben lettre poème histoire discours courriel résumé carta poema cuento
-        guion guión discurso invitación artículo resumen correo lettera poesia storia racconto discorso conto
-        história redação verhaal wiersz opowiadanie şiir mektup hikaye surat puisi cerita thư письмо стих
-        стихотворение рассказ сказку сказка эссе поздравление план tags flashcards""",
-    ),
-    (-1.5, "plan text message description report overview explanation presentation slides erklärung"),
-)
-"""What such a verb may be about."""
-
-OPENING = _words(
-    """and also but now then or so if make add remove rename use change do does can could why is und auch aber jetzt
-    dann oder y ahora también pero et maintenant aussi mais e ora adesso anche ma agora também mas en nu ook maar i a
-    teraz też ale ve şimdi ama dan sekarang tapi и теперь а но ще"""
-)
-"""First words of a short turn that carries on with what was there."""
-
-ASKING = _words(
-    """who when where which what is are was tell wer wann wo welche welcher was qui quand où quel quelle quién cuándo dónde
-    cuál qué chi quando dove quale quem onde qual wie waar welke kto kiedy gdzie kim nerede кто когда где"""
-)
-"""First words of a question that stands alone."""
-
-FOLLOWING = _words(
-    """it its this these those them same instead line still again version another other why works work doesn
-    faster shorter cleaner simpler change remove rename handle explain second first third last
-    das es diese dieser dieses stattdessen zeile gleiche nochmal geht warum ohne eso esto línea mismo ça cela ligne même
-    questo riga stesso isso linha dit dat zonder bez bunu это также"""
-)
-"""Words anywhere in it that point back."""
-
-TURNING = re.compile(
-    r"different (?:thing|topic|question|subject|story)|unrelated|another (?:topic|subject|matter)|by the way|\bbtw\b"
-    r"|off[- ]?topic|something (?:completely |totally |else )?(?:else|different)|chang(?:e|ing) (?:the )?(?:subject|topic)"
-    r"|on another note|forget (?:about )?(?:the|this|that) (?:code|script|program)|enough (?:code|coding|programming)"
-    r"|übrigens|was (?:ganz )?anderes|anderes thema|themenwechsel|andere frage|por cierto|otra cosa|cambiando de tema"
-    r"|au fait|autre chose|rien à voir|changeons de sujet|a proposito|altra cosa|cambiando argomento|tutt'altro"
-    r"|a propósito|outra coisa|mudando de assunto|trouwens|iets anders|ander onderwerp|swoją drogą|inna sprawa|bu arada"
-    r"|кстати|другой вопрос|другая тема|换个话题|換個話題|顺便问|題外話|ところで|別の話|別件|그런데|다른 얘기"
-)
-"""A turn away from what was talked about."""
-
-THANKS = _words(
-    """ok okay perfect great thanks thank you thx ty cool nice awesome danke super merci gracias grazie obrigado obrigada
-    bedankt dzięki спасибо 谢谢 謝謝 ありがとう ありがとうございます 감사합니다 hi hello hey bye very so much vielen dank schön
-    parfait perfetto perfecto mille muchas good done that s it works all"""
-)
-"""What a turn that only thanks or greets is made of."""

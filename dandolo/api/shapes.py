@@ -41,16 +41,15 @@ SHAPES: tuple[Shape, ...] = (
     _shape(
         _TRACE,
         4.0,
-        """Traceback·(most egmentation·fault segfault·at core·dumped panicked·at npm·ERR! command·not·found SQLSTATE ORA-0
-        No·such·file·or·directory undefined·reference OOMKilled ECONN ENOENT CrashLoopBackOff Caused·by: syntax·error·near
-        Uncaught· NullPointerException StackOverflow is·not·assignable·to NaN·instead cannot·find·symbol exit·status
+        """Traceback·(most egmentation·fault segfault·at core·dumped panicked·at npm·ERR! command·not·found SQLSTATE
+        ORA-0 No·such·file·or·directory undefined·reference OOMKilled ECONN ENOENT CrashLoopBackOff Caused·by:
+        syntax·error·near Uncaught· NullPointerException StackOverflow is·not·assignable·to NaN·instead
+        cannot·find·symbol exit·status
         Permission·denied·( Connection·refused unexpected·token Unexpected·token is·not·defined not·a·function""",
         needs=":\n(",
     ),
     _shape(_TRACE, 4.0, ", line·", r'File "[^"\n]{1,200}", line \d'),
-    _shape(
-        _TRACE, 4.0, "at· goroutine·", r"^[ \t]*at [\w.$<>/]{3,120} ?\([^)\n]{1,120}:\d+|^goroutine \d+ \[", _MULTI
-    ),
+    _shape(_TRACE, 4.0, "at· goroutine·", r"^[ \t]*at [\w.$<>/]{3,120} ?\([^)\n]{1,120}:\d+|^goroutine \d+ \[", _MULTI),
     _shape(_TRACE, 4.0, "*** fatal: E:· panic:", r"^fatal: |^E: |^panic: |\*\*\* .{3,60}\. +Stop\.", _MULTI),
     _shape(_TRACE, 4.0, "rror ERROR ts(", r"\berror(?:\[E\d+\]| (?:TS|CS|C)\d{3,5})|\bERROR \d{4} \(|\bts\(\d{4}\)"),
     _shape("the name of an exception", 2.0, "Error Exception", r"\b[A-Z][A-Za-z]{0,40}(?:Error|Exception)\b"),
@@ -62,10 +61,14 @@ SHAPES: tuple[Shape, ...] = (
         3.0,
         "SELECT· CREATE· INSERT·INTO ALTER·TABLE UPDATE· ·JOIN· GROUP·BY DELETE·FROM ORDER·BY",
         r"\bSELECT\b[\s\S]{1,400}?\bFROM\b|\bCREATE (?:OR REPLACE )?(?:TABLE|INDEX|VIEW|FUNCTION)\b|\bINSERT INTO\b"
-        r"|\bALTER TABLE\b|\bUPDATE \w+ SET\b|\b(?:INNER|LEFT|OUTER|RIGHT) JOIN\b|\bGROUP BY\b|\bDELETE FROM\b|\bORDER BY\b",
+        r"|\bALTER TABLE\b|\bUPDATE \w+ SET\b|\b(?:INNER|LEFT|OUTER|RIGHT) JOIN\b|\bGROUP BY\b"
+        r"|\bDELETE FROM\b|\bORDER BY\b",
     ),
     _shape(
-        "SQL", 2.4, "select·", r"\bselect (?:\*|count\(|distinct |[\w.]+(?:, ?[\w.]+){0,20}) [\s\S]{0,300}?\bfrom \w+\b"
+        "SQL",
+        2.4,
+        "select·",
+        r"\bselect (?:\*|count\(|distinct |[\w.]+(?:, ?[\w.]+){0,20}) [\s\S]{0,300}?\bfrom \w+\b"
         r"(?=[\s\S]{0,200}?(?:\bwhere\b|\bjoin\b|\bgroup by\b|;|\blimit\b))",
     ),
     _shape(
@@ -73,7 +76,8 @@ SHAPES: tuple[Shape, ...] = (
         2.6,
         "",
         r"^[ \t]*(?:(?:export |async |public |private |protected |static |final |pub |override |internal ){0,4}"
-        r"(?:def|class|function|func|fn|interface|struct|enum|impl|trait|module|namespace|void|sub) +[\w:<>*&~]+ *[({:<]"
+        r"(?:def|class|function|func|fn|interface|struct|enum|impl|trait|module|namespace|void|sub) +"
+        r"[\w:<>*&~]+ *[({:<]"
         r"|(?:from +[\w.]+ +)?import +(?:[\w.{*]+;?$|\w+ as |[\w{ ]+\} from|[\w, ]{1,80}$)|#include\b|using +[\w.]+;"
         r"|package +[\w.]+;?$|(?:const|let|var|val) +[\w{\[]+.{0,60}="
         r"|(?:if|for|while|switch|catch)\s*\(.+\)\s*\{?$|(?:if|for|while|with|elif) .{1,90}:$|(?:try|else|finally):$"
@@ -120,7 +124,8 @@ SHAPES: tuple[Shape, ...] = (
         "a spreadsheet formula",
         2.5,
         ":",
-        r":(?<=[A-Z]\d:)\$?[A-Z]{1,3}\$?\d{1,5}\b|:(?<=[A-Z]\d\d:)\$?[A-Z]{1,3}\$?\d|:(?<=[(,; ][A-Z]:)[A-Z]\b(?=[,;)])",
+        r":(?<=[A-Z]\d:)\$?[A-Z]{1,3}\$?\d{1,5}\b|:(?<=[A-Z]\d\d:)\$?[A-Z]{1,3}\$?\d"
+        r"|:(?<=[(,; ][A-Z]:)[A-Z]\b(?=[,;)])",
     ),
     _shape("options of a command", 1.6, "·--", r" --[a-z][a-z-]{2,}\b"),
     _shape("options of a command", 1.6, "·-", r" -[A-Za-z]{1,8}\d?(?:[ =][^\n ]+){0,3} -[A-Za-z]{1,8}\b| -Xm[xs]\d"),
@@ -147,16 +152,23 @@ SHAPES: tuple[Shape, ...] = (
         r"[A-Z](?<=[a-z]{2}[A-Z])(?<!You[A-Z])(?<!Pay[A-Z])(?<!hats[A-Z])(?<!nked[A-Z])(?<!Face[A-Z])(?<!Tik[A-Z])"
         r"(?<!Mac[A-Z])(?<!Power[A-Z])(?<!Open[A-Z])(?<!Deep[A-Z])(?<!Micro[A-Z])(?<!Air[A-Z])(?<!Chat[A-Z])[a-z]",
     ),
-    _shape(_LOG, 2.2, "ERROR WARN INFO FATAL DEBUG CRITICAL", r"\b(?:ERROR|WARN(?:ING)?|INFO|FATAL|DEBUG|CRITICAL)\b[ :\]\[|]"),
-    _shape(_LOG, 2.2, "level= \"level\" [error] [warn] HTTP/1. Exit·Code:", needs="=[/:"),
+    _shape(
+        _LOG,
+        2.2,
+        "ERROR WARN INFO FATAL DEBUG CRITICAL",
+        r"\b(?:ERROR|WARN(?:ING)?|INFO|FATAL|DEBUG|CRITICAL)\b[ :\]\[|]",
+    ),
+    _shape(_LOG, 2.2, 'level= "level" [error] [warn] HTTP/1. Exit·Code:', needs="=[/:"),
     _shape("patterns or addresses", 1.5, "0x", r"0x[0-9a-fA-F]{4,}"),
     _shape("patterns or addresses", 1.5, "\\ [", r"\\[dwsb](?:[+*{)\]]|\\)|\(\?:|\[\^?[a-zA-Z0-9]-[a-zA-Z0-9]"),
     _shape(
         "the name of a language",
         1.4,
         "",
-        r"[CDEGNPRSZ](?<= [A-Z])(?:(?<=in [A-Z])|(?<= a [A-Z])|(?<=ing [A-Z])|(?<=ith [A-Z])|(?<=my [A-Z])|(?<=en [A-Z])"
-        r"|(?<=mit [A-Z])|(?<=em [A-Z]))(?:(?<=C)|(?<=R)(?:ust|uby)?|(?<=G)o|(?<=S)(?:wift|cala)|(?<=P)erl|(?<=D)art"
+        r"[CDEGNPRSZ](?<= [A-Z])(?:(?<=in [A-Z])|(?<= a [A-Z])|(?<=ing [A-Z])|(?<=ith [A-Z])|(?<=my [A-Z])"
+        r"|(?<=en [A-Z])|(?<=mit [A-Z])|(?<=em [A-Z]))"
+        r"(?:(?<=C)|(?<=R)(?:ust|uby)?|(?<=G)o|(?<=S)(?:wift|cala)|(?<=P)erl"
+        r"|(?<=D)art"
         r"|(?<=E)lixir|(?<=Z)ig|(?<=N)im)\b(?!\.|#| (?:major|minor|flat|sharp|vitamin|Dur|Moll|Taylor)|-)",
     ),
     _shape("names with dots", 0.9, ".", r"\.(?<=[a-z]{2}\.)[A-Z][a-z]+\b"),
@@ -165,6 +177,8 @@ SHAPES: tuple[Shape, ...] = (
     _shape("sizes, colours or ports", 1.2, "", r"\d(?:px|rem|vh|vw|Mi|Gi)\b", needs="0123456789"),
     _shape("sizes, colours or ports", 1.2, "#  :", r"#[0-9a-fA-F]{6}\b|:\d{4,5}\b|localhost", needs="#:"),
     _shape("sizes, colours or ports", 1.5, "", r"[Pp]ort \d{2,5}\b", needs="0123456789"),
-    _shape("LaTeX", 3.0, "\\documentclass \\begin{tikz \\begin{tab \\begin{fig \\begin{doc \\usepackage \\draw", needs="\\"),
+    _shape(
+        "LaTeX", 3.0, "\\documentclass \\begin{tikz \\begin{tab \\begin{fig \\begin{doc \\usepackage \\draw", needs="\\"
+    ),
 )
 """In the order in which they are looked for; the surest first."""

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dandolo.api.body import judge
-from dandolo.api.intent import LONG_TOKENS, USE_CASES, Intent, read_intent
+from dandolo.api.intent import USE_CASES, Intent, read_intent
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "intent"
 DATA = "data:image/png;base64,iVBORw0KGgo="
