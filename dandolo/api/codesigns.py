@@ -27,7 +27,7 @@ from dandolo.api.asking import (
 from dandolo.api.lexicon import PHRASES, SCRIPTS, WORDS
 from dandolo.api.shapes import SHAPES
 
-SHAPE_MAX = 8.0
+SHAPE_MAX = 6.0
 MIDDLING_MAX = 4.5
 SHADES_MAX = 1.8
 WORDS_MAX = 420
@@ -45,6 +45,7 @@ OBJECT_WORDS = 6
 _WEIGHED = frozenset(WORDS)
 _HEADS = frozenset(PHRASES)
 _MAKING = VERBS | {word for word, points in OBJECTS.items() if points > 2}
+_SPACED = {code: " " for code in range(128) if not chr(code).isalnum() and chr(code) not in "+#"}
 _WORD = re.compile(r"[^\W_]+(?:\+\+|#(?!\w))?")
 
 
@@ -95,7 +96,7 @@ def read_signs(text: str) -> Signs:
     """The signs of `text`, to be cut to a few KiB by the caller (about 70 µs for 1 KB)."""
     shape, seen = _shape(text)
     low = text.lower()
-    words = _WORD.findall(low)
+    words = _split(low)
     if len(words) > WORDS_MAX:
         words = words[: WORDS_MAX * 2 // 3] + words[-WORDS_MAX // 3 :]
     known = set(words)
@@ -115,11 +116,17 @@ def read_signs(text: str) -> Signs:
 
 def prose_points(low: str) -> float:
     """What speaks for prose alone in a lower-case text that sets a task, 0 or less."""
-    words = _WORD.findall(low)
+    words = _split(low)
     known = set(words)
     points = sum([weight for word in known if (weight := WORDS.get(word, 0.0)) <= -2.5])
     _, against = _phrases(words, known)
     return max(points + against + min(_making(words), 0.0), -6.0)
+
+
+def _split(low: str) -> list[str]:
+    """The words of a lower-case text: letters and digits, and `+` and `#` behind them (c++, c#)."""
+    # Twice as fast as the pattern, which knows the punctuation of all scripts.
+    return low.translate(_SPACED).split() if low.isascii() else _WORD.findall(low)
 
 
 def _shape(text: str) -> tuple[float, tuple[str, ...]]:

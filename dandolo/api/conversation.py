@@ -18,6 +18,8 @@ from dandolo.api.texts import tokens
 MESSAGES_READ_MAX = 2_000
 """Of more messages the middle ones are weighed and searched for pictures and tools, not read."""
 READ_AT_ONCE_BYTES = 64 * 1024
+FRAME_BYTES = 30
+"""What a message has around its text: keys, quotes, the role."""
 
 _TEXTS = frozenset(("text", "input_text", "output_text"))
 _SILENT = frozenset(
@@ -40,7 +42,7 @@ _MODALITIES: Mapping[str, str] = {
     "video": "video",
 }
 """Types of parts, and the capability a model needs for them."""
-_TOOL_ITEMS = frozenset(("function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"))
+_TOOL_ITEMS = ("function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output")
 _MARKS = ((b'"image_url"', "image_url"), (b'"input_image"', "input_image"), (b'"input_audio"', "input_audio"))
 
 
@@ -132,7 +134,8 @@ class Conversation:
         if len(items) <= MESSAGES_READ_MAX:
             return [_message.decode(item) for item in items]
         half = MESSAGES_READ_MAX // 2
-        self.tokens += sum(map(len, items[half:-half])) // 5
+        middle = items[half:-half]
+        self.tokens += max(sum(map(len, middle)) - len(middle) * FRAME_BYTES, len(middle)) // 4
         # A mark cannot stand in a text: there its quotes would be escaped.
         data = bytes(raw)
         for mark, kind in _MARKS:
