@@ -34,6 +34,7 @@ def main() -> None:
     mib = 1 << 20
     picture = [{"type": "text", "text": "what is this"}, {"type": "image_url", "image_url": {"url": PICTURE}}]
     tiny = [{"role": ("user", "assistant")[at % 2], "content": "ok"} for at in range(mib // 33)]
+    bits = [{"type": "text", "text": "ok"} for _ in range(mib // 30)]
     bodies = {
         "1 KiB, a question": request(1000, QUESTION),
         "1 KiB, code": request(1000, CODE),
@@ -43,6 +44,8 @@ def main() -> None:
         "1 MiB, one text": request(mib, QUESTION),
         "1 MiB, one text, other scripts": request(mib, MIXED),
         "1 MiB, many turns": encoded({"model": "auto", "messages": tiny}),
+        "1 MiB, many parts": encoded({"model": "auto", "messages": [{"role": "user", "content": bits}]}),
+        "16 KiB, hostile": request(16_000, "class if(select a; from at f((((( x, --a=b -c=d = 'SELECT ))))] "),
         "1 MiB, a picture": encoded({"model": "auto", "messages": [{"role": "user", "content": picture}]}),
     }
     for name, raw in bodies.items():

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
+from msgspec.json import Decoder
 
 from dandolo.api.texts import tokens
 
 MESSAGES_READ_MAX = 2_000
 """Of more messages the middle ones are weighed and searched for pictures and tools, not read."""
+PARTS_READ_MAX = 2_000
+"""The same for the parts of all messages together."""
 READ_AT_ONCE_BYTES = 64 * 1024
-FRAME_BYTES = 30
+FRAME_BYTES = 36
 """What a message has around its text: keys, quotes, the role."""
 
 _TEXTS = frozenset(("text", "input_text", "output_text"))
@@ -44,6 +47,9 @@ _MODALITIES: Mapping[str, str] = {
 """Types of parts, and the capability a model needs for them."""
 _TOOL_ITEMS = ("function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output")
 _MARKS = ((b'"image_url"', "image_url"), (b'"input_image"', "input_image"), (b'"input_audio"', "input_audio"))
+
+
+_T = TypeVar("_T")
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -84,7 +90,7 @@ class Conversation:
     any tool was called.
     """
 
-    __slots__ = ("parts", "system", "tokens", "tools_used", "turns")
+    __slots__ = ("parts", "parts_left", "system", "tokens", "tools_used", "turns")
 
     def __init__(self) -> None:
         self.system: list[Raw] = []
@@ -92,6 +98,7 @@ class Conversation:
         self.parts: Counter[str] = Counter()
         self.tokens = 0
         self.tools_used = False
+        self.parts_left = PARTS_READ_MAX
 
     def take(self, raw: Raw) -> None:
         """Everything in `messages`, `input` or `prompt`: one text, texts, tokens, or messages."""
@@ -101,10 +108,7 @@ class Conversation:
             return
         if opening != 0x5B:
             return
-        try:
-            messages = _messages.decode(raw) if len(raw) < READ_AT_ONCE_BYTES else self._some(raw)
-        except msgspec.ValidationError:
-            messages = self._strays(_list.decode(raw))
+        messages = self._some("user", raw, _messages, _message, MESSAGES_READ_MAX)
         for message in messages:
             self._message(message)
 
@@ -112,37 +116,43 @@ class Conversation:
         """A system prompt that stands beside the messages: a text, or parts."""
         self._content("system", raw)
 
-    def _strays(self, items: list[Raw]) -> list[_Message]:
-        """Messages from an array that holds other things too: bare texts are the user's, numbers are tokens."""
-        found = []
-        if len(items) > MESSAGES_READ_MAX:
-            self.tokens += sum(map(len, items[MESSAGES_READ_MAX:])) // 4
-        for item in items[:MESSAGES_READ_MAX]:
-            opening = _opening(item)
-            if opening == 0x22:
-                found.append(_Message(role="user", content=item))
-            elif opening == 0x7B:
-                found.append(_message.decode(item))
+    def _some(self, role: str, raw: Raw, several: Decoder[list[_T]], single: Decoder[_T], most: int) -> list[_T]:
+        """The objects of an array, or the first and the last `most` of very many: the others are weighed and searched.
+
+        Texts among them are said by `role`; numbers are token ids.
+        """
+        if len(raw) < READ_AT_ONCE_BYTES:
+            try:
+                found = several.decode(raw)
+            except msgspec.ValidationError:
+                pass
             else:
-                # Token ids, or a list of them: one for each comma.
+                if len(found) <= most:
+                    return found
+        items = _list.decode(raw)
+        if len(items) > most:
+            kept = [*items[: most // 2], *items[len(items) - most // 2 :]]
+            spare = max(len(raw) - sum(map(len, kept)) - (len(items) - len(kept)) * FRAME_BYTES, len(items) - len(kept))
+            self.tokens += spare // 4
+            self._search(bytes(raw))
+            items = kept
+        found = []
+        for item in items:
+            opening = _opening(item)
+            if opening == 0x7B:
+                found.append(single.decode(item))
+            elif opening == 0x22:
+                self._text(role, item)
+            else:
                 self.tokens += bytes(item).count(b",") + 1
         return found
 
-    def _some(self, raw: Raw) -> list[_Message]:
-        """All messages, or the first and the last of very many; the others are weighed and searched."""
-        items = _list.decode(raw)
-        if len(items) <= MESSAGES_READ_MAX:
-            return [_message.decode(item) for item in items]
-        half = MESSAGES_READ_MAX // 2
-        middle = items[half:-half]
-        self.tokens += max(sum(map(len, middle)) - len(middle) * FRAME_BYTES, len(middle)) // 4
+    def _search(self, data: bytes) -> None:
         # A mark cannot stand in a text: there its quotes would be escaped.
-        data = bytes(raw)
         for mark, kind in _MARKS:
             if mark in data:
                 self.parts[_MODALITIES[kind]] += 1
-        self.tools_used |= b'"tool_calls"' in data or b'"function_call"' in data
-        return [_message.decode(item) for item in items[:half] + items[-half:]]
+        self.tools_used |= b'"tool_calls"' in data or b'"function_call"' in data or b'"tool_use"' in data
 
     def _message(self, message: _Message) -> None:
         role = message.role
@@ -170,15 +180,8 @@ class Conversation:
         if opening == 0x22:
             self._text(role, raw)
         elif opening == 0x5B:
-            try:
-                parts = _parts.decode(raw)
-            except msgspec.ValidationError:
-                parts = []
-                for item in _list.decode(raw):
-                    if _opening(item) == 0x22:
-                        self._text(role, item)
-                    elif _opening(item) == 0x7B:
-                        parts.append(_part.decode(item))
+            parts = self._some(role, raw, _parts, _part, self.parts_left)
+            self.parts_left -= len(parts)
             for part in parts:
                 self._part(role, part)
         elif opening == 0x7B:

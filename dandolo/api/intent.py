@@ -44,10 +44,10 @@ OUTPUT_DIGITS_MAX = 9
 
 _OUTPUT_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _WORD = re.compile(r"[^\W\d_]+")
-_SENTENCES = re.compile(r"[.!?\n]+\s+")
+_SENTENCES = re.compile(r"[.!?]\s+|\n\s*")
 _DEMANDED = re.compile(
     r"\b(?:answer|reply|respond|return|output|write|translate|convert|generate|produce|emit|turn|give|complete"
-    r"|antworte|gib|übersetze|réponds|traduis|responde|devuelve|traduce|rispondi|restituisci)\w*\b.{0,120}?"
+    r"|antworte|gib|übersetze|réponds|traduis|responde|devuelve|traduce|rispondi|restituisci)\w*\b.{0,80}?"
     r"\b(?:sql|quer(?:y|ies)|statements?|regex\w*|regular expressions?|shell|bash|commands?|code|scripts?"
     r"|formulas?|cypher|expressions?|promql|jq|yaml|terraform|html|svg|css|latex|graphql|python|javascript|typescript|powershell|abfrage"
     r"|befehl|requête|commande|consulta|comando|patch|diff)\b"

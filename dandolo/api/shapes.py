@@ -3,6 +3,7 @@
 A shape is a pattern with its points, its name, and what must stand in a text for the pattern to be tried at all:
 a substring costs 50 ns to look for in 1 KB, a pattern up to 50 µs. Where a pattern can begin with a literal it
 does, and looks behind it for what stands before: the search then jumps from one to the next.
+No two neighbouring repeats of a pattern can take the same character: hostile texts cost no more than others.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ SHAPES: tuple[Shape, ...] = (
         "SQL",
         2.4,
         "select·",
-        r"\bselect (?:\*|count\(|distinct |[\w.]+(?:, ?[\w.]+){0,20}) [\s\S]{0,300}?\bfrom \w+\b"
-        r"(?=[\s\S]{0,200}?(?:\bwhere\b|\bjoin\b|\bgroup by\b|;|\blimit\b))",
+        r"\bselect (?:\*|count\(|distinct |[\w.]+(?:, ?[\w.]+){0,20}) [\s\S]{0,150}?\bfrom \w+\b"
+        r"(?=[\s\S]{0,100}?(?:\bwhere\b|\bjoin\b|\bgroup by\b|;|\blimit\b))",
     ),
     _shape(
         "statements of a program",
@@ -96,7 +97,7 @@ SHAPES: tuple[Shape, ...] = (
         ":={/",
     ),
     _shape("lines of code", 2.2, ";", r";[ \t]*$(?<=[)\]}\w'\"];)(?<=.{2})", _MULTI),
-    _shape("lines of code", 2.2, "} ) ]", r"^[ \t]*[})\]]+[;,)]*[ \t]*$", _MULTI),
+    _shape("lines of code", 2.2, "} ) ]", r"^[ \t]*[})\]][})\];,]*[ \t]*$", _MULTI),
     _shape("lines of code", 1.6, "{", r"\{[ \t]*$", _MULTI),
     _shape(
         "markup",
@@ -116,9 +117,9 @@ SHAPES: tuple[Shape, ...] = (
         r"\((?<=[A-Za-z_]{3}\()(?<!(?:sin|cos|tan|log|exp|qrt|max|min|lim|gcd|mod)\()"
         r"(?!e?s\)|e?n\)|in\)|innen\)|r\)|a\)|o\)|as\)|os\)|ies\)|ren\))[^\s)]",
     ),
-    _shape("a signature or table", 1.6, ",", r"\((?<=[a-z_]\()(?:\w+ ?\w*, ){1,30}\w+ ?\w*\)"),
+    _shape("a signature or table", 1.6, ",", r"\((?<=[a-z_]\()(?:\w+(?: \w+)?, ){1,30}\w+(?: \w+)?\)"),
     _shape("operators", 1.6, "== != && || += -= := => << >>> ++", needs="=&|<>+"),
-    _shape("assignments", 1.0, "=", r"^\s*[A-Za-z_][\w.\[\]'\"]{0,60} ?= ?[\w\[({\"'][^\n]*$", _MULTI),
+    _shape("assignments", 1.0, "=", r"^[ \t]*[A-Za-z_][\w.\[\]'\"]{0,60} ?= ?[\w\[({\"'][^\n]*$", _MULTI),
     _shape("a spreadsheet formula", 3.0, "=", r"=[A-ZÄÖÜ]{2,20}(?:\.[A-Z]+)?\("),
     _shape(
         "a spreadsheet formula",
@@ -128,7 +129,7 @@ SHAPES: tuple[Shape, ...] = (
         r"|:(?<=[(,; ][A-Z]:)[A-Z]\b(?=[,;)])",
     ),
     _shape("options of a command", 1.6, "·--", r" --[a-z][a-z-]{2,}\b"),
-    _shape("options of a command", 1.6, "·-", r" -[A-Za-z]{1,8}\d?(?:[ =][^\n ]+){0,3} -[A-Za-z]{1,8}\b| -Xm[xs]\d"),
+    _shape("options of a command", 1.6, "·-", r" -[A-Za-z]{1,8}\d?(?: [^\n ]{1,80}){0,3} -[A-Za-z]{1,8}\b| -Xm[xs]\d"),
     _shape(
         "paths and variables",
         1.6,
