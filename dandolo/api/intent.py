@@ -30,6 +30,8 @@ LONG_TOKENS = 8_000
 """A prompt (all messages, without the definitions of tools) from which the window is what matters."""
 CODE_POINTS = 2.0
 """From so many points on a turn asks for code."""
+SOME_SHAPE = 0.9
+"""An answer of one command in backticks has no more of the shape of code."""
 SYSTEM_POINTS = 2.5
 CARRYING_WORDS_MAX = 32
 """A longer turn says itself what it is about."""
@@ -198,6 +200,8 @@ def _carries_on(text: str, points: float) -> bool:
     if words[0] in asking.OPENING or not asking.FOLLOWING.isdisjoint(words):
         return True
     # Nothing points back, but so few words hardly stand alone, unless they are a whole question.
+    if words[0] == "how" and words[1:2] in (["many"], ["much"], ["old"], ["far"], ["tall"]):
+        return False
     return len(words) <= CARRYING_ALONE_WORDS_MAX and (
         words[0] not in asking.ASKING or words[1:2] in (["about"], ["if"])
     )
@@ -210,7 +214,7 @@ def _was_about_code(turns: Sequence[tuple[str, list[Raw]]]) -> bool:
         role, texts = turns[index]
         signs = read_signs(glimpse_all(texts, EARLIER_BYTES, EARLIER_BYTES // 2))
         if role == "assistant":
-            if not asked and signs.shape >= 3.0:
+            if not asked and (signs.shape >= 3.0 or (signs.shape >= SOME_SHAPE and signs.total >= CODE_POINTS)):
                 return True
             continue
         if signs.total >= CODE_POINTS:

@@ -118,7 +118,11 @@ SHAPES: tuple[Shape, ...] = (
         r"(?!e?s\)|e?n\)|in\)|innen\)|r\)|a\)|o\)|as\)|os\)|ies\)|ren\))[^\s)]",
     ),
     _shape("a signature or table", 1.6, ",", r"\((?<=[a-z_]\()(?:\w+(?: \w+)?, ){1,30}\w+(?: \w+)?\)"),
-    _shape("operators", 1.6, "== != && || += -= := => << >>> ++", needs="=&|<>+"),
+    _shape(
+        "assignments", 1.8, "const let var", r"\b(?:const|let|var) [A-Za-z_]\w* ?(?::[^=\n]{1,40})?= ?\S", needs="="
+    ),
+    _shape("a spreadsheet formula", 0.6, "", r"\b[A-Z]{1,2}[1-9]\d{0,2}\b", needs="0123456789"),
+    _shape("operators", 1.6, "== != && || += -= := => << >>>", needs="=&|<>+"),
     _shape("assignments", 1.0, "=", r"^[ \t]*[A-Za-z_][\w.\[\]'\"]{0,60} ?= ?[\w\[({\"'][^\n]*$", _MULTI),
     _shape("a spreadsheet formula", 3.0, "=", r"=[A-ZÄÖÜ]{2,20}(?:\.[A-Z]+)?\("),
     _shape(
