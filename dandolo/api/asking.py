@@ -10,14 +10,14 @@ import re
 from dandolo.api.lexicon import table_of, words_of
 
 VERBS = words_of(
-    """write create make build generate give need want draft design implement develop produce compose code
-    show prepare provide add fix debug craft pen help schreib schreibe schreiben erstell erstelle erstellen
-    bau baue mach mache gib brauche bräuchte formuliere entwirf programmiere écris écrire écrivez crée créer
-    créez génère générer fais donne besoin voudrais veux rédige rédiger rédigez escribe escribir escríbeme
-    crea crear haz hazme genera dame necesito quiero redacta escriba scrivi scrivimi creare fammi dammi
-    vorrei escreva escreve crie criar faça gere preciso redija schrijf maak geef napisz stwórz zrób utwórz
-    yaz oluştur hazırla buat buatkan tulis tuliskan viết skriv lav napiš напиши напишите создай создайте
-    сделай составь составьте нужен нужна нужно напишіть створи"""
+    """napište kirjoita írj scrie napíš write create make build generate give need want draft design
+    implement develop produce compose code show prepare provide add fix debug craft pen help schreib schreibe
+    schreiben erstell erstelle erstellen bau baue mach mache gib brauche bräuchte formuliere entwirf
+    programmiere écris écrire écrivez crée créer créez génère générer fais donne besoin voudrais veux rédige
+    rédiger rédigez escribe escribir escríbeme crea crear haz hazme genera dame necesito quiero redacta
+    escriba scrivi scrivimi creare fammi dammi vorrei escreva escreve crie criar faça gere preciso redija
+    schrijf maak geef napisz stwórz zrób utwórz yaz oluştur hazırla buat buatkan tulis tuliskan viết skriv
+    lav napiš напиши напишите создай создайте сделай составь составьте нужен нужна нужно напишіть створи"""
 )
 """Verbs of asking for something to be made, whose object tells what kind of thing it is."""
 
@@ -53,14 +53,14 @@ TOOLS = words_of(
 OBJECTS = table_of(
     (
         2.5,
-        """function script query regex regexp formula macro snippet code webpage html css dockerfile makefile
-        unittest unit endpoint scraper crawler parser liner oneliner command sql userscript bookmarklet
-        shader program component bot class api config configuration migration funktion skript programm
-        abfrage formel makro webseite fonction requête programme función consulta programa fórmula funzione
-        função planilha functie formule funkcję skrypt zapytanie fonksiyon fungsi skrip functies código
-        codice kod функцию функция скрипт программу запрос код макрос формулу hàm dataframe iterator hook
-        decorator struct testfälle navbar svg pipeline playbook helm manifest trigger view procedure
-        stylesheet loop""",
+        """funkci funkce funksjon függvényt funkciju function script query regex regexp formula macro snippet
+        code webpage html css dockerfile makefile unittest unit endpoint scraper crawler parser liner
+        oneliner command sql userscript bookmarklet shader program component bot class api config
+        configuration migration funktion skript programm abfrage formel makro webseite fonction requête
+        programme función consulta programa fórmula funzione função planilha functie formule funkcję skrypt
+        zapytanie fonksiyon fungsi skrip functies código codice kod функцию функция скрипт программу запрос
+        код макрос формулу hàm dataframe iterator hook decorator struct testfälle navbar svg pipeline
+        playbook helm manifest trigger view procedure stylesheet loop""",
     ),
     (
         1.2,

@@ -21,6 +21,7 @@ from msgspec import Raw
 from dandolo.api import asking
 from dandolo.api.codesigns import Signs, prose_points, read_signs
 from dandolo.api.conversation import Conversation, is_filled
+from dandolo.api.lexicon import WORDS
 from dandolo.api.texts import glimpse_all, tokens
 from dandolo.config.schema import UseCase
 
@@ -193,6 +194,8 @@ def _carries_on(text: str, points: float) -> bool:
         return len(words) <= 2 * CARRYING_WORDS_MAX
     if points <= -1.2:
         return False
+    if len(words) <= CARRYING_WORDS_MAX // 2 and any(WORDS.get(word, 0.0) >= 0.6 for word in words):
+        return True
     if not low.isascii() and len(words) * 12 < len(low):
         return len(low) <= CARRYING_CHARS_MAX
     if len(words) > CARRYING_WORDS_MAX:

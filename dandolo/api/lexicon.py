@@ -73,8 +73,8 @@ WORDS = table_of(
     ),
     (
         1.4,
-        """arduino append appends autocomplete beamer bfs camelcase cname concatenated crc debian dfs dépôt
-        firmware iterate iterates iterating kafka knapsack ldap linker lowercase multipart mvvm oauth2
+        """svg arduino append appends autocomplete beamer bfs camelcase cname concatenated crc debian dfs
+        dépôt firmware iterate iterates iterating kafka knapsack ldap linker lowercase multipart mvvm oauth2
         overload overloaded override overrides pagination palindrome pip postfix raspberry regelausdruck
         repositorio requete requête saml sharding singleton slug stringa strings substring ternary unicode
         uppercase utf""",
@@ -82,29 +82,30 @@ WORDS = table_of(
     (
         1.2,
         """doublons duplikate duplicados duplicati dubbele dublety ansible apache backend checksum compiler
-        elementor fibonacci frontend github gitlab ide latex markdown mermaid mvc ruff spss svg terraform""",
+        elementor fibonacci frontend github gitlab ide latex markdown mermaid mvc ruff spss terraform""",
     ),
     (
         1.0,
-        """formula formel fórmula formule konsole abfrage abfragen airflow algorithm algorithme algoritmi
-        algoritmo android api apis array arrays ascii await aws balancer boolean bucle buggy caching callback
-        canvas cfg chatbot chroot cidr cli coding colonne colonnes columnas columns commit commits compilar
-        compile compiled compiles compiling concatenate concurrency config constructor consulta consultas
-        cookie cpu csv database databases datapack datenbank datetime dax db dbt decode decorator
-        dependencies deserialize dict discord dkim dns duplicates döngü ec2 encode env esp32 esp8266 excel
-        exception fehlermeldung filename filenames firebase firewall flutter fonction fonctions fonksiyon
-        foutmelding fstab funcion funciones función functie function functions fungsi funkcja funkcji funkcję
-        funktion funktionen funzione funzioni função funções gcp gpu grub heroku hexadecimal hàm iis imap
-        imports indentation indexes ingress initramfs integer integers interrogazione ints iso8601 joins json
-        keystore kod kode koden kodu kolommen kolumny kompilieren lambda latency leerzeichen linkedlist linux
-        loadbalancer localstorage lockfile loop loops macro macros markup modbus mqtt namespace netlify
-        newline newlines nfs oauth openssl parquet parse parses parsing pixel planilha plc powerbi
-        programmiere programmieren programmierung programming px py python pętla pętlę quellcode quelltext
-        queries query redirect repo repository requêtes retries roblox rows runtime s3 samba script scripts
-        sdk selector semicolon serialization serialize servlet skript skripte smtp snippet sortieren sorting
-        spalten spreadsheet ssh ssl subnet timeout timeouts timestamp tls tomcat truststore ts tuple tuples
-        ubuntu undefined unity unix uuid variabile variabili variable variables vercel vlan webpagina
-        webseite webserver whitespace wordpress xml zapier zapytanie""",
+        """funkci funkce funkcia funksjon funkció függvény funkcija funkciju funktio pythonu pythonie
+        pythonem pythonissa javascriptu formula formel fórmula formule konsole abfrage abfragen airflow
+        algorithm algorithme algoritmi algoritmo android api apis array arrays ascii await aws balancer
+        boolean bucle buggy caching callback canvas cfg chatbot chroot cidr cli coding colonne colonnes
+        columnas columns commit commits compilar compile compiled compiles compiling concatenate concurrency
+        config constructor consulta consultas cookie cpu csv database databases datapack datenbank datetime
+        dax db dbt decode decorator dependencies deserialize dict discord dkim dns duplicates döngü ec2
+        encode env esp32 esp8266 excel exception fehlermeldung filename filenames firebase firewall flutter
+        fonction fonctions fonksiyon foutmelding fstab funcion funciones función functie function functions
+        fungsi funkcja funkcji funkcję funktion funktionen funzione funzioni função funções gcp gpu grub
+        heroku hexadecimal hàm iis imap imports indentation indexes ingress initramfs integer integers
+        interrogazione ints iso8601 joins json keystore kod kode koden kodu kolommen kolumny kompilieren
+        lambda latency leerzeichen linkedlist linux loadbalancer localstorage lockfile loop loops macro
+        macros markup modbus mqtt namespace netlify newline newlines nfs oauth openssl parquet parse parses
+        parsing pixel planilha plc powerbi programmiere programmieren programmierung programming px py python
+        pętla pętlę quellcode quelltext queries query redirect repo repository requêtes retries roblox rows
+        runtime s3 samba script scripts sdk selector semicolon serialization serialize servlet skript skripte
+        smtp snippet sortieren sorting spalten spreadsheet ssh ssl subnet timeout timeouts timestamp tls
+        tomcat truststore ts tuple tuples ubuntu undefined unity unix uuid variabile variabili variable
+        variables vercel vlan webpagina webseite webserver whitespace wordpress xml zapier zapytanie""",
     ),
     (
         0.7,
@@ -141,10 +142,10 @@ WORDS = table_of(
     ),
     (
         0.4,
-        """app apps bot branch clase classe docs field fields form job key keys klasse line lines list lists
-        method methods metodo méthode método page patch print prints release request requests response
-        responses screen sheet site table tables update upgrade value values version versions windows worker
-        workers""",
+        """automatically automatisch automatiquement automáticamente automaticamente digits app apps bot
+        branch clase classe docs field fields form job key keys klasse line lines list lists method methods
+        metodo méthode método page patch print prints release request requests response responses screen
+        sheet site table tables update upgrade value values version versions windows worker workers""",
     ),
     (
         -0.7,
@@ -153,15 +154,15 @@ WORDS = table_of(
     ),
     (
         -1.5,
-        """recommend book books politely gently party abogado beruf bewerbung birthday bootcamp branding
-        career carreira carrera carrière college colloquio contract contrat contrato cook cooking copyright
-        course courses cv degree derecho dinner doctor droit empleo emprego entretien entrevista essay exam
-        founder gehalt gesetz haiku hire hiring history homework influencer instagram insurance interview
-        interviews invented inventor investor investors iş joke kariera kariyer karriere landlord lavoro law
-        lawyer learn learning lebenslauf legal lernen licence lyrics marketing metaphor newsletter novel pet
-        philosophy pitch podcast poem poetry praca recht recipe recruiter rhyme salaire salary salário slogan
-        sociology stakeholder stipendio student sueldo symptoms tax teacher tenant university vertrag vet
-        wedding""",
+        """blog announcement recommend book books politely gently party abogado beruf bewerbung birthday
+        bootcamp branding career carreira carrera carrière college colloquio contract contrat contrato cook
+        cooking copyright course courses cv degree derecho dinner doctor droit empleo emprego entretien
+        entrevista essay exam founder gehalt gesetz haiku hire hiring history homework influencer instagram
+        insurance interview interviews invented inventor investor investors iş joke kariera kariyer karriere
+        landlord lavoro law lawyer learn learning lebenslauf legal lernen licence lyrics marketing metaphor
+        newsletter novel pet philosophy pitch podcast poem poetry praca recht recipe recruiter rhyme salaire
+        salary salário slogan sociology stakeholder stipendio student sueldo symptoms tax teacher tenant
+        university vertrag vet wedding""",
     ),
     (
         -2.5,
@@ -304,8 +305,8 @@ SCRIPTS: tuple[tuple[re.Pattern[str], dict[str, float]], ...] = (
             ),
             (
                 -2.5,
-                """翻译 翻譯 翻訳 作文 故事 诗 詩 文案 通俗 比喻 手紙 物語 俳句 面接 転職 例え話 専門用語
-                外行 润色 潤色 小学生 初中生 散文 词性""",
+                """方程 翻译 翻譯 翻訳 作文 故事 诗 詩 文案 通俗 比喻 手紙 物語 俳句 面接 転職 例え話
+                専門用語 外行 润色 潤色 小学生 初中生 散文 词性""",
             ),
         ),
     ),

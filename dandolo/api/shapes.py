@@ -168,18 +168,18 @@ SHAPES: tuple[Shape, ...] = (
     _shape("patterns or addresses", 1.5, "\\ [", r"\\[dwsb](?:[+*{)\]]|\\)|\(\?:|\[\^?[a-zA-Z0-9]-[a-zA-Z0-9]"),
     _shape(
         "the name of a language",
-        1.4,
+        1.6,
         "",
         r"[CDEGNPRSZ](?<= [A-Z])(?:(?<=in [A-Z])|(?<= a [A-Z])|(?<=ing [A-Z])|(?<=ith [A-Z])|(?<=my [A-Z])"
         r"|(?<=en [A-Z])|(?<=mit [A-Z])|(?<=em [A-Z]))"
-        r"(?:(?<=C)|(?<=R)(?:ust|uby)?|(?<=G)o|(?<=S)(?:wift|cala)|(?<=P)erl"
+        r"(?:(?<=C)|(?<=R)(?:ust|uby)?|(?<=G)o|(?<=S)(?:wift|cala|cheme)|(?<=P)erl"
         r"|(?<=D)art"
         r"|(?<=E)lixir|(?<=Z)ig|(?<=N)im)\b(?!\.|#| (?:major|minor|flat|sharp|vitamin|Dur|Moll|Taylor)|-)",
     ),
     _shape("names with dots", 0.9, ".", r"\.(?<=[a-z]{2}\.)[A-Z][a-z]+\b"),
     _shape("JSON", 1.1, "{ [", r"\{\s*\"\w+\"\s*:|\[\s*\{"),
     _shape("names in backticks", 0.9, "`", r"(?<!`)`[^`\n]{1,60}`(?!`)"),
-    _shape("sizes, colours or ports", 1.2, "", r"\d(?:px|rem|vh|vw|Mi|Gi)\b", needs="0123456789"),
+    _shape("sizes, colours or ports", 1.2, "", r"\d(?:px|rem|vh|vw|Mi|Gi)\b|\d{2}x\d{2,4}\b", needs="0123456789"),
     _shape("sizes, colours or ports", 1.2, "#  :", r"#[0-9a-fA-F]{6}\b|:\d{4,5}\b|localhost", needs="#:"),
     _shape("sizes, colours or ports", 1.5, "", r"[Pp]ort \d{2,5}\b", needs="0123456789"),
     _shape(
