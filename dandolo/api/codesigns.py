@@ -47,8 +47,6 @@ _HEADS = frozenset(PHRASES)
 _MAKING = VERBS | {word for word, points in OBJECTS.items() if points > 2}
 _SPACED = {code: " " for code in range(128) if not chr(code).isalnum() and chr(code) not in "+#"}
 _WORD = re.compile(r"[^\W_]+(?:\+\+|#(?!\w))?")
-
-
 _CONCEPT = re.compile(
     r"\W*(?:(?:hi|hello|hey|please|can you|could you|kannst du|bitte|hola|bonjour|ciao)\W+){0,3}"
     r"(?:what(?:'s|’s| is| are)|explain|was (?:ist|sind)|erklär\w*|qu'est-ce|explique\w*|qué (?:es|son)|explícame|cos'è"

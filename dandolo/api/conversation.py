@@ -47,8 +47,6 @@ _MODALITIES: Mapping[str, str] = {
 """Types of parts, and the capability a model needs for them."""
 _TOOL_ITEMS = ("function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output")
 _MARKS = ((b'"image_url"', "image_url"), (b'"input_image"', "input_image"), (b'"input_audio"', "input_audio"))
-
-
 _T = TypeVar("_T")
 
 
@@ -148,7 +146,7 @@ class Conversation:
         return found
 
     def _search(self, data: bytes) -> None:
-        # A mark cannot stand in a text: there its quotes would be escaped.
+        # Within a text the quotes of a mark would be escaped: only a text that is nothing else looks like one.
         for mark, kind in _MARKS:
             if mark in data:
                 self.parts[_MODALITIES[kind]] += 1

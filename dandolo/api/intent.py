@@ -52,8 +52,8 @@ _DEMANDED = re.compile(
     r"\b(?:answer|reply|respond|return|output|write|translate|convert|generate|produce|emit|turn|give|complete"
     r"|antworte|gib|übersetze|réponds|traduis|responde|devuelve|traduce|rispondi|restituisci)\w*\b.{0,80}?"
     r"\b(?:sql|quer(?:y|ies)|statements?|regex\w*|regular expressions?|shell|bash|commands?|code|scripts?"
-    r"|formulas?|cypher|expressions?|promql|jq|yaml|terraform|html|svg|css|latex|graphql|python|javascript|typescript|powershell|abfrage"
-    r"|befehl|requête|commande|consulta|comando|patch|diff)\b"
+    r"|formulas?|cypher|expressions?|promql|jq|yaml|terraform|html|svg|css|latex|graphql|python|javascript|typescript"
+    r"|powershell|abfrage|befehl|requête|commande|consulta|comando|patch|diff)\b"
 )
 _ONLY = re.compile(
     r"\bonly\b|nothing else|\bjust\b|\bone\b|\bsingle\b|\binto\b|\bexactly\b|no (?:explanation|prose|comment)"
