@@ -69,8 +69,8 @@ SHAPES: tuple[Shape, ...] = (
         "SQL",
         2.4,
         "select·",
-        r"\bselect (?:\*|count\(|distinct |[\w.]+(?:, ?[\w.]+){0,20}) [\s\S]{0,150}?\bfrom \w+\b"
-        r"(?=[\s\S]{0,100}?(?:\bwhere\b|\bjoin\b|\bgroup by\b|;|\blimit\b))",
+        r"\bselect (?:\*|distinct |count\([^)\n]{0,40}\)|[\w.]{1,40}(?:, ?[\w.]{1,40}){0,20})[^\n;]{0,60}?"
+        r"\sfrom \w{1,40}(?:;|\s(?:\w{1,20}\s)?(?:where|join|group by|order by|limit|left|inner)\b)",
     ),
     _shape(
         "statements of a program",
