@@ -25,6 +25,8 @@ from dandolo.config.spec import KeySpec, Kind, absent, computed, fed_by, key, re
 
 __all__ = [
     "Account",
+    "Auto",
+    "AutoModel",
     "Cache",
     "CacheMemory",
     "CacheRedis",
@@ -47,6 +49,7 @@ __all__ = [
     "Server",
     "Timeouts",
     "Tls",
+    "UseCase",
     "Weights",
 ]  # fmt: skip
 
@@ -59,6 +62,7 @@ Capability = Literal[
     "tools", "vision", "audio", "video", "files", "json_schema", "reasoning", "logprobs", "web_search", "embeddings",
 ]  # fmt: skip
 """What a model can take or do beyond text in and text out."""
+UseCase = Literal["question", "code", "long_context", "multimodal", "tools"]
 
 _REGION = kinds.text(r"[a-z0-9-]{0,32}", "lower-case letters, digits and dashes, at most 32")
 
@@ -342,6 +346,42 @@ class Routing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AutoModel:
+    """A row of the table that `model: "auto"` chooses from; None where only what is known of the model counts."""
+
+    name: str = required(fields.model_id(), "a name that clients may use", example='"fast"')
+    quality: Mapping[str, float] = key(
+        fields.qualities(), "{}", "how good it is at what; left out: 0.8", example="{ question = 0.8, code = 0.9 }"
+    )
+    context_tokens: int | None = absent(
+        kinds.whole(1, 10**9, "tokens"), "window, where the provider's is not to count", example="65_536"
+    )
+    capabilities: tuple[str, ...] | None = absent(
+        kinds.array(kinds.choice(*fields.CAPABILITIES), len(fields.CAPABILITIES)),
+        "all it can do beside text",
+        example='["tools", "vision"]',
+    )
+    latency: float | None = absent(
+        kinds.time_span("1ms", "1h"), "wait to expect until something is measured", example='"800ms"'
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Auto:
+    """`model: "auto"`: the bounds where a request states none, and the operator's table (empty: all known models)."""
+
+    max_latency: float = key(kinds.time_span("1ms", "1h"), '"5s"', "expected wait for the first token, at most")
+    max_cost_usd: float = key(kinds.number(0, 1e6, "USD"), "0.01", "expected cost of a request, at most")
+    quality: float = key(kinds.number(0, 1, "quality"), "0.8", "at least")
+    cost_weight: float = key(
+        kinds.number(0, 1e6, "quality per USD"), "10.0", "what a dollar counts against quality; 0: nothing"
+    )
+    models: tuple[AutoModel, ...] = section(
+        AutoModel, "left out: every alias and listed model, by what their names tell", many=True
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheMemory:
     entries: int = key(kinds.whole(1, 10_000_000), "1000", "answers kept")
     bytes: int = key(kinds.byte_size("64KiB", "1TiB"), '"64MiB"', "memory for them")
@@ -399,6 +439,7 @@ class Config:
         fields.aliases(), "{}", "names clients may use beside providers' own ids"
     )
     routing: Routing = section(Routing, "which provider is asked")
+    auto: Auto = section(Auto, 'which model answers `model: "auto"`')
     cache: Cache = section(Cache, "answers that are given again")
     source: str = ""
     warnings: tuple[str, ...] = ()

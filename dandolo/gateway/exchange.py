@@ -25,8 +25,9 @@ from dandolo.gateway import answers, site, steering
 from dandolo.gateway.admission import Tenant
 from dandolo.gateway.annotation import annotation
 from dandolo.gateway.attempt import Attempt, Outrun
+from dandolo.gateway.auto import is_auto, select
 from dandolo.gateway.choice import Ask, route_of
-from dandolo.gateway.explanation import header
+from dandolo.gateway.explanation import about_choice
 from dandolo.gateway.shortly import Begun, begin_shortly
 from dandolo.gateway.summary import estimated
 from dandolo.gateway.tap import StreamTap
@@ -42,6 +43,7 @@ from dandolo.route.candidate import Candidate
 from dandolo.route.catalog import Target
 from dandolo.route.explain import Explanation
 from dandolo.route.hedge import hedge_after_s
+from dandolo.route.models import Selection
 from dandolo.route.queue import NORMAL
 from dandolo.wire.client import Response
 from dandolo.wire.server import Request
@@ -49,8 +51,6 @@ from dandolo.wire.server import Request
 if TYPE_CHECKING:
     from dandolo.gateway.gateway import Admitted, Gateway
     from dandolo.gateway.hedging import Hedge
-
-REASON_BYTES_MAX = 256
 
 _log = logging.getLogger("dandolo")
 _now = time.monotonic
@@ -104,6 +104,8 @@ class Exchange(Timed):
     priority = NORMAL
     explains = False
     """Whether the answer tells how its provider was chosen."""
+    selection: Selection | None = None
+    """How a model was chosen, where the caller left that to us."""
     explanations: tuple[Explanation, ...] = ()
     waits_locally = False
     """The last failure was a short 429 that nobody can take over, which is waited out."""
@@ -180,6 +182,8 @@ class Exchange(Timed):
         if self.endpoint is MODELS:
             await self._list_models()
             return
+        if call.json is not None and is_auto(plane, call.model):
+            select(self, call)
         lane = self._lane(call)
         self.lane = lane
         route = lane.route
@@ -244,7 +248,7 @@ class Exchange(Timed):
         lane = admitted.lane
         if lane is None or admitted.steered or not lane.fits(call, generation):
             lane = Lane(call, route_of(self, call), generation)
-            if not call.wishes:
+            if not (call.wishes or call.auto):
                 admitted.lane = lane
         return lane
 
@@ -339,19 +343,10 @@ class Exchange(Timed):
         )
         if self.endpoint.dialect == "messages":
             head += b"request-id: %b\r\n" % self.encoded_id
-        if self.attempts > 1 or self.explains:
-            head += self._about_choice(now)
+        if self.attempts > 1 or self.explains or self.selection is not None:
+            head += about_choice(self, now)
         origin = self.admitted.origin
         return head if origin is None else head + site.cors(origin)
-
-    def _about_choice(self, now: float) -> bytes:
-        """Who failed before, and if it was asked for, how each choice was made."""
-        head = b""
-        if self.failures:
-            head = b"x-dandolo-reason: %b\r\n" % "; ".join(self.failures).encode("ascii", "replace")[:REASON_BYTES_MAX]
-        if self.explains:
-            head += b"x-dandolo-explain: %b\r\n" % header(self.explanations, self.failures, now)
-        return head
 
     def annotation(self) -> bytes:
         """The closing event, when it is wanted."""
@@ -418,6 +413,7 @@ class Exchange(Timed):
                 self.usage = estimated(self.tap.usage, self.body_bytes, self.tap.data_events)
             self.relay = self.tap = None
         self.explanations = ()
+        self.selection = None
         self.hedge = self.lane = self.tried = self._silent = None
         if self.error is not None:
             self.code = self.error.code or ""
@@ -435,7 +431,7 @@ class Exchange(Timed):
                 self.attempts,
             )
         if self.failures or self.explains:
-            head += self._about_choice(_now())
+            head += about_choice(self, _now())
         self.bytes_out = len(body)
         self.client.answer(error.status, head, body, close=error.close)
 

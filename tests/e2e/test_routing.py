@@ -29,7 +29,7 @@ def running(
         Provider(sim, options={**options, **more.pop(sim.name, {})}, models=more.pop(f"{sim.name}_models", ()))
         for sim in sims
     ]
-    models = {"all": [f"{sim.name}/sim" for sim in sims]}
+    models = more.pop("models", {"all": [f"{sim.name}/sim" for sim in sims]})
     with SimThread(*sims), Gateway(directory, providers, models=models, **more) as gateway:
         yield gateway
 
@@ -463,3 +463,87 @@ def test_reload_forgets_nothing_that_was_measured(tmp_path: Path) -> None:
         until(lambda: "reloaded" in gateway.said())
         answer = ask(gateway)
         assert (who(answer), len(a.requests)) == ("b", asked)
+
+
+# -- auto ----------------------------------------------------------------------------------------------------
+
+AUTO = """
+[auto]
+quality = 0.5
+[[auto.models]]
+name = "chatty"
+quality = { question = 0.9, code = 0.6, tools = 0.6 }
+[[auto.models]]
+name = "coder"
+quality = { question = 0.7, code = 0.95, tools = 0.9 }
+capabilities = ["tools"]
+[[auto.models]]
+name = "wide"
+quality = { question = 0.6, code = 0.6, long_context = 0.9 }
+context_tokens = 200000
+"""
+PRICED: dict[str, Any] = {
+    "models": {},
+    "sim_models": [
+        {"id": "chatty", "input_usd_per_mtok": 0.1, "output_usd_per_mtok": 0.2, "context_tokens": 4000},
+        {"id": "coder", "input_usd_per_mtok": 1.0, "output_usd_per_mtok": 3.0, "context_tokens": 8000},
+        {"id": "wide", "input_usd_per_mtok": 0.1, "output_usd_per_mtok": 0.2},
+    ]
+}
+CODE = "Write a Python function that parses an ISO date with a regular expression:\n```python\ndef parse(text):\n```"
+
+
+def asked(gateway: Gateway, text: str, headers: Mapping[str, str] | None = None, **more: Any) -> Answer:
+    return ask(gateway, "auto", headers, messages=[{"role": "user", "content": text}], **more)
+
+
+def test_auto_chooses_a_model_by_what_is_asked(tmp_path: Path) -> None:
+    sim = SimProvider("sim")
+    with running(tmp_path, sim, toml=AUTO, **PRICED) as gateway:
+        for text, model in (
+            ("What is the capital of Peru?", "chatty"),
+            (CODE, "coder"),
+            ("Summarise: " + "the ledger says nothing of it. " * 2000, "wide"),
+        ):
+            answer = asked(gateway, text, auto={"quality": 0.5})
+            assert (answer.status, answer.header("x-dandolo-model")) == (200, model)
+            sent = json.loads(sim.requests[-1].body)
+            assert sent["model"] == model
+            assert "auto" not in sent
+            assert gateway.record(answer)["upstream_model"] == model
+        answer = asked(gateway, CODE, headers={"x-dandolo-explain": "true"})
+        told = explained(answer)["auto"]
+        assert (told["use"], told["models"][0]["name"]) == ("code", "coder")
+
+
+def test_auto_that_fits_nothing_names_the_bound_and_the_nearest(tmp_path: Path) -> None:
+    sim = SimProvider("sim")
+    with running(tmp_path, sim, toml=AUTO, **PRICED) as gateway:
+        answer = asked(gateway, CODE, auto={"max_cost": 1e-9})
+        assert (answer.status, answer.error["code"]) == (422, "no_model_fits")
+        assert "max_cost" in answer.error["message"]
+        answer = asked(gateway, "hello", headers={"x-dandolo-quality": "much"})
+        assert answer.status == 400
+        assert not sim.requests
+
+
+def test_auto_falls_back_to_the_next_model(tmp_path: Path) -> None:
+    fault = Fault("status", status=503, times=0)
+    sim = SimProvider("sim", script=Script(faults=[fault]))
+    with running(tmp_path, sim, toml=AUTO, **PRICED) as gateway:
+        answer = asked(gateway, "What is the capital of Peru?")
+        assert answer.status == 503
+        sim.script = Script(faults=[Fault("status", status=503)])
+        answer = asked(gateway, "What is the capital of Chile?", models=["coder"])
+        assert (answer.status, answer.header("x-dandolo-attempts")) == (200, "2")
+        assert json.loads(sim.requests[-2].body)["model"] == "chatty"
+        assert json.loads(sim.requests[-1].body)["model"] != "chatty"
+
+
+def test_auto_sees_only_models_that_the_key_may_use(tmp_path: Path) -> None:
+    sim = SimProvider("sim")
+    keys = [{"name": "narrow", "key": "k-narrow", "models": ["chatty"]}]
+    with running(tmp_path, sim, toml=AUTO, keys=keys, **PRICED) as gateway:
+        body = chat(model="auto", messages=[{"role": "user", "content": CODE}])
+        answer = gateway.ask(request(body=body, key="k-narrow"))
+        assert (answer.status, answer.header("x-dandolo-model")) == (200, "chatty")
