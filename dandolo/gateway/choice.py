@@ -15,6 +15,7 @@ import msgspec
 from dandolo.api import steer
 from dandolo.api.call import Call
 from dandolo.api.openai import model_not_found, printable
+from dandolo.api.usage import estimate_tokens
 from dandolo.errors import RequestError
 from dandolo.route.candidate import Candidate
 from dandolo.route.catalog import Target, admits, allowed
@@ -72,11 +73,17 @@ class Ask:
         self.tokens_in = 0.0
         self.room = 0.0
         self.prefix: bytes | None = None
-        if route.pool.single is None:
-            self.tokens_in = steer.tokens_in(call)
+        pool = route.pool
+        if pool.single is None:
+            self.tokens_in = float(estimate_tokens(len(call.raw)))
             self.prefix = steer.opening(call, tenant)
-            if route.pool.context_min < float("inf"):
-                self.room = self.tokens_in + steer.tokens_out_max(call)
+            if pool.context_min < float("inf"):
+                longest = steer.tokens_out_max(call)
+                self.room = self.tokens_in + longest
+                if self.room > pool.context_min:
+                    # Only now it matters how much of it is text: 35 µs for 32 KiB.
+                    self.tokens_in = steer.tokens_in(call)
+                    self.room = self.tokens_in + longest
 
 
 def route_of(exchange: Exchange, call: Call) -> Route:

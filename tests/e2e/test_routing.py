@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import PROVIDER_KEY, Answer, Gateway, Provider, chat, request, until
 
 from dandolo.sim.script import Fault, Script
 from dandolo.sim.server import SimProvider
 from dandolo.sim.thread import SimThread
-from tests.e2e.harness import PROVIDER_KEY, Answer, Gateway, Provider, chat, request, until
 
 EQUAL = {"role": "primary"}
 
