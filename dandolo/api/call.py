@@ -55,7 +55,7 @@ class Call:
         self.auto = False
         """Whether the models were chosen for it: what its body says of that is not for providers."""
         self.wishes = False
-        """Whether the body says which provider is wanted (`provider`), so that it is a route of its own."""
+        """Whether the body says where it wants to go (`provider`, `previous_response_id`): a route of its own."""
 
     @property
     def model(self) -> str:
@@ -136,7 +136,7 @@ def read(endpoint: Endpoint, raw: bytes, content_type: bytes) -> Call:
         if raw_value is None or memoryview(raw_value)[0] not in opening:
             body.require(name, opening, kind)
     call.models = _models(body, required=endpoint.model)
-    call.wishes = "provider" in body.fields
+    call.wishes = "provider" in body.fields or "previous_response_id" in body.fields
     if "stream" in body.fields:
         call.stream = body.flag("stream")
         if call.stream and endpoint.dialect in _USAGE_DIALECTS:

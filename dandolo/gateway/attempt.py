@@ -15,6 +15,7 @@ from dandolo.api import faults, usage
 from dandolo.api.call import Call
 from dandolo.api.faults import Fault, Kind
 from dandolo.errors import GatewayError, InternalError, UpstreamInvalid, UpstreamUnavailable
+from dandolo.gateway.pins import remember
 from dandolo.gateway.streaming import relay_events
 from dandolo.gateway.waiting import MISSING
 from dandolo.gateway.ways import WAYS_MAX, Lane, Way
@@ -93,6 +94,8 @@ class Attempt:
             raise
         else:
             candidate.succeeded(number, epoch, _now(), self._exchange.tokens_out())
+            if self._call.endpoint.dialect == "responses":
+                remember(self._exchange)
         finally:
             candidate.limit.slots.leave(_now(), self._exchange.tenant.name)
 
@@ -299,6 +302,7 @@ class Attempt:
             raise self._fault(fault)
         exchange.usage = usage.of(found)
         exchange.finish_reason = found.finish()
+        exchange.response_id = found.id
 
     async def _relay_events(self, connection: Upstream, response: Response, *, others: bool) -> None:
         exchange = self._exchange

@@ -71,6 +71,8 @@ class Exchange(Timed):
     tap: StreamTap | None = None
     relay: EventRelay | BytesRelay | None = None
     finish_reason: str | None = None
+    response_id: str | None = None
+    """The id of the provider's plain answer."""
     call: Call | None = None
     target: Target | None = None
     attempts = 0

@@ -20,6 +20,7 @@ from dandolo.gateway.admission import Admission, Tenant
 from dandolo.gateway.exchange import Exchange
 from dandolo.gateway.fleet import Runtime
 from dandolo.gateway.hedging import begin_hedge
+from dandolo.gateway.pins import Pins
 from dandolo.gateway.plane import Plane
 from dandolo.gateway.steering import STEERING
 from dandolo.gateway.summary import record
@@ -80,6 +81,7 @@ class Gateway:
         self._take = take
         self._finished: list[Exchange] = []
         self.watch = Watch()
+        self.pins = Pins()
         self._due = 0.0
         self._request_prefix = b"req_" + secrets.token_hex(6).encode()
         self._unix_offset = time.time() - time.monotonic()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import PROVIDER_KEY, Answer, Gateway, Provider, chat, request, until
+from harness import PROVIDER_KEY, Answer, Gateway, Provider, chat, get, request, until
 
 from dandolo.sim.script import Fault, Script
 from dandolo.sim.server import SimProvider
@@ -205,6 +205,36 @@ def test_conversation_stays_with_whom_it_began(tmp_path: Path) -> None:
             long = [*long, {"role": "assistant", "content": "ok"}, {"role": "user", "content": f"turn {turn}"}]
             assert who(ask(gateway, messages=long)) == first
         assert len({who(ask(gateway)) for _ in range(30)}) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_stored_responses_are_asked_of_whoever_made_them_and_only_by_their_owner(tmp_path: Path, stream: bool) -> None:
+    a, b = (SimProvider(name, script=Script(latency_s=0.05)) for name in "ab")
+    keys = [{"name": "one", "key": "k-one"}, {"name": "two", "key": "k-two"}]
+    with running(tmp_path, a, b, keys=keys) as gateway:
+
+        def respond(key: str = "k-one", **more: Any) -> Answer:
+            body = {"model": "all", "input": "hello", "stream": stream, **more}
+            return gateway.ask(request("/v1/responses", body, key=key))
+
+        for _ in range(8):
+            made = respond()
+            maker = who(made)
+            if stream:
+                last = json.loads(made.events[-1])
+                number = last["response"]["id"]
+            else:
+                number = made.json["id"]
+            assert who(respond(previous_response_id=number)) == maker
+            assert who(gateway.ask(get(f"/v1/responses/{number}", key="k-one"))) == maker
+            for other in (
+                respond("k-two", previous_response_id=number),
+                gateway.ask(get(f"/v1/responses/{number}", key="k-two")),
+                gateway.ask(request(f"/v1/responses/{number}", None, method="DELETE", key="k-two")),
+            ):
+                assert (other.status, other.error["code"]) == (404, "response_not_found")
+        assert a.requests
+        assert b.requests
 
 
 # -- capacity ------------------------------------------------------------------------------------------------
