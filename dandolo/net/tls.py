@@ -213,8 +213,8 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
         return not self._paused and self._raw.is_reading()
 
     def is_closing(self) -> bool:
-        """Whether the connection is closed or about to be."""
-        return self._closing or self._raw.is_closing()
+        """Whether the connection is closed or about to be. (A socket that fails is known to be within this turn.)"""
+        return self._closing
 
     def close(self) -> None:
         """Send what was written and close_notify, then close. Nothing more is received."""
