@@ -22,6 +22,7 @@ from dandolo.config.address import Listen
 from dandolo.config.problem import Path as KeyPath
 from dandolo.config.secret import Secret
 from dandolo.config.spec import KeySpec, Kind, absent, computed, fed_by, key, required, section
+from dandolo.config.stores import Cache, CacheMemory, CacheRedis, CacheSqlite, Level
 
 __all__ = [
     "Account",
@@ -57,7 +58,6 @@ LogFormat = Literal["json", "logfmt", "text"]
 Priority = Literal["high", "normal", "low"]
 Profile = Literal["venice", "openrouter", "openai", "anthropic", "azure", "generic"]
 Role = Literal["primary", "secondary", "overflow"]
-Level = Literal["memory", "redis", "sqlite"]
 Capability = Literal[
     "tools", "vision", "audio", "video", "files", "json_schema", "reasoning", "logprobs", "web_search", "embeddings",
 ]  # fmt: skip
@@ -342,6 +342,11 @@ class Routing:
     breaker: bool = key(kinds.flag(), "true", "false: no breaker, no cool-down, no closing of accounts")
     attempts_max: int = key(kinds.whole(1, 10), "3", "calls to providers for one request")
     hedge: bool = key(kinds.flag(), "false", "ask a second provider when the first is slow")
+    batch_window: float = key(
+        kinds.time_span("0s", "50ms"),
+        '"3ms"',
+        "how long embedding calls wait for one another behind one under way; 0s: never",
+    )
     probe_interval: float = key(kinds.time_span("1s", "1h"), '"30s"', "between active health checks")
 
 
@@ -379,47 +384,6 @@ class Auto:
     models: tuple[AutoModel, ...] = section(
         AutoModel, "left out: every alias and listed model, by what their names tell", many=True
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheMemory:
-    entries: int = key(kinds.whole(1, 10_000_000), "1000", "answers kept")
-    bytes: int = key(kinds.byte_size("64KiB", "1TiB"), '"64MiB"', "memory for them")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheRedis:
-    url: Secret = key(
-        address.secret_url("redis", "rediss", "redis+cluster", "rediss+cluster"),
-        '"redis://127.0.0.1:6379/0"',
-        "server, or cluster; rediss:// is TLS",
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheSqlite:
-    bytes_max: int = key(kinds.byte_size("1MiB", "64TiB"), '"10GiB"', "size of the file in state_dir")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cache:
-    levels: tuple[Level, ...] = key(
-        kinds.array(kinds.choice("memory", "redis", "sqlite"), 3),
-        '["memory"]',
-        "tiers, in order; []: off",
-        example='["memory", "redis", "sqlite"]',
-    )
-    sampled: Literal["bypass", "reuse"] = key(
-        kinds.choice("bypass", "reuse"), '"bypass"', "requests that ask for a sample: bypass, or reuse one answer"
-    )
-    secret: Secret | None = absent(
-        kinds.secret_reference(),
-        "shared by hosts that share a tier; left out: made once in state_dir",
-        example='{ env = "DANDOLO_CACHE_SECRET" }',
-    )
-    memory: CacheMemory = section(CacheMemory, "the tier in a worker's memory")
-    redis: CacheRedis = section(CacheRedis, "the tier that hosts share")
-    sqlite: CacheSqlite = section(CacheSqlite, "the tier on disk")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dandolo.api import faults, usage
 from dandolo.api.call import Call
 from dandolo.api.faults import Fault, Kind
+from dandolo.api.merge import LISTS
 from dandolo.errors import GatewayError, InternalError, UpstreamInvalid, UpstreamUnavailable
 from dandolo.gateway.pins import remember
 from dandolo.gateway.streaming import relay_events
@@ -199,7 +200,9 @@ class Attempt:
         if call.content_type is not None:
             prefix += b"content-type: %b\r\n" % call.content_type
         ways = self._lane.ways
-        if constant and call.json is not None and not exchange.admitted.steered and len(ways) < WAYS_MAX:
+        # What may travel with others takes no short way.
+        alone = call.endpoint.name not in LISTS or not exchange.plane.config.routing.batch_window
+        if constant and alone and call.json is not None and not exchange.admitted.steered and len(ways) < WAYS_MAX:
             ways[self._candidate] = Way(runtime, target, runtime.shared(prefix))
         return prefix
 

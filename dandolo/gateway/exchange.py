@@ -17,122 +17,37 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from dandolo.api import usage as usages
 from dandolo.api.call import Call, read
 from dandolo.api.endpoints import MODELS
+from dandolo.api.merge import LISTS
 from dandolo.errors import GatewayError, InternalError
 from dandolo.gateway import answers, site, steering
-from dandolo.gateway.admission import Tenant
-from dandolo.gateway.annotation import annotation
 from dandolo.gateway.attempt import Attempt, Outrun
 from dandolo.gateway.auto import is_auto, select
 from dandolo.gateway.choice import Ask, route_of
 from dandolo.gateway.explanation import about_choice
-from dandolo.gateway.shortly import Begun, begin_shortly
-from dandolo.gateway.summary import estimated
-from dandolo.gateway.tap import StreamTap
-from dandolo.gateway.timing import Timed
+from dandolo.gateway.progress import Progress
+from dandolo.gateway.shortly import begin_shortly
 from dandolo.gateway.waiting import COOL_DOWN, give_up_trial, next_candidate, others
 from dandolo.gateway.ways import Lane
-from dandolo.net.downstream import Downstream
-from dandolo.net.relay import BytesRelay, EventRelay
+from dandolo.net.relay import EventRelay
 from dandolo.net.strand import Strand
 from dandolo.net.sweep import NEVER
 from dandolo.route import retry
 from dandolo.route.candidate import Candidate
 from dandolo.route.catalog import Target
-from dandolo.route.explain import Explanation
 from dandolo.route.hedge import hedge_after_s
-from dandolo.route.models import Selection
-from dandolo.route.queue import NORMAL
 from dandolo.wire.client import Response
-from dandolo.wire.server import Request
 
 if TYPE_CHECKING:
-    from dandolo.gateway.gateway import Admitted, Gateway
     from dandolo.gateway.hedging import Hedge
 
 _log = logging.getLogger("dandolo")
 _now = time.monotonic
 
 
-class Exchange(Timed):
+class Exchange(Progress):
     """One request of one client. Created by the gateway, which is told once (`ended`) when it is over."""
-
-    # What is the same for every new exchange stands on the class: an exchange is made for each request.
-    suffix = ""
-    committed = False
-    provider_s = 0.0
-    """Seconds spent waiting for providers."""
-    queue_s = 0.0
-    """Seconds spent waiting for slots."""
-    bytes_out = 0
-    usage: usages.Usage | None = None
-    tap: StreamTap | None = None
-    relay: EventRelay | BytesRelay | None = None
-    finish_reason: str | None = None
-    response_id: str | None = None
-    """The id of the provider's plain answer."""
-    call: Call | None = None
-    target: Target | None = None
-    attempts = 0
-    error: GatewayError | None = None
-    status = 0
-    first_byte_at: float | None = None
-    first_token_at: float | None = None
-    streamed = False
-    relayed = False
-    model = ""
-    code = ""
-    ended_at = 0.0
-    body_bytes = 0
-    method = b""
-    strand: Strand | None = None
-    begun: Begun | None = None
-    ended = False
-    lane: Lane | None = None
-    tried: list[Candidate] | None = None
-    """Who was asked, in order."""
-    attempting = False
-    """Whether an attempt of this story's own is under way."""
-    hedge: Hedge | None = None
-    _silent: Candidate | None = None
-    failures: tuple[str, ...] = ()
-    """Who failed before, and how: account and code."""
-    chosen: Candidate | None = None
-    """Chosen already, by the short way that then could not go on."""
-    region = ""
-    """Where it must be served, "" for anywhere."""
-    priority = NORMAL
-    explains = False
-    """Whether the answer tells how its provider was chosen."""
-    selection: Selection | None = None
-    """How a model was chosen, where the caller left that to us."""
-    explanations: tuple[Explanation, ...] = ()
-    waits_locally = False
-    """The last failure was a short 429 that nobody can take over, which is waited out."""
-
-    def __init__(
-        self, gateway: Gateway, admitted: Admitted, client: Downstream, request: Request, request_id: bytes
-    ) -> None:
-        self.gateway = gateway
-        self.plane = admitted.plane
-        self.admitted = admitted
-        self.client = client
-        self.request = request
-        self.encoded_id = request_id
-        self.endpoint = admitted.endpoint
-        self.started = self.sent_at = _now()
-
-    @property
-    def id(self) -> str:
-        """The request's id, as the client was told."""
-        return self.encoded_id.decode("ascii")
-
-    @property
-    def tenant(self) -> Tenant:
-        """Whose request it is."""
-        return self.admitted.tenant
 
     def begin(self) -> None:
         """Start the story; `Gateway.ended` is called when it is over, possibly before this returns."""
@@ -186,9 +101,15 @@ class Exchange(Timed):
             return
         if call.json is not None and is_auto(plane, call.model):
             select(self, call)
-        lane = self._lane(call)
-        self.lane = lane
-        route = lane.route
+        lane = self.lane = self._lane(call)
+        if self.begun is None and call.endpoint.name in LISTS and plane.config.routing.batch_window:
+            await self.gateway.batches.ask(self, call, lane)
+        else:
+            await self.ask(call, lane)
+
+    async def ask(self, call: Call, lane: Lane) -> None:
+        """Ask one after another until somebody answers. Raises the last one's GatewayError when nobody does."""
+        plane, route = self.plane, lane.route
         ask = Ask(call, route, self.tenant.name)
         budget, routing = self.gateway.budget, plane.config.routing
         tried = self.tried = self.tried or []
@@ -254,24 +175,20 @@ class Exchange(Timed):
                 admitted.lane = lane
         return lane
 
-    def tokens_out(self) -> int:
-        """Tokens of the answer that has ended: as told, else as many as there were events; 0: unknown."""
-        tap = self.tap
-        if tap is not None:
-            tokens = tap.usage.output_tokens if tap.counted else tap.data_events
-        else:
-            tokens = self.usage.output_tokens if self.usage is not None else 0
-        lane = self.lane
-        if tokens and lane is not None and lane.route.pool.single is None:
-            lane.route.answered(tokens)
-        return tokens
-
     async def _list_models(self) -> None:
         body = await self.plane.models.answer(self)
         self.commit(200)
         self.bytes_out = len(body)
         head = answers.JSON + self.gateway.own_fields(self.encoded_id, "plain", self.admitted.origin)
         self.client.answer(200, head, body)
+
+    def send_whole(self, body: bytes) -> None:
+        """Send a plain answer under the head of the provider whose call was taken from."""
+        assert self.lent is not None
+        assert self.target is not None
+        self.commit(200)
+        self.bytes_out = len(body)
+        self.client.answer(200, self.head(self.lent, self.target), body)
 
     # -- what an attempt reports -----------------------------------------------------------------------
 
@@ -287,12 +204,12 @@ class Exchange(Timed):
         if self.plane.config.routing.hedge and self.hedge is None:
             after_s = hedge_after_s(silent.measured)
             if after_s is not None:
-                self._silent = silent
+                self.silent = silent
                 self.hedge_at(now + after_s)
 
     def hedge_now(self) -> None:
         """The provider asked last has been silent for longer than is usual."""
-        silent = self._silent
+        silent = self.silent
         if silent is not None and not self.committed and (self.tried is None or self.tried[-1] is silent):
             self.gateway.begin_hedge(self, silent)
 
@@ -350,19 +267,6 @@ class Exchange(Timed):
         origin = self.admitted.origin
         return head if origin is None else head + site.cors(origin)
 
-    def annotation(self) -> bytes:
-        """The closing event, when it is wanted."""
-        assert self.target is not None
-        return annotation(
-            self.target,
-            self.id,
-            started_unix=self.gateway.unix(self.started),
-            attempts=self.attempts,
-            total_s=_now() - self.started,
-            first_token_s=None if self.first_token_at is None else self.first_token_at - self.started,
-            counts=self.tap.usage if self.tap is not None and self.tap.counted else None,
-        )
-
     # -- endings ---------------------------------------------------------------------------------------
 
     def over(self, error: BaseException | None) -> None:
@@ -370,11 +274,7 @@ class Exchange(Timed):
         self.strand = None
         self.ended = True
         self.deadline = NEVER
-        if self.hedge is not None and self.hedge.running:
-            self.hedge.cancel()
-        if self.chosen is not None:
-            give_up_trial(self.chosen)
-            self.chosen = None
+        self.let_go_of_choice()
         relay = self.relay
         if relay is not None:
             self.bytes_out = relay.payload_bytes
@@ -382,7 +282,7 @@ class Exchange(Timed):
             if tap is not None:
                 self.usage = tap.usage if tap.counted else None
                 self.finish_reason = tap.finish_reason
-        if isinstance(error, asyncio.CancelledError):
+        if error is not None and self.cancelled(error):
             self.status = 499
         elif error is not None:
             if not isinstance(error, GatewayError):
@@ -395,33 +295,22 @@ class Exchange(Timed):
                 self._refuse(error)
         self.gateway.ended(self)
 
+    def let_go_of_choice(self) -> None:
+        """Whoever was chosen or asked beside is not needed any more."""
+        if self.hedge is not None and self.hedge.running:
+            self.hedge.cancel()
+        if self.chosen is not None:
+            give_up_trial(self.chosen)
+            self.chosen = None
+
+    @staticmethod
+    def cancelled(error: BaseException) -> bool:
+        """Whether a story ended because nobody wants its end."""
+        return isinstance(error, asyncio.CancelledError)
+
     def report(self, error: BaseException) -> None:
         """Log a mistake of our own."""
         _log.error("request %s failed within the gateway", self.id, exc_info=error)
-
-    def let_go(self) -> None:
-        """Keep what the record will say, and nothing that belongs to the connections or holds a body."""
-        self.ended_at = _now()
-        request, call = self.request, self.call
-        self.method = request.method
-        self.body_bytes = len(request.body)
-        if call is not None:
-            self.model = call.model
-            self.call = None
-        if self.relay is not None:
-            self.relayed = True
-            self.streamed = isinstance(self.relay, EventRelay)
-            if self.tap is not None and self.usage is None and self.committed:
-                self.usage = estimated(self.tap.usage, self.body_bytes, self.tap.data_events)
-            self.relay = self.tap = None
-        self.explanations = ()
-        self.selection = None
-        self.hedge = self.lane = self.tried = self._silent = None
-        if self.error is not None:
-            self.code = self.error.code or ""
-            # Its traceback knows everything that was to be let go of.
-            self.error = None
-        del self.request, self.client
 
     def _refuse(self, error: GatewayError) -> None:
         self.status = error.status

@@ -17,6 +17,7 @@ from dandolo.config.schema import Config
 from dandolo.errors import GatewayError, ProtocolError, RequestError, UpstreamTimeout
 from dandolo.gateway import answers, site
 from dandolo.gateway.admission import Admission, Tenant
+from dandolo.gateway.batch import Batches
 from dandolo.gateway.exchange import Exchange
 from dandolo.gateway.fleet import Runtime
 from dandolo.gateway.hedging import begin_hedge
@@ -82,6 +83,7 @@ class Gateway:
         self._finished: list[Exchange] = []
         self.watch = Watch()
         self.pins = Pins()
+        self.batches = Batches()
         self._due = 0.0
         self._request_prefix = b"req_" + secrets.token_hex(6).encode()
         self._unix_offset = time.time() - time.monotonic()
