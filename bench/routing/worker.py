@@ -100,6 +100,7 @@ class Worker:
         naive: bool = False,
         fifo: bool = False,
         bounds: Sequence[int] = (),
+        limits: type[Limit] = Limit,
     ) -> None:
         self.clock = clock
         self.policy = policy
@@ -118,7 +119,7 @@ class Worker:
             self.candidates.append(
                 Candidate(
                     provider.name,
-                    Limit(slots, bound),
+                    limits(slots, bound),
                     breaker,
                     price_in=provider.price / 4,
                     price_out=provider.price,

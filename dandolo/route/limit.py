@@ -46,7 +46,7 @@ class Limit:
     """
 
     __slots__ = (
-        "_ceiling", "_ceiling_at", "_decreased_at", "_slowed_at", "_slowed_first_s", "_slowed_from", "bound",
+        "_ceiling", "_ceiling_at", "_decreased_at", "_slowed_at", "_slowed_by", "_slowed_from", "bound",
         "cooled_until", "headroom", "slots", "slow_until", "told_until", "value",
     )  # fmt: skip
 
@@ -63,7 +63,7 @@ class Limit:
         self._ceiling_at = -1e9
         self._slowed_at = -1e9
         self._slowed_from = 0.0
-        self._slowed_first_s = 0.0
+        self._slowed_by = 0.0
 
     def succeeded(self, now: float) -> None:
         """A call ended well: room for 1 / limit more, if the limit is being used."""
@@ -104,16 +104,18 @@ class Limit:
         if since < max(DECREASE_EVERY_S, first_s):
             return False
         reached = min(self.value, float(max(1, self.slots.in_use)))
+        # A ratio and not seconds, for models of one account may share the limit.
+        by = first_s / floor_s
         if since > SLOWED_EPISODE_S + first_s:
-            self._slowed_from, self._slowed_first_s = reached, first_s
+            self._slowed_from, self._slowed_by = reached, by
         elif reached <= SLOWED_DECREASE * self._slowed_from:
-            if first_s > SLOWED_HELPED * self._slowed_first_s:
+            if by > SLOWED_HELPED * self._slowed_by:
                 self._slowed_at = -1e9
                 return True
-            self._slowed_from, self._slowed_first_s = reached, first_s
+            self._slowed_from, self._slowed_by = reached, by
         self._slowed_at = now
         self._ceiling, self._ceiling_at = reached, now
-        self._set(max(LIMIT_MIN, max(SLOWED_DECREASE, SLOWED_FACTOR * floor_s / first_s) * reached), now)
+        self._set(max(LIMIT_MIN, max(SLOWED_DECREASE, SLOWED_FACTOR / by) * reached), now)
         return False
 
     def cool(self, until: float) -> None:
