@@ -3,7 +3,7 @@
     L    = first token (or the age of the oldest unanswered call, where that is alarming) + n_out / tokens_per_s
     cost = n_in · price_in + n_out · price_out
     load = max((in_flight + 1) / capacity, 1 − headroom)
-    S    = w_latency · Lmin/L + w_errors · max(−1, 1 − err/.25) + w_load · (1 − load²) + w_cost · costmin/cost
+    S    = w_latency · Lmin/L + w_errors · max(−1, 1 − err/.17) + w_load · (1 − load²) + w_cost · costmin/cost
 
 over the candidates that can be asked now; then two in a hundred calls go anywhere, the others by a softmax
 of S / .02. Terms are relative to the best of the candidates, so that they mean the same for a model of
@@ -28,10 +28,12 @@ from dandolo.route.queue import NORMAL
 
 TEMPERATURE = 0.02
 EXPLORATION = 0.02
-ERRORS_WORST = 0.25
+ERRORS_WORST = 0.17
+"""The error rate at which the term is spent. At a quarter, the estimate of a brownout of 30 % (an EWMA that
+wanders by a tenth) crossed again and again the rate at which a provider of four times the speed is worth it."""
 HEALTH_MIN = -1.0
 """At twice ERRORS_WORST. Were the term to end at zero, a provider that fails always would be as good as one that
-fails a quarter of the time, and better than a sound one of a third of its speed: it went on being asked."""
+fails a sixth of the time, and better than a sound one of a third of its speed: it went on being asked."""
 SCORED_MAX = 16
 DRAWS_OF_TWO = 4
 STICKY_SHARE = 0.9

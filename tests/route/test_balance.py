@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dandolo.config.schema import Weights
-from dandolo.route.balance import STICKY_MAX, Balancer
+from dandolo.route.balance import ERRORS_WORST, STICKY_MAX, Balancer
 from dandolo.route.breaker import Breaker
 from dandolo.route.candidate import Candidate
 from dandolo.route.capacity import Slots
@@ -84,14 +84,20 @@ def test_the_score_is_the_formula() -> None:
     assert score(fast, slow) == pytest.approx(
         [
             0.4 + 0.3 + 0.2 * (1 - 0.5**2) + 0.1 * 0.25,
-            0.4 * 1.5 / 3.0 + 0.3 * (1 - 0.1 / 0.25) + 0.2 * (1 - 0.1**2) + 0.1,
+            0.4 * 1.5 / 3.0 + 0.3 * (1 - 0.1 / ERRORS_WORST) + 0.2 * (1 - 0.1**2) + 0.1,
         ]
     )
 
 
-def test_errors_count_beyond_a_quarter_up_to_a_half() -> None:
-    assert score(candidate(errors=0.5))[0] == pytest.approx(score(candidate(errors=0.25))[0] - 0.3)
-    assert score(candidate(errors=0.5)) == score(candidate(errors=0.9))
+def test_errors_count_up_to_twice_the_rate_at_which_their_term_is_spent() -> None:
+    spent, twice = score(candidate(errors=ERRORS_WORST))[0], score(candidate(errors=2 * ERRORS_WORST))[0]
+    assert twice == pytest.approx(spent - 0.3)
+    assert score(candidate(errors=0.9))[0] == pytest.approx(twice)
+
+
+def test_a_brownout_is_not_outweighed_by_four_times_the_speed() -> None:
+    failing, sound = score(candidate("quick", 0.25, 200.0, errors=0.25), candidate("slow", 1.0, 50.0))
+    assert sound > failing
 
 
 def test_a_dead_provider_ranks_below_a_sound_one_of_a_third_of_its_speed() -> None:
