@@ -3,13 +3,14 @@
     L    = first token (or the age of the oldest unanswered call, where that is alarming) + n_out / tokens_per_s
     cost = n_in · price_in + n_out · price_out
     load = max((in_flight + 1) / capacity, 1 − headroom)
-    S    = w_latency · Lmin/L + w_errors · max(0, 1 − err/.25) + w_load · max(−1, 1 − load) + w_cost · costmin/cost
+    S    = w_latency · Lmin/L + w_errors · max(−1, 1 − err/.17) + w_load · (1 − load²) + w_cost · costmin/cost
 
 over the candidates that can be asked now; then two in a hundred calls go anywhere, the others by a softmax
 of S / .02. Terms are relative to the best of the candidates, so that they mean the same for a model of
-0.2 s and one of 20 s; a draw instead of the maximum keeps workers from herding onto one provider between two
-looks at it, and the two in a hundred keep what is known of the others fresh. Above 16 candidates two are
-drawn and compared (Mitzenmacher 2001). What is not known of a candidate is taken from its peers' median.
+0.2 s and one of 20 s; load is squared, since a straight line leaves a good provider for slower ones while it
+is half idle. A draw instead of the maximum keeps workers from herding onto one provider between two looks at
+it, and the two in a hundred keep what is known of the others fresh. Above 16 candidates two are drawn and
+compared (Mitzenmacher 2001). What is not known of a candidate is taken from its peers' median.
 Time is monotonic seconds and always an argument.
 """
 
@@ -28,7 +29,12 @@ from dandolo.route.queue import NORMAL
 
 TEMPERATURE = 0.02
 EXPLORATION = 0.02
-ERRORS_WORST = 0.25
+ERRORS_WORST = 0.17
+"""The error rate at which the term is spent. At a quarter, the estimate of a brownout of 30 % (an EWMA that
+wanders by a tenth) crossed again and again the rate at which a provider of four times the speed is worth it."""
+HEALTH_MIN = -1.0
+"""At twice ERRORS_WORST. Were the term to end at zero, a provider that fails always would be as good as one that
+fails a sixth of the time, and better than a sound one of a third of its speed: it went on being asked."""
 SCORED_MAX = 16
 DRAWS_OF_TWO = 4
 STICKY_SHARE = 0.9
@@ -189,7 +195,8 @@ class Balancer:
             if errors:
                 if now - measured.errors_at > ERRORS_HELD_S:
                     errors = measured.error_rate(now)
-                healths.append(1.0 - errors / ERRORS_WORST if errors < ERRORS_WORST else 0.0)
+                health = 1.0 - errors / ERRORS_WORST
+                healths.append(health if health > HEALTH_MIN else HEALTH_MIN)
             else:
                 healths.append(1.0)
             able.append(candidate)
@@ -212,7 +219,7 @@ class Balancer:
             totals = [
                 (best / latency if latency else of_latency)
                 + of_errors * health
-                + of_load * (1.0 - load)
+                + of_load * (1.0 - load * load)
                 + (cheapest / cost if cost > 0.0 else of_cost)
                 for latency, health, load, cost in zip(latencies, healths, loads, costs, strict=True)
             ]
@@ -298,7 +305,9 @@ class Balancer:
         full = [c for c in well if c.wait_s(now) <= 0]
         if full:
             full.sort(key=lambda c: (c.limit.slots.wait_s(priority), c.limit.slots.waiting))
-            return Blocked("full", full[0], full[0].limit.slots.wait_s(priority), tuple(full))
+            # Those that cool down hand nothing on before that has ended, and may then be the first to.
+            cooling = sorted((c for c in well if c not in full), key=lambda c: c.limit.wait_s(now))
+            return Blocked("full", full[0], full[0].limit.slots.wait_s(priority), (*full, *cooling))
         if well:
             soonest = min(well, key=lambda c: c.wait_s(now))
             return Blocked("cooling", soonest, soonest.wait_s(now))

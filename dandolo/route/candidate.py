@@ -8,7 +8,7 @@ the order they need.
 from __future__ import annotations
 
 from dandolo.route.breaker import Breaker
-from dandolo.route.limit import Limit
+from dandolo.route.limit import SLOWED_CALLS, SLOWED_FACTOR, Limit
 from dandolo.route.measure import Measured
 
 
@@ -77,9 +77,19 @@ class Candidate:
 
     def first_content(self, call: int, epoch: int, now: float) -> None:
         """The first content, reasoning or tool delta of a stream has come (no comment, no role-only chunk)."""
-        self.measured.first_content(call, now)
-        if self.breaker is not None:
-            self.breaker.answered(now, epoch)
+        measured = self.measured
+        since = measured.first_content(call, now)
+        first_s, floor_s = measured.first_s, measured.first_floor_s
+        if (
+            first_s > SLOWED_FACTOR * floor_s
+            and measured.unanswered * (1.0 - floor_s / first_s) > SLOWED_CALLS
+            and self.limit.slowed(now, first_s, floor_s)
+        ):
+            measured.first_floor_s = first_s
+        breaker = self.breaker
+        if breaker is not None:
+            row = breaker.row_since
+            breaker.answered(now, epoch, row > since and measured.newest_at <= row)
 
     def succeeded(self, call: int, epoch: int, now: float, tokens: int = 0) -> None:
         """The answer is complete, with `tokens` of output (0: not told)."""

@@ -16,19 +16,22 @@ from dandolo.route.queue import BYTES_MAX, NORMAL, WAITERS_MAX, Place, Queue, Ti
 __all__ = ["RETRY_AFTER_MAX_S", "WAITERS_MAX", "ReservedSlots", "Slots", "Ticket"]
 
 RETRY_AFTER_MAX_S = 30.0
+RESUMED_SHARE = 0.125
 
 
 class Slots:
     """Calls in flight of one account, at most `limit`, with a queue of at most `waiters_max` and `bytes_max`.
 
-    `waiting` is how many stand in the queue.
+    `waiting` is how many stand in the queue. Before `held_until` (a cool-down, monotonic) no slot is handed on:
+    it comes free, and the first `expire` after that time hands the free ones to those who wait.
     """
 
-    __slots__ = ("_freed", "_granting", "_leave_interval_s", "_left_at", "_queue", "in_use", "limit")
+    __slots__ = ("_freed", "_granting", "_leave_interval_s", "_left_at", "_queue", "held_until", "in_use", "limit")
 
     def __init__(self, limit: int, waiters_max: int = WAITERS_MAX, bytes_max: int = BYTES_MAX) -> None:
         self.limit = limit
         self.in_use = 0
+        self.held_until = 0.0
         self._queue = Queue(waiters_max, bytes_max)
         self._left_at = 0.0
         self._leave_interval_s = 0.0
@@ -94,19 +97,30 @@ class Slots:
         """Change the limit. Slots beyond a smaller one are not handed on when they are left."""
         more = limit - max(self.limit, self.in_use)
         self.limit = limit
-        if more > 0 and self._queue.count:
-            more = min(more, self._queue.count)
-            self.in_use += more
-            self._freed += more
-            if not self._granting:
-                self._grant(now)
+        if more > 0 and self._queue.count and now >= self.held_until:
+            self._hand_on(more, now)
 
     def expire(self, now: float) -> int:
-        """Refuse those who have waited too long; how many. To be called now and then, every 100 ms say."""
+        """Refuse those who have waited too long; how many. To be called now and then, every 100 ms say.
+
+        Where slots came free while they were held, it also hands them on, a share at a time: whoever cooled
+        down has just been refused, and all of them at once would be refused again.
+        """
         dropped = self._queue.expire(now)
         for place in dropped:
             place.ticket.fail(self._too_long(place, now))
+        if self._queue.count and self.in_use < self.limit and now >= self.held_until:
+            self._hand_on(min(self.limit - self.in_use, max(1, int(RESUMED_SHARE * self.limit))), now)
         return len(dropped)
+
+    def _hand_on(self, free: int, now: float) -> None:
+        """Give up to `free` slots that nobody holds to those who wait."""
+        if self._granting:
+            return
+        free = min(free, self._queue.count)
+        self.in_use += free
+        self._freed += free
+        self._grant(now)
 
     def _too_long(self, place: Place, now: float) -> Refusal:
         return Refusal(
@@ -123,8 +137,8 @@ class Slots:
                 self.expire(now)
             while self._freed:
                 self._freed -= 1
-                # A limit that has shrunk takes back what is beyond it.
-                place = self._next(now) if self.in_use <= self.limit else None
+                # A limit that has shrunk takes back what is beyond it; a cool-down may begin at any grant.
+                place = self._next(now) if self.in_use <= self.limit and now >= self.held_until else None
                 if place is None:
                     self.in_use -= 1
                 else:

@@ -114,7 +114,7 @@ def explain(
                 score=scores.totals[index],
                 of_latency=weights.latency * (best / latency if latency else 1.0),
                 of_errors=weights.errors * scores.healths[index],
-                of_load=weights.load * (1.0 - scores.loads[index]),
+                of_load=weights.load * (1.0 - scores.loads[index] * scores.loads[index]),
                 of_cost=weights.cost * (cheapest / cost if cost > 0 else 1.0),
                 probability=chances[index],
                 latency_s=latency or None,

@@ -3,7 +3,8 @@
 The limit is additive increase, multiplicative decrease (Chiu and Jain 1989) on calls in flight: a 429 takes
 a tenth off, at most once per 200 ms because refusals come in volleys; a success adds 1 / limit. Concurrency
 is bounded although providers count requests: by Little's law one follows from the other at a given latency,
-and a provider that slows down is given fewer requests without being asked. Time is monotonic seconds.
+and a provider that slows down is given fewer requests without being asked. A server that refuses nothing and
+lets calls wait is told by its first tokens, which come later the more are in flight. Time is monotonic seconds.
 """
 
 from __future__ import annotations
@@ -20,8 +21,17 @@ REACH = 3.0
 one term of several, so that a good provider is driven to its capacity only by a limit above it."""
 CEILING_S = 60.0
 CEILING_SHARE = 0.9
-CEILING_CARE = 0.3
-"""Close below the level that was last refused, growth is three times slower, until that is a minute ago."""
+CEILING_CARE = 0.1
+CEILING_HURRY = 2.0
+"""Close below the level that was last refused, growth is ten times slower, until that is a minute ago: what lies
+above is known. Not so while callers wait: they want what they can get, and a refusal costs them less."""
+SLOWED_FACTOR = 2.0
+SLOWED_CALLS = 3.0
+"""First tokens take twice as long as when nobody queues, and more than three of our calls wait in that queue."""
+SLOWED_DECREASE = 0.5
+SLOWED_EPISODE_S = 10.0
+SLOWED_HELPED = 0.8
+"""It helped: once half as many are in flight, first tokens take at most that share of what they took."""
 SLOW_START_S = 8.0
 SLOW_START_SHARE = 0.1
 COOL_DOWN_S = 1.0
@@ -37,8 +47,8 @@ class Limit:
     """
 
     __slots__ = (
-        "_ceiling", "_ceiling_at", "_decreased_at", "bound", "cooled_until", "headroom", "reason", "slots",
-        "slow_until", "told_until", "value",
+        "_ceiling", "_ceiling_at", "_decreased_at", "_slowed_at", "_slowed_by", "_slowed_from", "bound",
+        "cooled_until", "headroom", "reason", "slots", "slow_until", "told_until", "value",
     )  # fmt: skip
 
     def __init__(self, slots: Slots, bound: int | None = None) -> None:
@@ -54,6 +64,9 @@ class Limit:
         self._decreased_at = -1e9
         self._ceiling = 0.0
         self._ceiling_at = -1e9
+        self._slowed_at = -1e9
+        self._slowed_from = 0.0
+        self._slowed_by = 0.0
 
     def succeeded(self, now: float) -> None:
         """A call ended well: room for 1 / limit more, if the limit is being used."""
@@ -65,7 +78,7 @@ class Limit:
             if now - self._ceiling_at > CEILING_S:
                 self._ceiling = 0.0
             else:
-                step *= CEILING_CARE
+                step *= CEILING_HURRY if self.slots.waiting else CEILING_CARE
         self._set(min(self.bound, value + step), now)
 
     def refused(self, now: float, retry_after_s: float | None) -> None:
@@ -81,11 +94,40 @@ class Limit:
         self._ceiling, self._ceiling_at = reached, now
         self._set(max(LIMIT_MIN, DECREASE * reached), now)
 
+    def slowed(self, now: float, first_s: float, floor_s: float) -> bool:
+        """First tokens take `first_s`, many times `floor_s`, what they take when nobody queues.
+
+        Some servers refuse nothing and let all wait, out of sight of our queue and its classes. The limit
+        falls from what is in flight, by the ratio of the two times and to a half at most, once per first
+        token, for no sooner is it seen whether that helped (after the gradient limits of Netflix's
+        concurrency-limits and TCP Vegas). True: it did not help, the provider is slow by itself, and
+        `first_s` is to be taken for normal.
+        """
+        since = now - self._slowed_at
+        if since < max(DECREASE_EVERY_S, first_s):
+            return False
+        reached = min(self.value, float(max(1, self.slots.in_use)))
+        # A ratio and not seconds, for models of one account may share the limit.
+        by = first_s / floor_s
+        if since > SLOWED_EPISODE_S + first_s:
+            self._slowed_from, self._slowed_by = reached, by
+        elif reached <= SLOWED_DECREASE * self._slowed_from:
+            if by > SLOWED_HELPED * self._slowed_by:
+                self._slowed_at = -1e9
+                return True
+            self._slowed_from, self._slowed_by = reached, by
+        self._slowed_at = now
+        self._ceiling, self._ceiling_at = reached, now
+        self._set(max(LIMIT_MIN, max(SLOWED_DECREASE, SLOWED_FACTOR / by) * reached), now)
+        return False
+
     def cool(self, until: float, reason: str = "") -> None:
         """Nothing is to be sent before `until`; a later one wins."""
         if until > self.cooled_until:
             self.cooled_until = until
             self.reason = reason
+            if until > self.slots.held_until:
+                self.slots.held_until = until
 
     def told(self, remaining: float, limit: float, until: float) -> None:
         """What rate-limit headers said: `remaining` of `limit` (requests or tokens), true until `until`.
@@ -95,6 +137,8 @@ class Limit:
         if limit > 0:
             self.headroom = min(1.0, max(0.0, remaining / limit))
             self.told_until = until
+            held = self.cooled_until
+            self.slots.held_until = held if self.headroom > 0.0 or held > until else until
 
     def begin_slow_start(self, now: float) -> None:
         """The breaker has closed: a tenth of the limit at first, all of it after SLOW_START_S."""

@@ -19,7 +19,13 @@ P95_STEP = 0.15
 P95_START = 2.0
 ERRORS_HELD_S = 15.0
 ERRORS_GONE_S = 30.0
-"""Without traffic the error rate stays for 15 s and is then let go of in a straight line until 30 s."""
+"""Without a failure the error rate stays for 15 s and is then let go of in a straight line until 30 s."""
+ERRORS_CONFIRMED_S = 60.0
+"""A failure up to so long after the last one brings back all that was let go of for want of news."""
+FLOOR_AFTER = 30
+"""Samples until the floor is its own: an early one may be low by chance."""
+FLOOR_RISES_S = 900.0
+"""The floor follows a provider that has become slower within a quarter of an hour, a queue no faster."""
 SAMPLE_S = 0.002
 """Of plain calls that end more often than that not each is noted: what changes in between is noise."""
 STALL_FACTOR = 2.5
@@ -36,20 +42,24 @@ class Measured:
     """One account × model as it answers. All public fields are for reading.
 
     `first_s` first-token EWMA in seconds, `first_p95_s` its 95th percentile, `tokens_per_s` speed of
-    streams, `total_s` and `total_tokens` EWMAs of plain calls; each 0 while unknown. `errors` is the error
-    EWMA as of `errors_at` (read `error_rate`). `oldest_at` is when the oldest stream without content began,
-    NEVER without one; `stall_s` the age at which that speaks against the provider.
+    streams, `total_s` and `total_tokens` EWMAs of plain calls; each 0 while unknown. `first_floor_s` is the
+    lowest that `first_s` has been, rising slowly: what it is when nobody queues. `errors` is the error EWMA
+    and `errors_at` the time of the last failure (read `error_rate`). `oldest_at` is when the oldest stream
+    without content began, NEVER without one; `stall_s` the age at which that speaks against the provider.
     """
 
     __slots__ = (
-        "_next", "_plain", "_speed_at", "_streaming", "_total_at", "_unanswered", "errors", "errors_at", "first_at",
-        "first_p95_s", "first_s", "oldest_at", "stall_s", "tokens_per_s", "total_s", "total_tokens",
+        "_next", "_plain", "_speed_at", "_streaming", "_total_at", "_unanswered", "_young", "errors", "errors_at",
+        "first_at", "first_floor_s", "first_p95_s", "first_s", "oldest_at", "stall_s", "tokens_per_s", "total_s",
+        "total_tokens",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.first_s = 0.0
         self.first_at = 0.0
         self.first_p95_s = 0.0
+        self.first_floor_s = 0.0
+        self._young = FLOOR_AFTER
         self.tokens_per_s = 0.0
         self.total_s = 0.0
         self.total_tokens = 0.0
@@ -80,11 +90,11 @@ class Measured:
         self._unanswered[call] = now
         return call
 
-    def first_content(self, call: int, now: float) -> None:
-        """The first content of a stream has come. Said twice it counts once."""
+    def first_content(self, call: int, now: float) -> float:
+        """The first content of a stream has come. Said twice it counts once. Returns when the call began."""
         since = self._unanswered.pop(call, None)
         if since is None:
-            return
+            return now
         self._streaming[call] = now
         if since <= self.oldest_at:
             # The scan passes over places that were freed; it is in C, and a dict keeps fewer of them than
@@ -98,14 +108,22 @@ class Measured:
             if first_s > CLIP * known:
                 first_s = CLIP * known
             gap = now - self.first_at
-            self.first_s = known + (ALPHA if gap < _GAP_S else 1.0 - exp(-gap / TIME_CONSTANT_S)) * (first_s - known)
+            first_s = known + (ALPHA if gap < _GAP_S else 1.0 - exp(-gap / TIME_CONSTANT_S)) * (first_s - known)
+            self.first_s = first_s
+            if first_s < self.first_floor_s or self._young:
+                self.first_floor_s = first_s
+                if self._young:
+                    self._young -= 1
+            else:
+                self.first_floor_s *= 1.0 + gap / FLOOR_RISES_S
         else:
-            self.first_s = first_s if first_s > 1e-6 else 1e-6
+            self.first_s = self.first_floor_s = first_s if first_s > 1e-6 else 1e-6
             p95 = P95_START * self.first_s
         self.first_at = now
         self.first_p95_s = p95
         stall = STALL_FACTOR * p95
         self.stall_s = stall if stall > STALL_MIN_S else STALL_MIN_S
+        return since
 
     def finished(self, call: int, now: float, tokens: int) -> None:
         """A call ended well with `tokens` of output (0: not told). Said twice it counts once."""
@@ -130,10 +148,9 @@ class Measured:
                 self.tokens_per_s = speed
                 self._speed_at = now
         if self.errors:
-            self.errors = (1.0 - ALPHA) * self.error_rate(now)
+            self.errors *= 1.0 - ALPHA
             if self.errors < 1e-3:
                 self.errors = 0.0
-            self.errors_at = now
 
     def failed(self, call: int, now: float) -> bool:
         """A call failed in a way that speaks against the provider. It tells nothing of latency.
@@ -142,7 +159,8 @@ class Measured:
         """
         answered = call in self._streaming
         self._forget(call)
-        errors = self.error_rate(now)
+        # Time lets somebody try again; it is no evidence. The first failure says that nothing has changed.
+        errors = self.errors if now - self.errors_at < ERRORS_CONFIRMED_S else self.error_rate(now)
         self.errors = errors + ALPHA * (1.0 - errors)
         self.errors_at = now
         return answered
@@ -182,8 +200,18 @@ class Measured:
         """Calls under way."""
         return len(self._unanswered) + len(self._streaming) + len(self._plain)
 
+    @property
+    def unanswered(self) -> int:
+        """Streams under way that have no content yet."""
+        return len(self._unanswered)
+
+    @property
+    def newest_at(self) -> float:
+        """When the youngest stream without content began, 0 without one."""
+        return next(reversed(self._unanswered.values()), 0.0)
+
     def error_rate(self, now: float) -> float:
-        """The error EWMA, 0 … 1, decayed by the time without traffic."""
+        """The error EWMA, 0 … 1, decayed by the time without a failure."""
         errors = self.errors
         if not errors:
             return 0.0

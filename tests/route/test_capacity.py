@@ -47,6 +47,40 @@ def test_waiters_are_served_in_the_order_they_came() -> None:
     assert (slots.in_use, slots.waiting) == (0, 0)
 
 
+def test_slots_that_come_free_in_a_cool_down_are_handed_on_after_it() -> None:
+    slots, granted = Slots(16), []
+    for _ in range(16):
+        slots.enter()
+    for name in range(5):
+        slots.queue(Place(name, granted), 1.5)
+    slots.held_until = 2.0
+    for _ in range(10):
+        slots.leave(1.6)
+    slots.expire(1.9)
+    assert (granted, slots.in_use, slots.waiting) == ([], 6, 5)
+    slots.expire(2.0)
+    assert granted == [0, 1], "all at once would be refused at once"
+    slots.expire(2.1)
+    slots.expire(2.2)
+    assert (granted, slots.in_use, slots.waiting) == ([0, 1, 2, 3, 4], 11, 0)
+
+
+def test_a_cool_down_that_begins_at_a_grant_stops_the_next() -> None:
+    slots, granted = Slots(4), []
+    for _ in range(4):
+        slots.enter()
+
+    class Refused(Place):
+        def set(self, value: bool) -> None:
+            super().set(value)
+            slots.held_until = 5.0
+
+    for name in range(3):
+        slots.queue(Refused(name, granted), 0.0)
+    slots.resize(6, 1.0)
+    assert (granted, slots.in_use, slots.waiting) == ([0], 5, 2)
+
+
 def test_who_withdraws_is_not_served() -> None:
     slots, granted = Slots(1), []
     slots.enter()
