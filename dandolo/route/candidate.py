@@ -79,13 +79,15 @@ class Candidate:
         """The first content, reasoning or tool delta of a stream has come (no comment, no role-only chunk)."""
         measured = self.measured
         since = measured.first_content(call, now)
-        first_s, floor_s = measured.first_s, measured.first_floor_s
+        low_s, usual_s = measured.first_low_s, measured.first_usual_s
+        # In a queue the quickest are slower than the slow ones usually are. A mean would take a few long prompts for
+        # a queue: with first tokens as uneven as prompts are, that shut out most calls of a provider that was well.
         if (
-            first_s > SLOWED_FACTOR * floor_s
-            and measured.unanswered * (1.0 - floor_s / first_s) > SLOWED_CALLS
-            and self.limit.slowed(now, first_s, floor_s)
+            low_s > SLOWED_FACTOR * usual_s
+            and measured.unanswered * (1.0 - usual_s / low_s) > SLOWED_CALLS
+            and self.limit.slowed(now, low_s, usual_s)
         ):
-            measured.first_floor_s = first_s
+            measured.first_usual_s = low_s
         breaker = self.breaker
         if breaker is not None:
             row = breaker.row_since

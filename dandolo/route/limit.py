@@ -25,9 +25,10 @@ CEILING_CARE = 0.1
 CEILING_HURRY = 2.0
 """Close below the level that was last refused, growth is ten times slower, until that is a minute ago: what lies
 above is known. Not so while callers wait: they want what they can get, and a refusal costs them less."""
-SLOWED_FACTOR = 2.0
+SLOWED_FACTOR = 1.25
 SLOWED_CALLS = 3.0
-"""First tokens take twice as long as when nobody queues, and more than three of our calls wait in that queue."""
+"""The quick quarter of first tokens takes longer than the slow quarter usually does, by that much, and more than three
+of our calls wait in that queue."""
 SLOWED_DECREASE = 0.5
 SLOWED_EPISODE_S = 10.0
 SLOWED_HELPED = 0.8
@@ -94,8 +95,8 @@ class Limit:
         self._ceiling, self._ceiling_at = reached, now
         self._set(max(LIMIT_MIN, DECREASE * reached), now)
 
-    def slowed(self, now: float, first_s: float, floor_s: float) -> bool:
-        """First tokens take `first_s`, many times `floor_s`, what they take when nobody queues.
+    def slowed(self, now: float, first_s: float, usual_s: float) -> bool:
+        """First tokens take `first_s`, much more than `usual_s`, what they take when nobody queues.
 
         Some servers refuse nothing and let all wait, out of sight of our queue and its classes. The limit
         falls from what is in flight, by the ratio of the two times and to a half at most, once per first
@@ -108,7 +109,7 @@ class Limit:
             return False
         reached = min(self.value, float(max(1, self.slots.in_use)))
         # A ratio and not seconds, for models of one account may share the limit.
-        by = first_s / floor_s
+        by = first_s / usual_s
         if since > SLOWED_EPISODE_S + first_s:
             self._slowed_from, self._slowed_by = reached, by
         elif reached <= SLOWED_DECREASE * self._slowed_from:

@@ -8,6 +8,7 @@ constant time (the oldest unanswered call: amortised). Time is monotonic seconds
 
 from __future__ import annotations
 
+from collections import deque
 from math import exp
 
 ALPHA = 0.1
@@ -22,10 +23,10 @@ ERRORS_GONE_S = 30.0
 """Without a failure the error rate stays for 15 s and is then let go of in a straight line until 30 s."""
 ERRORS_CONFIRMED_S = 60.0
 """A failure up to so long after the last one brings back all that was let go of for want of news."""
-FLOOR_AFTER = 30
-"""Samples until the floor is its own: an early one may be low by chance."""
-FLOOR_RISES_S = 900.0
-"""The floor follows a provider that has become slower within a quarter of an hour, a queue no faster."""
+RECENT_MAX = 32
+LOOK_EVERY = 8
+USUAL_ALPHA = 0.1
+"""The latest 32 first tokens are looked at after every eighth; what is usual moves a tenth of the way each time."""
 SAMPLE_S = 0.002
 """Of plain calls that end more often than that not each is noted: what changes in between is noise."""
 STALL_FACTOR = 2.5
@@ -41,25 +42,27 @@ _GAP_S = 1.0536
 class Measured:
     """One account × model as it answers. All public fields are for reading.
 
-    `first_s` first-token EWMA in seconds, `first_p95_s` its 95th percentile, `tokens_per_s` speed of
-    streams, `total_s` and `total_tokens` EWMAs of plain calls; each 0 while unknown. `first_floor_s` is the
-    lowest that `first_s` has been, rising slowly: what it is when nobody queues. `errors` is the error EWMA
-    and `errors_at` the time of the last failure (read `error_rate`). `oldest_at` is when the oldest stream
-    without content began, NEVER without one; `stall_s` the age at which that speaks against the provider.
+    `first_s` first-token EWMA in seconds, `first_p95_s` its 95th percentile, `tokens_per_s` speed of streams,
+    `total_s` and `total_tokens` EWMAs of plain calls; each 0 while unknown. `first_low_s` is the lower quartile of
+    the latest first tokens, `first_usual_s` the upper one in the long run. `errors` is the error EWMA and
+    `errors_at` the time of the last failure (read `error_rate`). `oldest_at` is when the oldest stream without
+    content began, NEVER without one; `stall_s` the age at which that speaks against the provider.
     """
 
     __slots__ = (
-        "_next", "_plain", "_speed_at", "_streaming", "_total_at", "_unanswered", "_young", "errors", "errors_at",
-        "first_at", "first_floor_s", "first_p95_s", "first_s", "oldest_at", "stall_s", "tokens_per_s", "total_s",
-        "total_tokens",
+        "_look_in", "_next", "_plain", "_recent", "_speed_at", "_streaming", "_total_at", "_unanswered", "errors",
+        "errors_at", "first_at", "first_low_s", "first_p95_s", "first_s", "first_usual_s", "oldest_at", "stall_s",
+        "tokens_per_s", "total_s", "total_tokens",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.first_s = 0.0
         self.first_at = 0.0
         self.first_p95_s = 0.0
-        self.first_floor_s = 0.0
-        self._young = FLOOR_AFTER
+        self.first_low_s = 0.0
+        self.first_usual_s = 0.0
+        self._recent: deque[float] = deque(maxlen=RECENT_MAX)
+        self._look_in = LOOK_EVERY
         self.tokens_per_s = 0.0
         self.total_s = 0.0
         self.total_tokens = 0.0
@@ -101,6 +104,12 @@ class Measured:
             # thrice its entries, so the whole is constant a call in practice.
             self.oldest_at = next(iter(self._unanswered.values()), NEVER)
         first_s = now - since
+        recent = self._recent
+        recent.append(first_s)
+        self._look_in -= 1
+        if not self._look_in:
+            self._look_in = LOOK_EVERY
+            self._look(sorted(recent))
         known = self.first_s
         if known:
             p95 = self.first_p95_s
@@ -108,22 +117,27 @@ class Measured:
             if first_s > CLIP * known:
                 first_s = CLIP * known
             gap = now - self.first_at
-            first_s = known + (ALPHA if gap < _GAP_S else 1.0 - exp(-gap / TIME_CONSTANT_S)) * (first_s - known)
-            self.first_s = first_s
-            if first_s < self.first_floor_s or self._young:
-                self.first_floor_s = first_s
-                if self._young:
-                    self._young -= 1
-            else:
-                self.first_floor_s *= 1.0 + gap / FLOOR_RISES_S
+            self.first_s = known + (ALPHA if gap < _GAP_S else 1.0 - exp(-gap / TIME_CONSTANT_S)) * (first_s - known)
         else:
-            self.first_s = self.first_floor_s = first_s if first_s > 1e-6 else 1e-6
+            self.first_s = first_s if first_s > 1e-6 else 1e-6
             p95 = P95_START * self.first_s
         self.first_at = now
         self.first_p95_s = p95
         stall = STALL_FACTOR * p95
         self.stall_s = stall if stall > STALL_MIN_S else STALL_MIN_S
         return since
+
+    def _look(self, recent: list[float]) -> None:
+        """Compare the latest first tokens with the usual ones."""
+        if len(recent) < RECENT_MAX:
+            return
+        self.first_low_s = low = recent[RECENT_MAX // 4]
+        high = recent[3 * RECENT_MAX // 4]
+        if not self.first_usual_s:
+            self.first_usual_s = high
+        elif low <= self.first_usual_s:
+            # What a queue makes of them is not usual, and is not learned from.
+            self.first_usual_s += USUAL_ALPHA * (high - self.first_usual_s)
 
     def finished(self, call: int, now: float, tokens: int) -> None:
         """A call ended well with `tokens` of output (0: not told). Said twice it counts once."""

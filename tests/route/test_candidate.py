@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
+import random
+
 import pytest
 
 from dandolo.route.breaker import PROBE_EVERY_S, PROBE_EXTENDS_S, Breaker
@@ -99,6 +102,30 @@ def test_a_late_first_token_or_two_lower_nothing() -> None:
         made.first_content(call, epoch, 12.0 + 5 * at)
     assert made.measured.first_s > 1.9
     assert made.limit.value == 100
+
+
+@pytest.mark.parametrize("spread", ["two kinds", "long tail", "even"])
+def test_uneven_first_tokens_are_no_queue(spread: str) -> None:
+    """Prompts differ in length, and so do the times they take: that alone must never shut out calls."""
+    made, _ = candidate()
+    draw = random.Random(spread)
+    first_s = {
+        "two kinds": lambda: 0.3 if draw.random() < 0.7 else 4.0,
+        "long tail": lambda: 0.5 * draw.lognormvariate(0, 1.0),
+        "even": lambda: 0.5 * draw.lognormvariate(0, 0.3),
+    }[spread]
+    under_way: list[tuple[float, int, int]] = []
+    now = 0.0
+    for _ in range(8000):
+        now += draw.expovariate(30.0)
+        while under_way and under_way[0][0] <= now:
+            at, call, epoch = under_way.pop(0)
+            made.first_content(call, epoch, at)
+            made.succeeded(call, epoch, at, 10)
+            made.limit.slots.leave(at)
+        assert made.limit.slots.enter(), "a healthy provider was taken for an overloaded one"
+        bisect.insort(under_way, (now + first_s(), *made.begin(now)))
+    assert made.limit.value == made.limit.bound
 
 
 def test_streams_that_are_all_cut_open_it_though_each_had_content() -> None:

@@ -16,6 +16,7 @@ from dandolo.route.limit import (
     SLOW_START_S,
     SLOWED_DECREASE,
     SLOWED_EPISODE_S,
+    SLOWED_FACTOR,
     Limit,
 )
 
@@ -107,12 +108,12 @@ def test_growth_is_not_careful_while_callers_wait() -> None:
 
 def test_a_queue_out_of_sight_takes_the_limit_down_from_what_is_in_flight() -> None:
     made = limit(40)
-    assert not made.slowed(0.0, 0.9, 0.3)
-    assert made.value == pytest.approx(40 * 2 / 3)
-    assert not made.slowed(0.5, 0.9, 0.3), "it is no sooner seen than after a first token whether that helped"
-    assert made.value == pytest.approx(40 * 2 / 3)
-    made.slowed(1.0, 0.66, 0.3)
-    assert made.value == pytest.approx(40 * 2 / 3 * 0.6 / 0.66)
+    assert not made.slowed(0.0, 0.6, 0.3)
+    assert made.value == pytest.approx(40 * SLOWED_FACTOR / 2)
+    assert not made.slowed(0.5, 0.6, 0.3), "it is no sooner seen than after a first token whether that helped"
+    assert made.value == pytest.approx(40 * SLOWED_FACTOR / 2)
+    made.slowed(1.0, 0.45, 0.3)
+    assert made.value == pytest.approx(40 * SLOWED_FACTOR / 2 * SLOWED_FACTOR / 1.5)
     assert made.wait_s(1.0) == 0.0, "nobody refused anything"
 
 

@@ -14,8 +14,8 @@ from dandolo.route.measure import (
     ERRORS_CONFIRMED_S,
     ERRORS_GONE_S,
     ERRORS_HELD_S,
-    FLOOR_AFTER,
     NEVER,
+    RECENT_MAX,
     STALL_COLD_S,
     STALL_MIN_S,
     Measured,
@@ -106,21 +106,34 @@ def test_what_is_long_ago_is_not_brought_back() -> None:
     assert made.error_rate(ERRORS_CONFIRMED_S + 1) == pytest.approx(ALPHA)
 
 
-def test_the_floor_is_the_lowest_and_rises_slowly() -> None:
+def test_what_is_usual_is_the_slow_quarter_and_a_queue_does_not_change_it() -> None:
+    made, now = Measured(), 0.0
+    for step in range(400):
+        now += 0.1
+        streamed(made, now, 0.2 if step % 2 else 0.6)
+    assert made.first_usual_s == pytest.approx(0.6)
+    assert made.first_low_s == pytest.approx(0.2)
+    for _ in range(400):
+        now += 0.1
+        streamed(made, now, 3.0)
+    assert made.first_low_s == pytest.approx(3.0)
+    assert made.first_usual_s < 1.5
+    usual = made.first_usual_s
+    for _ in range(4000):
+        now += 0.1
+        streamed(made, now, 3.0)
+    assert made.first_usual_s == usual
+    for _ in range(800):
+        now += 0.1
+        streamed(made, now, 0.3)
+    assert made.first_usual_s == pytest.approx(0.3, rel=0.05)
+
+
+def test_few_first_tokens_say_nothing_of_what_is_usual() -> None:
     made = Measured()
-    for step in range(FLOOR_AFTER + 10):
-        streamed(made, step * 0.1, 0.5 if step else 0.05)
-    assert made.first_floor_s == pytest.approx(made.first_s, rel=0.1), "one early sample was believed for ever"
-    floor, now = made.first_floor_s, 4.0
-    for _ in range(600):
-        now += 0.1
-        streamed(made, now, 2.0)
-    assert made.first_s == pytest.approx(2.0, rel=0.01)
-    assert floor < made.first_floor_s < 1.1 * floor
-    for _ in range(60):
-        now += 0.1
-        streamed(made, now, 0.2)
-    assert made.first_floor_s == pytest.approx(made.first_s, rel=0.01)
+    for step in range(RECENT_MAX - 1):
+        streamed(made, step * 0.1, 0.5)
+    assert made.first_usual_s == 0.0
 
 
 def test_streams_without_content_are_counted_and_the_youngest_known() -> None:
