@@ -19,6 +19,8 @@ USED_SHARE_TO_GROW = 0.25
 REACH = 3.0
 """A limit is taken to lie at most this far above what was in flight when it was refused. Not nearer: load is
 one term of several, so that a good provider is driven to its capacity only by a limit above it."""
+REACH_MIN = 12.0
+"""Nor is it taken to lie lower than that for one refusal: a lonely call that was refused met a rate, not a bound."""
 CEILING_S = 60.0
 CEILING_SHARE = 0.9
 CEILING_CARE = 0.1
@@ -91,7 +93,7 @@ class Limit:
         if now - self._decreased_at < DECREASE_EVERY_S:
             return
         self._decreased_at = now
-        reached = min(self.value, REACH * max(1, self.slots.in_use))
+        reached = min(self.value, max(REACH * self.slots.in_use, REACH_MIN))
         self._ceiling, self._ceiling_at = reached, now
         self._set(max(LIMIT_MIN, DECREASE * reached), now)
 
