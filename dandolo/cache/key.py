@@ -74,9 +74,7 @@ class Keys:
         return keyed.digest()[:KEY_BYTES]
 
 
-def context(
-    scope: str, endpoint: str, policy: str, model: str, headers: Iterable[tuple[str, str]] = ()
-) -> bytes:
+def context(scope: str, endpoint: str, policy: str, model: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
     """What identifies a request beside its body, encoded so that nothing can be taken for something else.
 
     `scope` is who may see the answer (`policy.Permission.scope`), `endpoint` its name, `policy` whatever decides

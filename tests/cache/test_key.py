@@ -35,9 +35,21 @@ SAME: list[tuple[str, str | dict[str, Any], str | dict[str, Any]]] = [
     ("white space", BODY, json.dumps(BODY, indent=2)),
     ("spaces as Python puts them", BODY, json.dumps(BODY)),
     ("order of members", BODY, dict(reversed(BODY.items()))),
-    ("order of nested members", '{"messages":[{"role":"user","content":"a"}]}', '{"messages":[{"content":"a","role":"user"}]}'),
-    ("escapes", user("größe /"), '{"model":"x","temperature":0,"messages":[{"role":"user","content":"gr\\u00f6\\u00dfe \\/"}]}'),
-    ("angle brackets as Go writes them", user("a<b"), '{"temperature":0,"messages":[{"role":"user","content":"a\\u003cb"}]}'),
+    (
+        "order of nested members",
+        '{"messages":[{"role":"user","content":"a"}]}',
+        '{"messages":[{"content":"a","role":"user"}]}',
+    ),
+    (
+        "escapes",
+        user("größe /"),
+        '{"model":"x","temperature":0,"messages":[{"role":"user","content":"gr\\u00f6\\u00dfe \\/"}]}',
+    ),
+    (
+        "angle brackets as Go writes them",
+        user("a<b"),
+        '{"temperature":0,"messages":[{"role":"user","content":"a\\u003cb"}]}',
+    ),
     ("the model's name, which the context resolves", BODY, {**BODY, "model": "other"}),
     ("the older name of a limit", {**BODY, "max_tokens": 9}, {**BODY, "max_completion_tokens": 9}),
     ("a number's spelling", {**BODY, "top_p": 0.5}, json.dumps(BODY)[:-1] + ',"top_p":5.0e-1}'),
@@ -50,13 +62,15 @@ SAME: list[tuple[str, str | dict[str, Any], str | dict[str, Any]]] = [
     (
         "markers in a tool's result",
         user([{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "a"}]}]),
-        user([
-            {
-                "type": "tool_result",
-                "tool_use_id": "t",
-                "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}],
-            }
-        ]),
+        user(
+            [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "t",
+                    "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}],
+                }
+            ]
+        ),
     ),
     (
         "markers in system and tools",
@@ -68,7 +82,7 @@ SAME: list[tuple[str, str | dict[str, Any], str | dict[str, Any]]] = [
         ),
     ),
     ("a marker on the whole body", BODY, {**BODY, "cache_control": {"type": "ephemeral"}}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("one", "other"), [pytest.param(a, b, id=name) for name, a, b in SAME])
@@ -91,21 +105,34 @@ DIFFERENT: list[tuple[str, Any, Any]] = [
     ("a number and a text", {**BODY, "x": 1}, {**BODY, "x": "1"}),
     ("order of messages", BODY, {**BODY, "messages": BODY["messages"][::-1]}),
     ("two limits", {**BODY, "max_tokens": 9}, {**BODY, "max_tokens": 9, "max_completion_tokens": 9}),
-    ("two limits, crossed", {**BODY, "max_tokens": 8, "max_completion_tokens": 9},
-     {**BODY, "max_tokens": 9, "max_completion_tokens": 8}),
-    ("seeds beyond 64 bits", json.dumps(BODY)[:-1] + ',"seed":123456789012345678901}',
-     json.dumps(BODY)[:-1] + ',"seed":123456789012345678902}'),
+    (
+        "two limits, crossed",
+        {**BODY, "max_tokens": 8, "max_completion_tokens": 9},
+        {**BODY, "max_tokens": 9, "max_completion_tokens": 8},
+    ),
+    (
+        "seeds beyond 64 bits",
+        json.dumps(BODY)[:-1] + ',"seed":123456789012345678901}',
+        json.dumps(BODY)[:-1] + ',"seed":123456789012345678902}',
+    ),
     ("numbers no double holds", json.dumps(BODY)[:-1] + ',"x":1e999}', json.dumps(BODY)[:-1] + ',"x":1e998}'),
-    ("a property named like a marker in a schema",
-     user("a", tools=[{"name": "t", "input_schema": {"properties": {}}}]),
-     user("a", tools=[{"name": "t", "input_schema": {"properties": {"cache_control": {"type": "ephemeral"}}}}])),
-    ("an argument named like a marker",
-     user([{"type": "tool_use", "id": "i", "name": "n", "input": {}}]),
-     user([{"type": "tool_use", "id": "i", "name": "n", "input": {"cache_control": {"type": "ephemeral"}}}])),
-    ("something else in a marker's place", user([{"type": "text", "text": "a"}]),
-     user([{"type": "text", "text": "a", "cache_control": {"type": "ephemeral", "text": "b"}}])),
+    (
+        "a property named like a marker in a schema",
+        user("a", tools=[{"name": "t", "input_schema": {"properties": {}}}]),
+        user("a", tools=[{"name": "t", "input_schema": {"properties": {"cache_control": {"type": "ephemeral"}}}}]),
+    ),
+    (
+        "an argument named like a marker",
+        user([{"type": "tool_use", "id": "i", "name": "n", "input": {}}]),
+        user([{"type": "tool_use", "id": "i", "name": "n", "input": {"cache_control": {"type": "ephemeral"}}}]),
+    ),
+    (
+        "something else in a marker's place",
+        user([{"type": "text", "text": "a"}]),
+        user([{"type": "text", "text": "a", "cache_control": {"type": "ephemeral", "text": "b"}}]),
+    ),
     ("ignored names count deeper down", user("a", x={"user": 1}), user("a", x={"user": 2})),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("one", "other"), [pytest.param(a, b, id=name) for name, a, b in DIFFERENT])
@@ -179,10 +206,14 @@ def test_headers_that_go_on_to_a_provider_count() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=8,
-)  # fmt: skip
+)
 OBJECTS = st.dictionaries(st.text(min_size=1, max_size=4), JSON, min_size=1, max_size=4)
 
 
