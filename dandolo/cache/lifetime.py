@@ -13,7 +13,7 @@ from enum import IntEnum
 import msgspec
 
 from dandolo.api.body import JsonBody
-from dandolo.cache.words import is_code, is_volatile
+from dandolo.cache.words import heard
 
 
 class TtlClass(IntEnum):
@@ -129,10 +129,11 @@ def ttl_class(endpoint: str, body: JsonBody, *, overruled: bool = False) -> TtlC
     if turns is None or len(turns) > TURNS_MAX or sum(len(text) for _, text in turns) > CHARS_MAX:
         return TtlClass.ANALYSIS
     asked = [text for role, text in turns if role == "user"]
-    if any(is_code(text) for text in asked):
-        return TtlClass.CODE
     # Only what the user says: a system prompt that tells the date changes with it, and so does the key.
-    if any(is_volatile(text) for text in asked):
+    said = [heard(text) for text in asked]
+    if any(one.code for one in said):
+        return TtlClass.CODE
+    if any(one.volatile for one in said):
         return TtlClass.VOLATILE
     if len(asked) == 1 and len(asked[0]) <= QUESTION_CHARS_MAX and "\n" not in asked[0].strip("\n"):
         others = {role for role, _ in turns if role != "user"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dandolo.cache.words import is_code, is_volatile
+from dandolo.cache.words import heard
 
 VOLATILE = [
     "What is the price of gold?",
@@ -32,6 +32,8 @@ VOLATILE = [
 LASTING = [
     "Why is the sky blue?",
     "Who wrote Hamlet?",
+    "What actually happened at Actium?",
+    "What did she write this time, and what year was it?",
     "Is the ultimate limit reached?",
     "Warum ist der Himmel blau?",
     "Hier steht ein Satz.",
@@ -49,6 +51,8 @@ CODE = [
     "Please could you refactor this class?",
     "I have a question. Fix the bug in main.py",
     "Convert it to C++",
+    "Port this to .NET!",
+    "FIX server.TS",
     "Schreibe eine Funktion in Rust.",
     "Écris une fonction qui trie une liste.",
     "Escribe una función en Python",
@@ -62,24 +66,25 @@ PROSE = [
     "What is a function in mathematics?",
     "Python snakes are long; how long do they live",
     "Make me laugh.",
+    "Make it so. I go there.",
 ]
 
 
 @pytest.mark.parametrize("text", VOLATILE)
 def test_texts_about_the_day_are_volatile(text: str) -> None:
-    assert is_volatile(text)
+    assert heard(text).volatile
 
 
 @pytest.mark.parametrize("text", LASTING)
 def test_other_texts_are_not(text: str) -> None:
-    assert not is_volatile(text)
+    assert not heard(text).volatile
 
 
 @pytest.mark.parametrize("text", CODE)
 def test_texts_that_ask_for_code(text: str) -> None:
-    assert is_code(text)
+    assert heard(text).code
 
 
 @pytest.mark.parametrize("text", [*PROSE, *LASTING])
 def test_texts_that_do_not(text: str) -> None:
-    assert not is_code(text)
+    assert not heard(text).code
