@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Gateway, request, until
-from test_routing import ask, running, warm, who
+from harness import Answer, Gateway, chat, request, until
+from test_routing import ask, concurrently, running, warm, who
 
 from dandolo.sim.script import Fault, Script
 from dandolo.sim.server import SimProvider
@@ -75,4 +79,109 @@ def test_callers_preference_does_not_wait_for_whom_it_prefers(tmp_path: Path) ->
         assert (who(answer), answer.header("x-dandolo-queue-ms")) == ("slow", "0.000")
 
 
+def test_slots_kept_for_others_send_a_call_to_whoever_is_free(tmp_path: Path) -> None:
+    main, spare = SimProvider("main", script=Script(latency_s=0.6)), SimProvider("spare")
+    keys = [{"name": "own", "key": "k-own", "slots_reserved": 0.5}, {"name": "rest", "key": "k-rest"}]
+    options = {"main": {"role": "primary", "concurrency_max": 4}, "spare": {"role": "secondary"}}
+    with running(tmp_path, main, spare, keys=keys, **options) as gateway:
+        answers: list[Answer] = []
+
+        def one() -> None:
+            answers.append(gateway.ask(request(body=chat(model="all"), key="k-rest")))
+
+        threads = [threading.Thread(target=one) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        served = [who(answer) for answer in answers]
+        assert (served.count("main"), served.count("spare")) == (2, 4)
+        assert all(answer.header("x-dandolo-queue-ms") == "0.000" for answer in answers)
+
+
+def test_slot_that_comes_free_in_a_cool_down_is_not_used(tmp_path: Path) -> None:
+    limited = Fault("status", status=429, headers=[("retry-after", "20")], delay_s=0.2, times=0)
+    sim = SimProvider("only", script=Script(latency_s=0.3))
+    with running(tmp_path, sim, options={"concurrency_max": 1}) as gateway:
+        ask(gateway)
+        sim.script = Script(latency_s=0.3, faults=[limited])
+        before = len(sim.requests)
+        answers = concurrently(gateway, 8)
+        assert {answer.status for answer in answers} == {429}
+        assert len(sim.requests) - before == 1
+        at_rest(gateway)
+
+
+def test_waiter_goes_elsewhere_when_its_provider_breaks(tmp_path: Path) -> None:
+    main, spare = SimProvider("main", script=Script(latency_s=0.3)), SimProvider("spare", script=Script(latency_s=0.3))
+    with running(tmp_path, main, spare, options={"role": "primary", "concurrency_max": 1}) as gateway:
+        concurrently(gateway, 2)
+        main.script = Script(latency_s=0.2, default_fault=Fault("status", status=402))
+        asked = len(main.requests)
+        answers = concurrently(gateway, 6)
+        assert {who(answer) for answer in answers} == {"spare"}
+        assert len(main.requests) - asked == 1
+        at_rest(gateway)
+
+
 # -- hedges --------------------------------------------------------------------------------------------------
+
+
+def test_thousand_random_cancels_leak_nothing(tmp_path: Path) -> None:
+    """Clients leave while they queue, while two providers are asked, while one is taken over, in a cool-down, in a
+    trial, during reloads: then every count is back at nothing, and everybody is served again."""
+    draw = random.Random(11)
+    faults = [
+        Fault("status", status=500), Fault("ok"), Fault("role_first", delay_s=0.2), Fault("ok"),
+        Fault("status", status=429, headers=[("retry-after", "0.05")]), Fault("cut_rst", after=3), Fault("ok"),
+        Fault("close_before_answer"), Fault("stall", delay_s=0.1), Fault("ok"),
+    ]  # fmt: skip
+    sims = [SimProvider(name) for name in "abc"]
+    keys = [
+        {"name": "vip", "key": "k-0", "priority": "high", "slots_reserved": 0.4},
+        {"name": "batch", "key": "k-1", "priority": "low"},
+        {"name": "rest", "key": "k-2"},
+    ]
+    options = {"role": "primary", "concurrency_max": 3}
+    timeouts = {"first_byte_stream": "1s", "first_byte": "1s"}
+    with running(
+        tmp_path, *sims, options=options, keys=keys, routing={"hedge": True}, timeouts=timeouts
+    ) as gateway:
+        for sim in sims:
+            for _ in range(4):
+                body = chat(model=f"{sim.name}/sim", stream=True)
+                assert gateway.ask(request(body=body, key="k-0")).complete
+        for sim in sims:
+            chosen = [draw.choice(faults) for _ in range(700)]
+            sim.script = Script(latency_s=0.01, first_token_s=0.05, jitter=0.9, tokens_per_s=400, faults=chosen)
+
+        def some(seed: int) -> None:
+            mine = random.Random(seed)
+            for _ in range(125):
+                stream = mine.random() < 0.7
+                headers = {"x-dandolo-timeout": "200ms"} if mine.random() < 0.1 else {}
+                with gateway.client() as client:
+                    body = chat(model="all", stream=stream, prompt_cache_key=f"s{mine.randrange(9)}")
+                    client.send(request(body=body, key=f"k-{mine.randrange(3)}", headers=headers))
+                    time.sleep(mine.random() * 0.25)
+                    if mine.random() < 0.5:
+                        client.reset()
+
+        threads = [threading.Thread(target=some, args=(seed,)) for seed in range(8)]
+        for thread in threads:
+            thread.start()
+        for _ in range(4):
+            time.sleep(0.5)
+            gateway.signal(signal.SIGHUP)
+        for thread in threads:
+            thread.join()
+        for sim in sims:
+            sim.script = Script()
+        at_rest(gateway)
+
+        def served() -> bool:
+            answer = gateway.ask(request(body=chat(model="all"), key="k-2"))
+            return answer.status == 200
+
+        until(served)
+        at_rest(gateway)
