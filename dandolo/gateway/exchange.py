@@ -215,34 +215,48 @@ class Exchange(Timed):
                 assert self.hedge is not None
                 await self.hedge.done
                 return
-            except GatewayError as error:
+            except GatewayError as failure:
                 self.attempting = False
-                if self.hedge is not None and self.hedge.running:
-                    try:
-                        # The other attempt that is under way is the next one.
-                        await self.hedge.done
-                    except (GatewayError, Outrun) as other:
-                        error = other if isinstance(other, GatewayError) else error
-                    else:
-                        return
-                tried = self.tried = self.tried or tried
-                self.error = error
-                if self.committed or not retry.may_take_over(error):
-                    raise
-                if self.attempts >= routing.attempts_max or _now() >= self.total_at:
-                    raise
-                self.failures = (*self.failures, f"{candidate.account} {error.code or error.status}")
-                if others(self, route, tried, _now()):
-                    if not budget.spend():
-                        raise
-                    continue
-                wait_s = retry.local_wait_s(error, self.total_at - _now(), random.random())  # noqa: S311 - jitter
-                if self.waits_locally or wait_s is None or not budget.spend():
-                    raise
-                # Nobody else is there: its own short wait is sat out, once.
-                self.waits_locally = True
-                await self.sleep(wait_s, COOL_DOWN)
-                tried.remove(candidate)
+                failed = failure
+            error = await self._last_of(failed, candidate)
+            if error is None:
+                return
+            tried = self.tried = self.tried or tried
+            self.error = error
+            if self.committed or not retry.may_take_over(error):
+                raise error
+            if self.attempts >= routing.attempts_max or _now() >= self.total_at:
+                raise error
+            if others(self, route, tried, _now()):
+                if not budget.spend():
+                    raise error
+                continue
+            wait_s = retry.local_wait_s(error, self.total_at - _now(), random.random())  # noqa: S311 - jitter
+            if self.waits_locally or wait_s is None or not budget.spend():
+                raise error
+            # Nobody else is there: its own short wait is sat out, once.
+            self.waits_locally = True
+            await self.sleep(wait_s, COOL_DOWN)
+            tried.remove(candidate)
+
+    async def _last_of(self, error: GatewayError, candidate: Candidate) -> GatewayError | None:
+        """What an attempt's failure comes to: itself, that of a hedge beside it, None when the hedge is the answer."""
+        self.note_failure(error, candidate)
+        if self.hedge is not None and self.hedge.running:
+            try:
+                # The other attempt that is under way is the next one.
+                await self.hedge.done
+            except GatewayError as other:
+                return other
+            except Outrun:
+                return error
+            return None
+        return error
+
+    def note_failure(self, error: GatewayError, candidate: Candidate) -> None:
+        """An attempt has failed with nothing sent: the answer will tell, should there be another."""
+        if not self.committed and retry.may_take_over(error):
+            self.failures = (*self.failures, f"{candidate.account} {error.code or error.status}")
 
     def _lane(self, call: Call) -> Lane:
         """What was worked out for such calls on this connection, or anew."""

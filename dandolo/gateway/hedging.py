@@ -65,6 +65,9 @@ class Hedge(Exchange):
         self.target = lane.route.targets[candidate]
         self.attempts = beside.attempts + 1
         self.total_at = beside.total_at
+        self.hurried = beside.hurried
+        self.explains, self.explanations = beside.explains, beside.explanations
+        self.selection = beside.selection
         self.failures = (f"{beside.target.account.label} silent",) if beside.target is not None else ()
         # What was spent waiting for the other was spent waiting for a provider.
         self.provider_s = self.started - beside.sent_at
@@ -112,6 +115,8 @@ class Hedge(Exchange):
         if error is None:
             self.done.set(None)
         elif isinstance(error, (GatewayError, asyncio.CancelledError)) or self._won:
+            if isinstance(error, GatewayError):
+                self._beside.note_failure(error, self.candidate)
             self.done.fail(error)
         else:
             if not isinstance(error, Outrun):

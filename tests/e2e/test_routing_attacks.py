@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from harness import Answer, Gateway, chat, request, until
-from test_routing import ask, concurrently, running, warm, who
+from test_routing import ask, concurrently, explained, running, warm, who
 
 from dandolo.sim.script import Fault, Script
 from dandolo.sim.server import SimProvider
@@ -125,6 +125,78 @@ def test_waiter_goes_elsewhere_when_its_provider_breaks(tmp_path: Path) -> None:
 
 
 # -- hedges --------------------------------------------------------------------------------------------------
+
+
+def hedging(tmp_path: Path, a: SimProvider, b: SimProvider, **more: Any) -> Any:
+    return running(tmp_path, a, b, a={"role": "primary"}, b={"role": "secondary"}, routing={"hedge": True}, **more)
+
+
+def test_short_timeout_of_a_caller_speaks_against_nobody_in_a_hedge(tmp_path: Path) -> None:
+    a, b = SimProvider("a"), SimProvider("b")
+    with hedging(tmp_path, a, b) as gateway:
+        warm(gateway, "a/sim")
+        warm(gateway, "b/sim")
+        for sim in (a, b):
+            sim.script = Script(first_token_s=5.0)
+        for _ in range(4):
+            assert ask(gateway, headers={"x-dandolo-timeout": "500ms"}, stream=True).status == 504
+        until(lambda: a.in_flight == b.in_flight == 0)
+        accounts = {one["account"]: one for one in json.loads(gateway.admin("/admin/routes").body)["accounts"]}
+        assert accounts["b"]["models"][0]["breaker"] == "closed"
+        assert accounts["b"]["models"][0]["error_rate"] == 0
+        at_rest(gateway)
+
+
+def test_answer_of_a_hedge_tells_what_was_asked_of_it(tmp_path: Path) -> None:
+    a, b = SimProvider("a"), SimProvider("b")
+    with hedging(tmp_path, a, b) as gateway:
+        warm(gateway, "a/sim")
+        a.script = Script(first_token_s=30.0)
+        answer = ask(gateway, headers={"x-dandolo-explain": "true"}, stream=True)
+        assert who(answer) == "b"
+        assert explained(answer)["attempts"][0]["chosen"] == "a sim"
+        assert answer.header("x-dandolo-reason") == "a silent"
+        answer = ask(gateway, "auto", stream=True, auto={"quality": 0.1})
+        assert (who(answer), answer.header("x-dandolo-model")) == ("b", "all")
+
+
+@pytest.mark.parametrize(("first_s", "other_s"), [(0.5, 0.9), (0.9, 0.1)])
+def test_failure_of_a_hedge_is_told_as_its_own(tmp_path: Path, first_s: float, other_s: float) -> None:
+    a, b = SimProvider("a"), SimProvider("b")
+    with hedging(tmp_path, a, b) as gateway:
+        warm(gateway, "a/sim")
+        a.script = Script(latency_s=first_s, default_fault=Fault("status", status=500))
+        b.script = Script(latency_s=other_s, default_fault=Fault("status", status=503))
+        answer = ask(gateway, stream=True)
+        told = ["a upstream_error", "b upstream_overloaded"] if first_s < other_s else ["b upstream_overloaded"]
+        assert (answer.header("x-dandolo-reason") or "").split("; ")[: len(told)] == told
+        assert answer.error["code"] == ("upstream_overloaded" if first_s < other_s else "upstream_error")
+        assert answer.header("x-dandolo-attempts") == "2"
+
+
+def test_refusal_by_a_hedge_that_is_the_callers_own_fault_is_the_answer(tmp_path: Path) -> None:
+    a, b = SimProvider("a"), SimProvider("b")
+    with hedging(tmp_path, a, b) as gateway:
+        warm(gateway, "a/sim")
+        a.script = Script(latency_s=0.5, default_fault=Fault("status", status=500))
+        b.script = Script(latency_s=0.9, default_fault=Fault("status", status=400))
+        assert ask(gateway, stream=True).status == 400
+
+
+def test_nothing_of_a_provider_that_was_given_up_is_in_the_answer(tmp_path: Path) -> None:
+    for hedge in (False, True):
+        a, b = SimProvider("alpha"), SimProvider("beta")
+        options = {"alpha": {"role": "primary"}, "beta": {"role": "secondary"}}
+        with running(tmp_path / str(hedge), a, b, routing={"hedge": hedge}, **options) as gateway:
+            warm(gateway, "alpha/sim")
+            a.script = Script(default_fault=Fault("role_first", delay_s=30.0))
+            answer = ask(gateway, stream=True)
+            assert who(answer) == "beta"
+            assert answer.complete
+            ids = {json.loads(event)["id"] for event in answer.events if event != b"[DONE]"}
+            assert len(ids) == 1
+            assert answer.body.count(b'"role"') == 1
+            assert answer.body.count(b"[DONE]") == 1
 
 
 def test_thousand_random_cancels_leak_nothing(tmp_path: Path) -> None:
