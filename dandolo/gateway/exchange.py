@@ -21,7 +21,7 @@ from dandolo.api import usage as usages
 from dandolo.api.call import Call, read
 from dandolo.api.endpoints import MODELS
 from dandolo.errors import GatewayError, InternalError
-from dandolo.gateway import answers, site, steering
+from dandolo.gateway import answers, steering
 from dandolo.gateway.admission import Tenant
 from dandolo.gateway.annotation import annotation
 from dandolo.gateway.attempt import Attempt, Outrun
@@ -45,7 +45,6 @@ from dandolo.route.explain import Explanation
 from dandolo.route.hedge import hedge_after_s
 from dandolo.route.models import Selection
 from dandolo.route.queue import NORMAL
-from dandolo.wire.client import Response
 from dandolo.wire.server import Request
 
 if TYPE_CHECKING:
@@ -329,40 +328,6 @@ class Exchange(Timed):
         """Whether a stream is to be closed with an annotation."""
         wish = self.request.fields.get(b"x-dandolo-annotate")
         return self.plane.config.server.annotate if wish is None else wish.lower() == b"true"
-
-    def head(self, response: Response, target: Target) -> bytes:
-        """The client's header lines: allowed ones of the provider's, then ours. Times in ms."""
-        now = _now()
-        provider_us = int(self.provider_s * 1e6)
-        overhead_us = max(0, int((now - self.started - self.queue_s) * 1e6) - provider_us)
-        overhead = b"%d.%03d" % divmod(overhead_us, 1000)
-        if self.attempts == 1 and not self.queue_s:
-            about = target.account.provider.answer_lines
-        else:
-            about = b"x-dandolo-provider: %b\r\nx-dandolo-attempts: %d\r\nx-dandolo-queue-ms: %d.%03d\r\n" % (
-                target.account.provider.encoded_name,
-                self.attempts,
-                *divmod(int(self.queue_s * 1e6), 1000),
-            )
-        head = (
-            b"%b%bx-request-id: %b\r\n%bx-dandolo-overhead-ms: %b\r\n"
-            b"server-timing: provider;dur=%d.%03d, dandolo;dur=%b\r\n"
-        ) % (
-            self.gateway.dates.line(now),
-            answers.provider_fields(response),
-            self.encoded_id,
-            about,
-            overhead,
-            provider_us // 1000,
-            provider_us % 1000,
-            overhead,
-        )
-        if self.endpoint.dialect == "messages":
-            head += b"request-id: %b\r\n" % self.encoded_id
-        if self.attempts > 1 or self.explains or self.selection is not None:
-            head += about_choice(self, now)
-        origin = self.admitted.origin
-        return head if origin is None else head + site.cors(origin)
 
     def annotation(self) -> bytes:
         """The closing event, when it is wanted."""

@@ -16,6 +16,7 @@ from dandolo.api import faults, usage
 from dandolo.api.call import read
 from dandolo.gateway.attempt import FIRST_BYTE
 from dandolo.gateway.choice import Ask
+from dandolo.gateway.heads import answer_head
 from dandolo.gateway.pins import remember
 from dandolo.gateway.streaming import relay_events
 from dandolo.gateway.waiting import others
@@ -164,7 +165,7 @@ class Begun:
             exchange.committed = True
             exchange.status = 200
             exchange.bytes_out = len(content)
-            exchange.client.answer(200, exchange.head(response, target), content)
+            exchange.client.answer(200, answer_head(exchange, response, target), content)
         except Exception as error:
             self._end(error)
             return

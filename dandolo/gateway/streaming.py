@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dandolo.gateway import answers
+from dandolo.gateway.heads import answer_head
 from dandolo.gateway.tap import StreamTap
 from dandolo.net.relay import EventRelay
 from dandolo.net.upstream import Upstream
@@ -50,7 +51,7 @@ def relay_events(
 
     def commit(first: bytes) -> None:
         exchange.commit(response.status)
-        head = exchange.head(response, target) + answers.STREAM
+        head = answer_head(exchange, response, target) + answers.STREAM
         exchange.client.begin_stream(response.status, head, flow, first=first)
 
     flow = exchange.relay = EventRelay(

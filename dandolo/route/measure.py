@@ -27,6 +27,7 @@ OUTRUN_FACTOR = 2.0
 STALL_COLD_S = 5.0
 STALL_MIN_S = 0.5
 NEVER = float("inf")
+NONE_AT = -1e9
 
 _GAP_S = 1.0536
 """−10 s · ln(1 − ALPHA): up to this pause ALPHA is the larger of the two, and no exponential is needed."""
@@ -58,7 +59,7 @@ class Measured:
         self.oldest_at = NEVER
         self.stall_s = STALL_COLD_S
         self._speed_at = 0.0
-        self._total_at = -1e9
+        self._total_at = NONE_AT
         self._next = 0
         self._unanswered: dict[int, float] = {}
         self._streaming: dict[int, float] = {}
@@ -192,6 +193,11 @@ class Measured:
             return errors
         left = (ERRORS_GONE_S - idle) / (ERRORS_GONE_S - ERRORS_HELD_S)
         return errors * left if left > 0.0 else 0.0
+
+    @property
+    def answered_at(self) -> float:
+        """When a first content or a plain answer last came, NONE_AT when none ever did."""
+        return max(self.first_at if self.first_s else NONE_AT, self._total_at)
 
     def oldest_s(self, now: float) -> float:
         """Age of the oldest stream that has no content yet, 0 without one."""

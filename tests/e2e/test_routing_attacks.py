@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from harness import Answer, Gateway, chat, request, until
-from test_routing import ask, concurrently, explained, running, warm, who
+from test_routing import EQUAL, ask, concurrently, explained, running, warm, who
 
 from dandolo.sim.script import Fault, Script
 from dandolo.sim.server import SimProvider
@@ -257,3 +257,75 @@ def test_thousand_random_cancels_leak_nothing(tmp_path: Path) -> None:
 
         until(served)
         at_rest(gateway)
+
+
+# -- one tenant and the others -------------------------------------------------------------------------------
+
+
+def test_model_that_answers_is_not_given_up_for_one_404(tmp_path: Path) -> None:
+    """A chat model asked for embeddings is "not found": that must not send everybody's chats away."""
+    said = '{"error":{"message":"no such model","code":"model_not_found"}}'
+    missing = Fault("status", status=404, body=said, times=0, only="embeddings")
+    a, b = SimProvider("a"), SimProvider("b")
+    with running(tmp_path, a, b, a={"role": "primary"}, b={"role": "secondary"}) as gateway:
+        assert who(ask(gateway)) == "a"
+        a.script = Script(faults=[missing])
+        answer = gateway.ask(request("/v1/embeddings", {"model": "a/sim", "input": "x"}))
+        assert answer.status == 404
+        assert who(ask(gateway)) == "a"
+
+
+@pytest.mark.parametrize(
+    ("profile", "status", "body"),
+    [
+        ("venice", 401, '{"error":"This model is only available to Pro users"}'),
+        ("generic", 403, "<html><h1>Sorry, you have been blocked</h1></html>"),
+    ],
+)
+def test_refusal_of_one_model_or_request_does_not_pause_the_account(
+    tmp_path: Path, profile: str, status: int, body: str
+) -> None:
+    """Anybody can name a model that the account may not use, or write what a firewall takes for an attack."""
+    sim = SimProvider("only", script=Script(faults=[Fault("status", status=status, body=body)]))
+    with running(tmp_path, sim, options={"profile": profile, **EQUAL}) as gateway:
+        assert ask(gateway, "only/barred").status >= 400
+        assert ask(gateway, "only/other").status == 200
+
+
+def test_answer_longer_than_the_credit_left_does_not_pause_the_account(tmp_path: Path) -> None:
+    said = (
+        "This request requires more credits, or fewer max_tokens. You requested up to 65536 tokens, but can only "
+        "afford 1432. To increase, visit https://openrouter.ai/settings/credits"
+    )
+    sim = SimProvider("router")
+    with running(tmp_path, sim, options={"profile": "openrouter", **EQUAL}) as gateway:
+        body = json.dumps({"error": {"message": said, "code": 402}})
+        sim.script = Script(faults=[Fault("status", status=402, body=body)])
+        assert ask(gateway, "x/y", max_tokens=65536).status == 402
+        assert ask(gateway, "x/y").status == 200
+
+
+def test_request_larger_than_a_minutes_limit_does_not_cool_the_model_down(tmp_path: Path) -> None:
+    said = "Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Requested 61200."
+    body = json.dumps({"error": {"message": said, "type": "tokens", "param": None, "code": "rate_limit_exceeded"}})
+    sim = SimProvider("openai")
+    with running(tmp_path, sim, options={"profile": "openai", **EQUAL}) as gateway:
+        sim.script = Script(faults=[Fault("status", status=429, body=body)])
+        started = time.monotonic()
+        assert ask(gateway, "openai/gpt-4o").status == 429
+        answer = ask(gateway, "openai/gpt-4o")
+        assert answer.status == 200
+        assert time.monotonic() - started < 0.9
+
+
+def test_caller_that_leaves_does_not_end_the_counting_of_tokens(tmp_path: Path) -> None:
+    sim = SimProvider("only")
+    with running(tmp_path, sim) as gateway:
+        faults = [Fault("status", status=400, body='{"error":{"message":"bad"}}'), Fault("hang_before_answer")]
+        sim.script = Script(faults=faults)
+        with gateway.client() as client:
+            client.send(request(body=chat(model="all", stream=True)))
+            until(lambda: len(sim.requests) == 2)
+        until(lambda: sim.in_flight == 0)
+        assert ask(gateway, stream=True).complete
+        assert b"include_usage" in sim.requests[-1].body
