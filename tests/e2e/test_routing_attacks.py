@@ -329,3 +329,15 @@ def test_caller_that_leaves_does_not_end_the_counting_of_tokens(tmp_path: Path) 
         until(lambda: sim.in_flight == 0)
         assert ask(gateway, stream=True).complete
         assert b"include_usage" in sim.requests[-1].body
+
+
+def test_session_that_uses_two_models_stays_with_both(tmp_path: Path) -> None:
+    a, b = (SimProvider(name, script=Script(latency_s=0.05)) for name in "ab")
+    names = {"one": ["a/sim-1", "b/sim-1"], "two": ["a/sim-2", "b/sim-2"]}
+    with running(tmp_path, a, b, models=names) as gateway:
+        served: dict[str, set[str]] = {"one": set(), "two": set()}
+        for session in range(4):
+            for _ in range(6):
+                for name, seen in served.items():
+                    seen.add(f"{session} {who(ask(gateway, name, prompt_cache_key=f'session-{session}'))}")
+        assert {name: len(seen) for name, seen in served.items()} == {"one": 4, "two": 4}
