@@ -19,7 +19,7 @@ from dandolo.errors import GatewayError, InternalError, UpstreamInvalid, Upstrea
 from dandolo.gateway.heads import answer_head
 from dandolo.gateway.pins import remember
 from dandolo.gateway.streaming import relay_events
-from dandolo.gateway.waiting import MISSING
+from dandolo.gateway.waiting import MISSING, grace_s
 from dandolo.gateway.ways import WAYS_MAX, Lane, Way
 from dandolo.net.relay import BODY_BYTES_MAX, BytesRelay
 from dandolo.net.strand import Waiter
@@ -94,7 +94,7 @@ class Attempt:
             if isinstance(error, GatewayError) and error.counts and self._exchange.gateway.blames(error, now):
                 candidate.failed(number, epoch, now)
             elif isinstance(error, Outrun):
-                candidate.outrun(number, epoch, now)
+                candidate.outrun(number, epoch, now, grace_s(self._call))
             elif self._cooled is not None:
                 candidate.limited(number, epoch, now, self._cooled if self._cooled >= 0 else None)
             else:
@@ -215,7 +215,9 @@ class Attempt:
             configured_s = timeouts.first_byte
             return plain_deadline_s(self._candidate.measured, configured_s) if others else configured_s
         configured_s = timeouts.first_byte_stream
-        return first_token_deadline_s(self._candidate.measured, configured_s) if others else configured_s
+        if not others:
+            return configured_s
+        return first_token_deadline_s(self._candidate.measured, configured_s, grace_s(self._call))
 
     async def _dial(self) -> Upstream:
         """A new connection, made by a task of its own: DNS and TLS need one."""

@@ -32,7 +32,7 @@ from dandolo.gateway.shortly import Begun, begin_shortly
 from dandolo.gateway.summary import estimated
 from dandolo.gateway.tap import StreamTap
 from dandolo.gateway.timing import Timed
-from dandolo.gateway.waiting import COOL_DOWN, give_up_trial, next_candidate, others
+from dandolo.gateway.waiting import COOL_DOWN, give_up_trial, grace_s, next_candidate, others
 from dandolo.gateway.ways import Lane
 from dandolo.net.downstream import Downstream
 from dandolo.net.relay import BytesRelay, EventRelay
@@ -297,8 +297,8 @@ class Exchange(Timed):
 
     def plan_hedge(self, silent: Candidate, now: float) -> None:
         """Let somebody else be asked too if `silent`, asked `now` for a stream, stays so (where configured)."""
-        if self.plane.config.routing.hedge and self.hedge is None:
-            after_s = hedge_after_s(silent.measured)
+        if self.plane.config.routing.hedge and self.hedge is None and self.call is not None:
+            after_s = hedge_after_s(silent.measured, grace_s(self.call))
             if after_s is not None:
                 self._silent = silent
                 self.hedge_at(now + after_s)

@@ -15,7 +15,7 @@ from dandolo.errors import GatewayError
 from dandolo.gateway.attempt import Attempt, Outrun
 from dandolo.gateway.choice import Ask
 from dandolo.gateway.exchange import Exchange
-from dandolo.gateway.waiting import give_up_trial
+from dandolo.gateway.waiting import give_up_trial, grace_s
 from dandolo.net.strand import Strand, Waiter
 from dandolo.net.sweep import NEVER
 from dandolo.route.candidate import Candidate
@@ -41,7 +41,7 @@ def begin_hedge(exchange: Exchange, silent: Candidate) -> Hedge | None:
     if not candidate.limit.slots.enter(tenant):
         give_up_trial(candidate)
         return None
-    if not may_hedge(silent.measured, now - exchange.sent_at, exchange.gateway.budget):
+    if not may_hedge(silent.measured, now - exchange.sent_at, exchange.gateway.budget, grace_s(call)):
         candidate.limit.slots.leave(now, tenant)
         give_up_trial(candidate)
         return None

@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dandolo.api import steer
+from dandolo.api.call import Call
 from dandolo.errors import GatewayError, Refusal
 from dandolo.gateway.choice import Ask, Route
 from dandolo.net.strand import Waiter
@@ -20,6 +22,7 @@ from dandolo.route.balance import Blocked
 from dandolo.route.candidate import Candidate
 from dandolo.route.capacity import Slots
 from dandolo.route.explain import explain, why
+from dandolo.route.hedge import READ_AT_ONCE_TOKENS, reading_s
 from dandolo.route.joint import Joint
 from dandolo.route.limit import RATE_LIMITED
 from dandolo.route.pool import Pool
@@ -126,6 +129,11 @@ def others(exchange: Exchange, route: Route, tried: Sequence[Candidate], now: fl
             if (breaker is None or breaker.retry_after_s(now) <= 0) and candidate.wait_s(now) <= LOCAL_WAIT_MAX_S:
                 return True
     return False
+
+
+def grace_s(call: Call) -> float:
+    """Seconds that a provider is granted for reading this call's prompt, beyond those of usual ones."""
+    return reading_s(steer.tokens_in(call)) if len(call.raw) > 4 * READ_AT_ONCE_TOKENS else 0.0
 
 
 def give_up_trial(candidate: Candidate) -> None:

@@ -152,17 +152,18 @@ class Measured:
         """A call ended without saying anything: the client left, a 4xx, a 429."""
         self._forget(call)
 
-    def outrun(self, call: int, now: float) -> bool:
+    def outrun(self, call: int, now: float, reading_s: float = 0.0) -> bool:
         """A call was given up because another had content first. Returns whether its wait speaks against it.
 
-        Beyond twice the 95th percentile it counts as a failure, else as a first token of at least that long.
+        Beyond twice the 95th percentile it counts as a failure, else as a first token of at least that long; but for
+        `reading_s` that its prompt may take.
         Never does it move the percentile: timers that follow from it would grow with every wait they cut.
         """
         since = self._unanswered.get(call)
         if since is None:
             self._forget(call)
             return False
-        waited_s, p95 = now - since, self.first_p95_s
+        waited_s, p95 = now - since - reading_s, self.first_p95_s
         if p95 and waited_s > OUTRUN_FACTOR * p95:
             self.failed(call, now)
             return True

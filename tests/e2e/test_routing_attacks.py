@@ -341,3 +341,18 @@ def test_session_that_uses_two_models_stays_with_both(tmp_path: Path) -> None:
                 for name, seen in served.items():
                     seen.add(f"{session} {who(ask(gateway, name, prompt_cache_key=f'session-{session}'))}")
         assert {name: len(seen) for name, seen in served.items()} == {"one": 4, "two": 4}
+
+
+@pytest.mark.parametrize("hedge", [False, True])
+def test_long_prompts_do_not_close_a_provider_to_short_ones(tmp_path: Path, hedge: bool) -> None:
+    """What is usual of a provider is learned from all prompts; a long one takes its time before the first token."""
+    a, b = SimProvider("a"), SimProvider("b")
+    options = {"a": {"role": "primary"}, "b": {"role": "secondary"}}
+    with running(tmp_path, a, b, routing={"hedge": hedge}, **options) as gateway:
+        warm(gateway, "a/sim")
+        a.script = Script(first_token_s=3.0)
+        long = [{"role": "user", "content": "one more word " * 8000}]
+        answers = concurrently(gateway, 4, messages=long, stream=True)
+        assert [who(answer) for answer in answers] == ["a"] * 4
+        a.script = Script()
+        assert who(ask(gateway)) == "a"
