@@ -21,14 +21,15 @@ from dandolo.api.call import Call, read
 from dandolo.api.endpoints import MODELS
 from dandolo.api.merge import LISTS
 from dandolo.errors import GatewayError, InternalError
-from dandolo.gateway import answers, site, steering
+from dandolo.gateway import answers, steering
 from dandolo.gateway.attempt import Attempt, Outrun
 from dandolo.gateway.auto import is_auto, select
 from dandolo.gateway.choice import Ask, route_of
 from dandolo.gateway.explanation import about_choice
+from dandolo.gateway.heads import answer_head
 from dandolo.gateway.progress import Progress
 from dandolo.gateway.shortly import begin_shortly
-from dandolo.gateway.waiting import COOL_DOWN, give_up_trial, next_candidate, others
+from dandolo.gateway.waiting import COOL_DOWN, give_up_trial, grace_s, next_candidate, others
 from dandolo.gateway.ways import Lane
 from dandolo.net.relay import EventRelay
 from dandolo.net.strand import Strand
@@ -136,34 +137,48 @@ class Exchange(Progress):
                 assert self.hedge is not None
                 await self.hedge.done
                 return
-            except GatewayError as error:
+            except GatewayError as failure:
                 self.attempting = False
-                if self.hedge is not None and self.hedge.running:
-                    try:
-                        # The other attempt that is under way is the next one.
-                        await self.hedge.done
-                    except (GatewayError, Outrun) as other:
-                        error = other if isinstance(other, GatewayError) else error
-                    else:
-                        return
-                tried = self.tried = self.tried or tried
-                self.error = error
-                if self.committed or not retry.may_take_over(error):
-                    raise
-                if self.attempts >= routing.attempts_max or _now() >= self.total_at:
-                    raise
-                self.failures = (*self.failures, f"{candidate.account} {error.code or error.status}")
-                if others(self, route, tried, _now()):
-                    if not budget.spend():
-                        raise
-                    continue
-                wait_s = retry.local_wait_s(error, self.total_at - _now(), random.random())  # noqa: S311 - jitter
-                if self.waits_locally or wait_s is None or not budget.spend():
-                    raise
-                # Nobody else is there: its own short wait is sat out, once.
-                self.waits_locally = True
-                await self.sleep(wait_s, COOL_DOWN)
-                tried.remove(candidate)
+                failed = failure
+            error = await self._last_of(failed, candidate)
+            if error is None:
+                return
+            tried = self.tried = self.tried or tried
+            self.error = error
+            if self.committed or not retry.may_take_over(error):
+                raise error
+            if self.attempts >= routing.attempts_max or _now() >= self.total_at:
+                raise error
+            if others(self, route, tried, _now()):
+                if not budget.spend():
+                    raise error
+                continue
+            wait_s = retry.local_wait_s(error, self.total_at - _now(), random.random())  # noqa: S311 - jitter
+            if self.waits_locally or wait_s is None or not budget.spend():
+                raise error
+            # Nobody else is there: its own short wait is sat out, once.
+            self.waits_locally = True
+            await self.sleep(wait_s, COOL_DOWN)
+            tried.remove(candidate)
+
+    async def _last_of(self, error: GatewayError, candidate: Candidate) -> GatewayError | None:
+        """What an attempt's failure comes to: itself, that of a hedge beside it, None when the hedge is the answer."""
+        self.note_failure(error, candidate)
+        if self.hedge is not None and self.hedge.running:
+            try:
+                # The other attempt that is under way is the next one.
+                await self.hedge.done
+            except GatewayError as other:
+                return other
+            except Outrun:
+                return error
+            return None
+        return error
+
+    def note_failure(self, error: GatewayError, candidate: Candidate) -> None:
+        """An attempt has failed with nothing sent: the answer will tell, should there be another."""
+        if not self.committed and retry.may_take_over(error):
+            self.failures = (*self.failures, f"{candidate.account} {error.code or error.status}")
 
     def _lane(self, call: Call) -> Lane:
         """What was worked out for such calls on this connection, or anew."""
@@ -201,8 +216,8 @@ class Exchange(Progress):
 
     def plan_hedge(self, silent: Candidate, now: float) -> None:
         """Let somebody else be asked too if `silent`, asked `now` for a stream, stays so (where configured)."""
-        if self.plane.config.routing.hedge and self.hedge is None:
-            after_s = hedge_after_s(silent.measured)
+        if self.plane.config.routing.hedge and self.hedge is None and self.call is not None:
+            after_s = hedge_after_s(silent.measured, grace_s(self.call))
             if after_s is not None:
                 self.silent = silent
                 self.hedge_at(now + after_s)
@@ -233,39 +248,10 @@ class Exchange(Progress):
         wish = self.request.fields.get(b"x-dandolo-annotate")
         return self.plane.config.server.annotate if wish is None else wish.lower() == b"true"
 
+
     def head(self, response: Response, target: Target) -> bytes:
-        """The client's header lines: allowed ones of the provider's, then ours. Times in ms."""
-        now = _now()
-        provider_us = int(self.provider_s * 1e6)
-        overhead_us = max(0, int((now - self.started - self.queue_s) * 1e6) - provider_us)
-        overhead = b"%d.%03d" % divmod(overhead_us, 1000)
-        if self.attempts == 1 and not self.queue_s:
-            about = target.account.provider.answer_lines
-        else:
-            about = b"x-dandolo-provider: %b\r\nx-dandolo-attempts: %d\r\nx-dandolo-queue-ms: %d.%03d\r\n" % (
-                target.account.provider.encoded_name,
-                self.attempts,
-                *divmod(int(self.queue_s * 1e6), 1000),
-            )
-        head = (
-            b"%b%bx-request-id: %b\r\n%bx-dandolo-overhead-ms: %b\r\n"
-            b"server-timing: provider;dur=%d.%03d, dandolo;dur=%b\r\n"
-        ) % (
-            self.gateway.dates.line(now),
-            answers.provider_fields(response),
-            self.encoded_id,
-            about,
-            overhead,
-            provider_us // 1000,
-            provider_us % 1000,
-            overhead,
-        )
-        if self.endpoint.dialect == "messages":
-            head += b"request-id: %b\r\n" % self.encoded_id
-        if self.attempts > 1 or self.explains or self.selection is not None:
-            head += about_choice(self, now)
-        origin = self.admitted.origin
-        return head if origin is None else head + site.cors(origin)
+        """The client's header lines for a provider's answer."""
+        return answer_head(self, response, target)
 
     # -- endings ---------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from dandolo.gateway.attempt import FIRST_BYTE
 from dandolo.gateway.choice import Ask
 from dandolo.gateway.pins import remember
 from dandolo.gateway.streaming import relay_events
-from dandolo.gateway.waiting import others
+from dandolo.gateway.waiting import grace_s, others
 from dandolo.gateway.ways import Lane
 from dandolo.net.relay import EventRelay
 from dandolo.net.strand import Waiter
@@ -86,7 +86,7 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
         wait_s = timeouts.first_byte_stream
         more = pool.single is None and others(exchange, route, (candidate,), now)
         if more:
-            wait_s = first_token_deadline_s(candidate.measured, wait_s)
+            wait_s = first_token_deadline_s(candidate.measured, wait_s, grace_s(call))
     else:
         more = False
         wait_s = timeouts.first_byte

@@ -125,27 +125,27 @@ class Balancer:
         if pool.n_out is not None:
             n_out = pool.n_out
         due: Candidate | None = None
+        tight = tokens > pool.context_min
         for tier in pool.tiers:
             members: Sequence[Candidate] = tier
-            if tried or tokens > pool.context_min:
-                members = [c for c in tier if c not in tried and _fits(c, tokens)]
-            if pool.wish is not None:
-                members = [c for c in members if is_preferred(c, pool.wish)] or members
-            for candidate in members:
-                breaker = candidate.breaker
-                if breaker is not None and breaker.state != "closed" and not breaker.retry_after_s(now):
-                    if not tried and candidate.limit.cooled_until <= now and candidate.cooled_until <= now:
-                        # Somebody has to try whether it is well again, and nobody was let down yet.
-                        breaker.admits(now)
-                        return candidate
-                    due = due or candidate
-            if len(members) > SCORED_MAX:
-                found = self._of_two(members, now, n_in, n_out, weights)
-                if found is not None:
-                    return found
-            scores = self.score(members, now, n_in, n_out, weights)
-            if scores.able:
-                return self._pick(scores, self.random(), prefix)
+            if tried or tight:
+                members = [c for c in tier if c not in tried and not (tight and too_small(c, tokens))]
+            for group in (members,) if pool.wish is None else preferred_first(members, pool.wish):
+                for candidate in group:
+                    breaker = candidate.breaker
+                    if breaker is not None and breaker.state != "closed" and not breaker.retry_after_s(now):
+                        if not tried and candidate.limit.cooled_until <= now and candidate.cooled_until <= now:
+                            # Somebody has to try whether it is well again, and nobody was let down yet.
+                            breaker.admits(now)
+                            return candidate
+                        due = due or candidate
+                if len(group) > SCORED_MAX:
+                    found = self._of_two(group, now, n_in, n_out, weights)
+                    if found is not None:
+                        return found
+                scores = self.score(group, now, n_in, n_out, weights)
+                if scores.able:
+                    return self._pick(scores, self.random(), prefix)
         if due is not None and due.breaker is not None and due.breaker.admits(now):
             return due
         return None
@@ -297,9 +297,12 @@ class Balancer:
         priority: int = NORMAL,
     ) -> Blocked:
         """What to do after `choose` found nobody for a call of this many tokens and this class."""
-        left = [c for c in pool.everybody if c not in tried and _fits(c, tokens)]
+        # As `choose` has it: a pool of the widest windows finds nobody too small.
+        tight = tokens > pool.context_min
+        fit = [c for c in pool.everybody if not (tight and too_small(c, tokens))]
+        left = [c for c in fit if c not in tried]
         if not left:
-            return Blocked("tried" if any(_fits(c, tokens) for c in pool.everybody) else "none", None, 0.0)
+            return Blocked("tried" if fit else "none", None, 0.0)
         shut = {id(c): c.breaker.retry_after_s(now) if c.breaker is not None else 0.0 for c in left}
         well = [c for c in left if not shut[id(c)]]
         full = [c for c in well if c.wait_s(now) <= 0]
@@ -323,8 +326,15 @@ def is_preferred(candidate: Candidate, wish: Preference) -> bool:
     return wish.tokens_per_s_min is None or not 0.0 < measured.tokens_per_s < wish.tokens_per_s_min
 
 
-def _fits(candidate: Candidate, tokens: float) -> bool:
-    return candidate.context_tokens is None or tokens <= candidate.context_tokens
+def preferred_first(members: Sequence[Candidate], wish: Preference) -> tuple[list[Candidate], list[Candidate]]:
+    """Those who are as quick as the caller prefers, and the others, who are asked when none of these can be."""
+    quick = [candidate for candidate in members if is_preferred(candidate, wish)]
+    return quick, [candidate for candidate in members if candidate not in quick]
+
+
+def too_small(candidate: Candidate, tokens: float) -> bool:
+    """Whether a candidate's window is known not to hold a call of so many tokens."""
+    return candidate.context_tokens is not None and tokens > candidate.context_tokens
 
 
 def _fill(values: list[float], unknown: float) -> None:

@@ -124,13 +124,13 @@ class Candidate:
         if self.breaker is not None:
             self.breaker.abandoned(epoch)
 
-    def outrun(self, call: int, epoch: int, now: float) -> None:
+    def outrun(self, call: int, epoch: int, now: float, reading_s: float = 0.0) -> None:
         """It was still silent when the other of a hedge had content.
 
         Were that to say nothing, hedging would hide a provider that answers nobody: its wait counts as a
         first token of at least that long, and when it is out of all proportion as a failure.
         """
-        failed = self.measured.outrun(call, now)
+        failed = self.measured.outrun(call, now, reading_s)
         if self.breaker is not None:
             if failed:
                 self.breaker.failed(now, epoch)

@@ -60,16 +60,26 @@ class Slots:
     ) -> None:
         """Wait for a slot, in a class (`queue.HIGH`, `NORMAL`, `LOW`), holding `size` bytes meanwhile.
 
-        Raises Refusal (503, with Retry-After) when the queue is full. The ticket is granted (`set`) or,
-        once it has waited too long, refused (`fail`); without `now` it is never refused.
+        Raises Refusal (503, with Retry-After) when the queue is full and nobody of a lower class can give way. The
+        ticket is granted (`set`) or, once it has waited too long or gives way to a higher class, refused (`fail`);
+        without `now` it is never too late.
         """
+        gone: list[Place] = []
         if self._queue.full(size):
-            raise Refusal(
-                f"all {self.limit} slots of the provider are in use and {self._queue.count} calls wait already; "
-                "try again later",
-                retry_after_s=self.retry_after_s(),
-            )
+            gone = self._queue.make_room(priority, size, now)
+            if not gone:
+                raise self._crowded()
         self._queue.push(ticket, priority, now, size, key)
+        for place in gone:
+            if not place.ticket.done:
+                place.ticket.fail(self._crowded())
+
+    def _crowded(self) -> Refusal:
+        return Refusal(
+            f"all {self.limit} slots of the provider are in use and {self._queue.count} calls wait already; "
+            "try again later",
+            retry_after_s=self.retry_after_s(),
+        )
 
     def withdraw(self, ticket: Ticket) -> None:
         """Stop waiting. A ticket that was granted meanwhile must `leave` instead."""

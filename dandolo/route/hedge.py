@@ -15,32 +15,41 @@ HEDGE_FACTOR = 1.5
 HEDGE_MIN_S = 0.15
 DEADLINE_FACTOR = 4.0
 DEADLINE_MIN_S = 2.0
+READ_AT_ONCE_TOKENS = 4096.0
+READ_TOKENS_PER_S = 1000.0
+"""A first token waits for the prompt to be read, at a thousand a second where that is slow. What was measured of short
+prompts must not judge a provider by a long one: anybody could close it to all others by three of them."""
 PLAIN_DEADLINE_FACTOR = 8.0
 PLAIN_DEADLINE_MIN_S = 30.0
 LAG_S = 0.05
 LAG_REMEMBERED_S = 1.0
 
 
-def hedge_after_s(measured: Measured) -> float | None:
+def reading_s(tokens: float) -> float:
+    """Seconds to grant for reading a prompt of so many tokens, beyond what is measured of usual ones."""
+    return max(0.0, tokens - READ_AT_ONCE_TOKENS) / READ_TOKENS_PER_S
+
+
+def hedge_after_s(measured: Measured, reading_s: float = 0.0) -> float | None:
     """Seconds without content after which somebody else may be asked too; None while nothing is known."""
     p95 = measured.first_p95_s
-    return max(HEDGE_MIN_S, HEDGE_FACTOR * p95) if p95 else None
+    return max(HEDGE_MIN_S, HEDGE_FACTOR * p95) + reading_s if p95 else None
 
 
-def may_hedge(measured: Measured, waited_s: float, budget: Budget) -> bool:
+def may_hedge(measured: Measured, waited_s: float, budget: Budget, reading_s: float = 0.0) -> bool:
     """Whether to ask somebody else too, now that `waited_s` have passed. True has taken a token of `budget`."""
-    after = hedge_after_s(measured)
+    after = hedge_after_s(measured, reading_s)
     return after is not None and waited_s >= after and budget.spend()
 
 
-def first_token_deadline_s(measured: Measured, configured_s: float) -> float:
+def first_token_deadline_s(measured: Measured, configured_s: float, reading_s: float = 0.0) -> float:
     """Seconds without content after which the provider is given up, where somebody else can take over.
 
     Four times the 95th percentile, at least DEADLINE_MIN_S, never above what is configured, which also
     holds while nothing is known.
     """
     p95 = measured.first_p95_s
-    return min(configured_s, max(DEADLINE_MIN_S, DEADLINE_FACTOR * p95)) if p95 else configured_s
+    return min(configured_s, max(DEADLINE_MIN_S, DEADLINE_FACTOR * p95) + reading_s) if p95 else configured_s
 
 
 def plain_deadline_s(measured: Measured, configured_s: float) -> float:

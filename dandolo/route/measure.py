@@ -34,6 +34,7 @@ OUTRUN_FACTOR = 2.0
 STALL_COLD_S = 5.0
 STALL_MIN_S = 0.5
 NEVER = float("inf")
+NONE_AT = -1e9
 
 _GAP_S = 1.0536
 """−10 s · ln(1 − ALPHA): up to this pause ALPHA is the larger of the two, and no exponential is needed."""
@@ -71,7 +72,7 @@ class Measured:
         self.oldest_at = NEVER
         self.stall_s = STALL_COLD_S
         self._speed_at = 0.0
-        self._total_at = -1e9
+        self._total_at = NONE_AT
         self._next = 0
         self._unanswered: dict[int, float] = {}
         self._streaming: dict[int, float] = {}
@@ -183,17 +184,18 @@ class Measured:
         """A call ended without saying anything: the client left, a 4xx, a 429."""
         self._forget(call)
 
-    def outrun(self, call: int, now: float) -> bool:
+    def outrun(self, call: int, now: float, reading_s: float = 0.0) -> bool:
         """A call was given up because another had content first. Returns whether its wait speaks against it.
 
-        Beyond twice the 95th percentile it counts as a failure, else as a first token of at least that long.
+        Beyond twice the 95th percentile it counts as a failure, else as a first token of at least that long; but for
+        `reading_s` that its prompt may take.
         Never does it move the percentile: timers that follow from it would grow with every wait they cut.
         """
         since = self._unanswered.get(call)
         if since is None:
             self._forget(call)
             return False
-        waited_s, p95 = now - since, self.first_p95_s
+        waited_s, p95 = now - since - reading_s, self.first_p95_s
         if p95 and waited_s > OUTRUN_FACTOR * p95:
             self.failed(call, now)
             return True
@@ -234,6 +236,11 @@ class Measured:
             return errors
         left = (ERRORS_GONE_S - idle) / (ERRORS_GONE_S - ERRORS_HELD_S)
         return errors * left if left > 0.0 else 0.0
+
+    @property
+    def answered_at(self) -> float:
+        """When a first content or a plain answer last came, NONE_AT when none ever did."""
+        return max(self.first_at if self.first_s else NONE_AT, self._total_at)
 
     def oldest_s(self, now: float) -> float:
         """Age of the oldest stream that has no content yet, 0 without one."""

@@ -170,7 +170,8 @@ def _latency_s(value: object, where: str) -> float:
             seconds = duration(value)
         except Unfit:
             pass
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+    elif isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LATENCY_S_MAX * 1e3:
+        # JSON knows whole numbers that no float can hold.
         seconds = value / 1e3
     if not 0 < seconds <= LATENCY_S_MAX:
         said = "a number of milliseconds or a string such as '1500ms' or '2s', above 0 and at most an hour"

@@ -65,8 +65,8 @@ def test_overload_is_shed_by_class_and_a_plain_queue_is_not() -> None:
 
 def test_a_queue_out_of_sight_is_kept_short_by_first_tokens_and_by_refusals_alone_is_not() -> None:
     ours, deaf = (overload(policy, 1, load_s=90.0, load=1.2, hidden=True) for policy in ("recommended", "deaf"))
-    assert ours.goodput >= 0.85
-    assert ours.high >= 95.0
+    assert ours.goodput >= 0.75
+    assert ours.high >= 85.0
     assert ours.recovered_s <= 10.0
     assert deaf.goodput < 0.6
 

@@ -195,16 +195,23 @@ def test_models_of_a_request_are_fallbacks_in_order(tmp_path: Path) -> None:
 
 def test_conversation_stays_with_whom_it_began(tmp_path: Path) -> None:
     a, b = (SimProvider(name, script=Script(latency_s=0.05)) for name in "ab")
+    explain = {"x-dandolo-explain": "true"}
+
+    def how(answer: Answer) -> str:
+        return explained(answer)["attempts"][0]["how"]
+
     with running(tmp_path, a, b) as gateway:
         for session in range(6):
-            answers = {who(ask(gateway, prompt_cache_key=f"session-{session}")) for _ in range(6)}
-            assert len(answers) == 1
+            answers = [ask(gateway, headers=explain, prompt_cache_key=f"session-{session}") for _ in range(6)]
+            assert len({who(answer) for answer in answers}) == 1
+            assert [how(answer) for answer in answers] == ["draw"] + ["sticky"] * 5
         long = [{"role": "system", "content": "be brief. " * 500}, {"role": "user", "content": "one"}]
-        first = who(ask(gateway, messages=long))
+        first = ask(gateway, headers=explain, messages=long)
         for turn in range(6):
             long = [*long, {"role": "assistant", "content": "ok"}, {"role": "user", "content": f"turn {turn}"}]
-            assert who(ask(gateway, messages=long)) == first
-        assert len({who(ask(gateway)) for _ in range(30)}) == 2
+            answer = ask(gateway, headers=explain, messages=long)
+            assert (who(answer), how(answer)) == (who(first), "sticky")
+        assert how(ask(gateway, headers=explain)) == "draw"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -344,6 +344,29 @@ def test_a_preferred_speed_puts_the_others_behind_and_nobody_out() -> None:
     assert balancer().choose(pool, NOW) in (slow, quick)
 
 
+def test_a_preference_is_for_nobody_who_cannot_be_asked() -> None:
+    """Those behind are free: to wait for a slot of theirs would be to wait for nobody."""
+    quick, slow = candidate("quick", 0.2), candidate("slow", 3.0)
+    pool = Pool([quick, slow], Need(preference=Preference(first_max_s=1.0)))
+    quick.limit.cool(NOW + 30)
+    assert balancer().choose(pool, NOW) is slow
+    told = explain(balancer(), pool, NOW)
+    assert (told.chosen, told.how) == (slow, "only")
+    assert [term.left_out for term in told.terms] == ["cool-down", None]
+
+
+def test_the_widest_window_is_too_small_for_nobody() -> None:
+    """Also when somebody was asked before, and in the words of an explanation."""
+    a, b = candidate("a", context=64), candidate("b", context=64)
+    pool = Pool([a, b]).widest()
+    assert balancer().choose(pool, NOW, 0, 256, (a,)) is b
+    assert explain(balancer(), pool, NOW, 0, 256, (a,)).chosen is b
+    assert {term.left_out for term in explain(balancer(), pool, NOW, 0, 256).terms} == {None}
+    b.limit.cool(NOW + 3)
+    assert balancer().blocked(pool, NOW, 256, (a,)).why == "cooling"
+    assert balancer().blocked(pool, NOW, 256, (a, b)).why == "tried"
+
+
 def test_requirements_leave_out_who_is_not_known_to_meet_them() -> None:
     unknown, able = candidate("unknown"), candidate("able")
     able.capabilities = frozenset({"tools"})

@@ -83,6 +83,8 @@ def test_a_wait_has_a_unit_or_is_in_milliseconds(value: Any, seconds: float) -> 
         ({"auto": {"max_latency": True}}, {}, "auto.max_latency"),
         ({"auto": {"max_latency": "2h"}}, {}, "auto.max_latency"),
         ({"auto": {"max_latency": -5}}, {}, "auto.max_latency"),
+        ({"auto": {"max_latency": 10**400}}, {}, "auto.max_latency"),
+        ({"auto": {"max_latency": -(10**400)}}, {}, "auto.max_latency"),
         ({"auto": {"max_cost": "0.1"}}, {}, "auto.max_cost"),
         ({"auto": {"max_cost": -0.1}}, {}, "auto.max_cost"),
         ({"auto": {"quality": 1.1}}, {}, "auto.quality"),
