@@ -156,8 +156,8 @@ class Script:
 
     `rate_limit` requests per `rate_window_s` and key are served (0: no limit), others get 429, whose wait is
     told in `retry_form`. Above `max_concurrency` requests in flight (0: no limit) the answer is
-    `overload_status`. `faults` are used in order, one a request; afterwards `default_fault`, if any.
-    `strict_models` answers 404 for models the provider does not list.
+    `overload_status` with `overload_code`. `faults` are used in order, one a request; afterwards `default_fault`,
+    if any. `strict_models` answers 404 for models the provider does not list.
     """
 
     latency_s: float = 0.0
@@ -176,6 +176,7 @@ class Script:
     retry_form: RetryForm = "seconds"
     max_concurrency: int = 0
     overload_status: int = 429
+    overload_code: str = "model_overloaded"
     strict_models: bool = False
     faults: Sequence[Fault] = ()
     default_fault: Fault | None = None
