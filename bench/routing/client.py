@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from typing import cast
 
@@ -28,11 +28,12 @@ TOKENS_MEAN = 23.8
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A request to come: seconds after the start, pieces of its answer, the class of its key."""
+    """A request to come: seconds after the start, pieces of its answer, the class of its key, the model."""
 
     at_s: float
     tokens: int
     priority: str = "normal"
+    model: str = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,20 @@ def arrivals(
     return wanted
 
 
+def introduced(wanted: Sequence[Wanted], models: Sequence[str], seconds: float) -> list[Wanted]:
+    """The same, but those of the first `seconds` ask for one of `models` each in turn.
+
+    A gateway that has just started knows nobody, and may find the fastest only by and by: what it is measured by
+    here is how it meets failures of providers it knows.
+    """
+    return [
+        replace(one, model=models[index % len(models)]) if one.at_s < seconds else one
+        for index, one in enumerate(wanted)
+    ]
+
+
 class Caller:
-    """Sends requests to a gateway on `port` for the model "all"; `keys` maps a class to its key."""
+    """Sends requests to a gateway on `port`; `keys` maps a class to its key."""
 
     def __init__(self, port: int, keys: dict[str, str]) -> None:
         self.seen: list[Seen] = []
@@ -122,7 +135,7 @@ class Caller:
         """The bytes of a request."""
         body = json.dumps(
             {
-                "model": "all",
+                "model": wanted.model,
                 "messages": [{"role": "user", "content": "tell me something about the harbour, in your own words"}],
                 "stream": True,
                 "max_tokens": wanted.tokens,

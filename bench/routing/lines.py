@@ -94,9 +94,11 @@ def lines(runs: Sequence[Run]) -> list[Line]:
     first_token("black hole", SILENCE_S)
     success("stall", 99.5)
     first_token("stall", SILENCE_S)
-    line("cuts", "streams cut, and told so", "", 1.0, lambda run: run.outcomes[CUT], at_most=False, every=True)
-    for outcome, name in ((TRUNCATED, "silent truncations"), (SPLICED, "splices"), (BROKEN, "ended without a word")):
-        line("cuts", name, "", 0.0, partial(_counted, outcome), at_most=True, every=True)
+    for scenario in ("cuts", "cuts everywhere"):
+        line(scenario, "streams cut, and told so", "", 1.0, partial(_counted, CUT), at_most=False, every=True)
+        line(scenario, "silent truncations", "", 0.0, partial(_counted, TRUNCATED), at_most=True, every=True)
+        line(scenario, "splices", "", 0.0, partial(_counted, SPLICED), at_most=True, every=True)
+        line(scenario, "ended without a word", "", 0.0, partial(_counted, BROKEN), at_most=True, every=True)
     if runs:
         seeds = sorted({run.seed for run in runs})
         bad = [

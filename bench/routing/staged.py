@@ -109,7 +109,10 @@ class Stage:
         self.asked: dict[str, list[float]] = {nature.name: [] for nature in world.natures}
         """When each provider got requests for an answer: monotonic seconds, in order."""
         scripts = [
-            nature.script(seed, max_concurrency=nature.slots if limited else 0) for nature in world.natures
+            nature.script(
+                seed, max_concurrency=nature.slots if limited else 0, overload_code="rate_limit_exceeded"
+            )
+            for nature in world.natures
         ]
         self.sims = SimThread(
             *(
@@ -218,15 +221,27 @@ async def limited(stage: Stage, seconds: float) -> None:
 
 
 async def cut(stage: Stage, seconds: float) -> None:
-    """Half of its streams end somewhere: in order, by a reset, or in the middle of a chunk's size."""
-    draw = random.Random(stage.seed)
+    """Half of its streams end somewhere."""
+    stage.spoil(faults=_cuts(stage.seed, 0.5))
+
+
+async def cut_everywhere(stage: Stage, seconds: float) -> None:
+    """A fifth of everybody's streams end somewhere: there is nobody to turn to, and much to be told of."""
+    for number, nature in enumerate(stage.world.natures):
+        faults = _cuts(stage.seed * 3 + number, 0.2)
+        stage.sims[nature.name].script = nature.script(stage.seed, faults=faults)
+
+
+def _cuts(seed: int, share: float) -> list[Fault]:
+    """Streams that end in order, by a reset, or in the middle of the framing, before or after the first content."""
+    draw = random.Random(seed)
     kinds: tuple[FaultKind, ...] = ("cut_fin", "cut_rst", "bad_chunk")
-    stage.spoil(
-        faults=[
-            Fault(draw.choice(kinds), after=draw.randrange(1, 16)) if draw.random() < 0.5 else Fault("ok")
-            for _ in range(FAULTS_MAX)
-        ]
-    )
+    return [
+        Fault(draw.choice(kinds), after=draw.randrange(0, 16), only="chat")
+        if draw.random() < share
+        else Fault("ok", only="chat")
+        for _ in range(FAULTS_MAX)
+    ]
 
 
 async def slower(stage: Stage, seconds: float) -> None:
@@ -259,6 +274,7 @@ SCENARIOS: dict[str, Scenario] = {
     "stall": Scenario(stalled),
     "429": Scenario(limited),
     "cuts": Scenario(cut),
+    "cuts everywhere": Scenario(cut_everywhere),
     "slow x10": Scenario(slower),
     "overload": Scenario(nothing, overload=2.0, told=True),
     "overload, learned": Scenario(nothing, overload=2.0),

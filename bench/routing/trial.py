@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
-from bench.routing.client import Caller, Seen, arrivals
+from bench.routing.client import Caller, Seen, arrivals, introduced
 from bench.routing.reading import CUT, OK, count
 from bench.routing.scenarios import quantile
 from bench.routing.served import Place, Served, keys
@@ -23,6 +23,8 @@ from dandolo.route.queue import DEADLINES_S, PRIORITIES
 
 WARM_S = 6.0
 SECONDS = 24.0
+INTRODUCED_SHARE = 0.3
+"""Of the warm-up, in which every provider is asked by name."""
 WARM_LOAD = 0.5
 """Of what the slots carry, before an overload begins."""
 LEFT_SHARE = 0.02
@@ -128,6 +130,7 @@ async def run(
     rate = scenario.overload * made.capacity if overloaded else made.rate
     before = WARM_LOAD * made.capacity if overloaded else rate
     wanted = arrivals(seed, [(warm_s, before), (seconds, rate)], MIX if overloaded else ALL_NORMAL)
+    wanted = introduced(wanted, [f"{nature.name}/sim" for nature in made.natures], INTRODUCED_SHARE * warm_s)
     stage = Stage(made, seed, limited=overloaded and not scenario.told)
     with stage.sims as sims:
         places = [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench.routing import reading, sockets
-from bench.routing.client import Seen, arrivals
+from bench.routing.client import Seen, arrivals, introduced
 from bench.routing.lines import Line, lines, markdown
 from bench.routing.reading import BROKEN, CUT, FACTS, OK, REFUSED, SPLICED, TIMED_OUT, TRUNCATED, Reading, own_words
 from bench.routing.staged import SCENARIOS, world
@@ -168,6 +168,13 @@ def test_arrivals_keep_their_rates_classes_and_lengths() -> None:
     assert 0.15 < sum(one.priority == "high" for one in wanted) / len(wanted) < 0.25
     assert all(one.tokens > FACTS for one in wanted)
     assert wanted == arrivals(1, [(50.0, 10.0), (50.0, 40.0)], [("high", 0.2), ("low", 0.8)])
+
+
+def test_every_provider_is_asked_by_name_before_it_counts() -> None:
+    wanted = introduced(arrivals(1, [(4.0, 10.0)]), ["a/sim", "b/sim"], 2.0)
+    early = [one.model for one in wanted if one.at_s < 2.0]
+    assert early[:4] == ["a/sim", "b/sim", "a/sim", "b/sim"]
+    assert {one.model for one in wanted if one.at_s >= 2.0} == {"all"}
 
 
 # -- verdicts ------------------------------------------------------------------------------------------------
