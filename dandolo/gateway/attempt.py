@@ -213,7 +213,9 @@ class Attempt:
             configured_s = timeouts.first_byte
             return plain_deadline_s(self._candidate.measured, configured_s) if others else configured_s
         configured_s = timeouts.first_byte_stream
-        return first_token_deadline_s(self._candidate.measured, configured_s) if others else configured_s
+        if not others:
+            return configured_s
+        return first_token_deadline_s(self._candidate.measured, configured_s, self._lane.route.pool.everybody)
 
     async def _dial(self) -> Upstream:
         """A new connection, made by a task of its own: DNS and TLS need one."""

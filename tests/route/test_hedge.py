@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dandolo.route.candidate import Candidate
+from dandolo.route.capacity import Slots
 from dandolo.route.hedge import (
+    DEADLINE_COLD_S,
     DEADLINE_MIN_S,
     HEDGE_MIN_S,
     LAG_REMEMBERED_S,
@@ -15,6 +18,7 @@ from dandolo.route.hedge import (
     hedge_after_s,
     may_hedge,
 )
+from dandolo.route.limit import Limit
 from dandolo.route.measure import Measured
 from dandolo.route.retry import TOKENS_MAX, TOKENS_PER_REQUEST, Budget
 
@@ -36,6 +40,22 @@ def test_a_hedge_comes_at_one_and_a_half_times_the_95th_percentile(p95: float, a
 )
 def test_the_first_token_deadline_is_learned(p95: float, configured: float, deadline: float) -> None:
     assert first_token_deadline_s(measured(p95), configured) == deadline
+
+
+@pytest.mark.parametrize(
+    ("peers", "configured", "deadline"),
+    [((), 600.0, 600.0), ((0.0, 0.0), 600.0, 600.0), ((0.1, 0.0), 600.0, DEADLINE_COLD_S), ((0.1, 5.0), 600.0, 20.0),
+     ((0.1,), 7.0, 7.0)],
+)  # fmt: skip
+def test_unknown_black_hole_is_given_up_by_what_is_known_of_its_peers(
+    peers: tuple[float, ...], configured: float, deadline: float
+) -> None:
+    others = []
+    for p95 in peers:
+        others.append(Candidate("peer", Limit(Slots(8)), None))
+        others[-1].measured.first_p95_s = p95
+    assert first_token_deadline_s(measured(0.0), configured, others) == deadline
+    assert first_token_deadline_s(measured(3.0), 600.0, others) == 12.0
 
 
 def test_keep_alive_comments_satisfy_no_first_token_deadline() -> None:
