@@ -66,7 +66,7 @@ async def next_candidate(exchange: Exchange, route: Route, ask: Ask, tried: Sequ
                 ask.tokens_in = ask.room = 0.0
                 pool = pool.widest()
                 continue
-            if blocked.why == "full":
+            if blocked.full:
                 full = blocked.full
             elif (anyway := _anyway(exchange, pool, blocked, now)) is not None:
                 candidate = anyway
