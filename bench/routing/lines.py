@@ -24,6 +24,11 @@ FAILOVER_S = 0.8
 """By so much the p99 of the first token may exceed the healthy world's of the same seed."""
 SILENCE_S = 1.5
 """The same where a provider says nothing, which only time tells."""
+OVERLOADS = (
+    "Twice what the slots carry, a fifth of it high, two fifths each normal and low. `overload`: the slots are bounded "
+    "by configuration (`concurrency_max`). `overload, learned`: the gateway has to learn them from 429s that name no "
+    "time."
+)
 HARD = ("reset", "refused", "flapping", "fast 500", "brownout", "429")
 
 
@@ -171,7 +176,8 @@ def markdown(runs: Sequence[Run], judged: Sequence[Line], about: str) -> str:
         text.append(f"| {scenario} | " + " | ".join(cells) + " |")
     overloads = [run for run in runs if len(run.classes) > 1]
     if overloads:
-        text += ["", "### Overload by class, success %", "", "| scenario | high | normal | low |", "|---|---|---|---|"]
+        text += ["", "### Overload by class, success %", "", OVERLOADS, ""]
+        text += ["| scenario | high | normal | low |", "|---|---|---|---|"]
         for scenario in dict.fromkeys(run.scenario for run in overloads):
             kept = [run for run in overloads if run.scenario == scenario]
             cells = [f"{median(run.classes.get(name, nan) for run in kept):.1f}" for name in ("high", "normal", "low")]

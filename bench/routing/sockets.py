@@ -67,8 +67,8 @@ def main() -> int:
     runs.sort(key=lambda one: chosen.index(one.scenario))
     judged = lines(runs)
     about = (
-        f"{machine()}. Seeds {seeds[0]} to {seeds[-1]}, {seconds:g} s of each fault; medians over the seeds, and the "
-        f"worst seed beside them.{' Hedging on.' if options.hedge else ''}"
+        f"`python -m bench.routing.sockets`. {machine()}. Seeds {seeds[0]} to {seeds[-1]}, {seconds:g} s of each fault; "
+        f"medians over the seeds, and the worst seed beside them.{' Hedging on.' if options.hedge else ''}"
         f"{' **Quick run: shows that it works, proves nothing.**' if options.quick else ''}"
     )
     text = markdown(runs, judged, about)
