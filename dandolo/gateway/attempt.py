@@ -219,7 +219,8 @@ class Attempt:
         configured_s = timeouts.first_byte_stream
         if not others:
             return configured_s
-        return first_token_deadline_s(self._candidate.measured, configured_s, grace_s(self._call))
+        peers = self._lane.route.pool.everybody
+        return first_token_deadline_s(self._candidate.measured, configured_s, grace_s(self._call), peers)
 
     async def _dial(self) -> Upstream:
         """A new connection, made by a task of its own: DNS and TLS need one."""

@@ -86,7 +86,7 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
         wait_s = timeouts.first_byte_stream
         more = pool.single is None and others(exchange, route, (candidate,), now)
         if more:
-            wait_s = first_token_deadline_s(candidate.measured, wait_s, grace_s(call))
+            wait_s = first_token_deadline_s(candidate.measured, wait_s, grace_s(call), pool.everybody)
     else:
         more = False
         wait_s = timeouts.first_byte

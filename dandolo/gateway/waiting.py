@@ -73,14 +73,13 @@ async def next_candidate(exchange: Exchange, route: Route, ask: Ask, tried: Sequ
                 ask.tokens_in = ask.room = 0.0
                 pool = pool.widest()
                 continue
-            if blocked.why == "full":
+            if blocked.full:
                 full = blocked.full
             elif (candidate := _anyway(exchange, pool, blocked, now)) is not None:
                 anyway = True
             else:
                 slept_s += blocked.wait_s
-                waits = exchange.error is None or exchange.waits_locally
-                if blocked.why != "cooling" or slept_s > LOCAL_WAIT_MAX_S or not waits:
+                if blocked.why != "cooling" or slept_s > LOCAL_WAIT_MAX_S:
                     raise exchange.error or _left_alone(pool.everybody, blocked, now)
                 # Spread by a tenth, so that those who wait do not come all at once.
                 await exchange.sleep(blocked.wait_s * (1.0 + 0.1 * random.random()), COOL_DOWN)  # noqa: S311

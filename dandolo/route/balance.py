@@ -26,6 +26,7 @@ from dandolo.route.measure import ERRORS_HELD_S
 from dandolo.route.pool import Pool
 from dandolo.route.preference import Preference
 from dandolo.route.queue import NORMAL
+from dandolo.route.retry import LOCAL_WAIT_MAX_S
 
 TEMPERATURE = 0.02
 EXPLORATION = 0.02
@@ -60,8 +61,9 @@ class Blocked:
     """Why nobody can be asked now, and what to do.
 
     `why` "full": wait for a slot of any of `full`, the soonest first; "cooling": wait `wait_s` for `candidate`,
-    nothing has failed; "open": every breaker is open, `candidate` is the least bad and may be asked if the retry
-    budget allows, else 503 with Retry-After `wait_s`; "tried": all were asked already; "none": nobody fits the call.
+    nothing has failed, or in the queues of `full` if there are any, whose accounts are well again soon; "open":
+    every breaker is open, `candidate` is the least bad and may be asked if the retry budget allows, else 503 with
+    Retry-After `wait_s`; "tried": all were asked already; "none": nobody fits the call.
     """
 
     why: str
@@ -306,14 +308,19 @@ class Balancer:
         shut = {id(c): c.breaker.retry_after_s(now) if c.breaker is not None else 0.0 for c in left}
         well = [c for c in left if not shut[id(c)]]
         full = [c for c in well if c.wait_s(now) <= 0]
+        # Accounts that cool down hand nothing on before that has ended, and may then be the first to. Of a model's
+        # own pause, or of what headers told, their queues know nothing.
+        cooling = sorted(
+            (c for c in well if c.cooled_until <= now and 0 < c.limit.wait_s(now) <= c.limit.cooled_until - now),
+            key=lambda c: c.limit.cooled_until,
+        )
         if full:
             full.sort(key=lambda c: (c.limit.slots.wait_s(priority), c.limit.slots.waiting))
-            # Those that cool down hand nothing on before that has ended, and may then be the first to.
-            cooling = sorted((c for c in well if c not in full), key=lambda c: c.limit.wait_s(now))
             return Blocked("full", full[0], full[0].limit.slots.wait_s(priority), (*full, *cooling))
         if well:
             soonest = min(well, key=lambda c: c.wait_s(now))
-            return Blocked("cooling", soonest, soonest.wait_s(now))
+            soon = tuple(c for c in cooling if c.limit.cooled_until - now <= LOCAL_WAIT_MAX_S)
+            return Blocked("cooling", soonest, soonest.wait_s(now), soon)
         least_bad = min(left, key=lambda c: (c.wait_s(now) > 0, shut[id(c)]))
         return Blocked("open", least_bad, max(1.0, min(shut.values())))
 

@@ -17,6 +17,9 @@ __all__ = ["RETRY_AFTER_MAX_S", "WAITERS_MAX", "ReservedSlots", "Slots", "Ticket
 
 RETRY_AFTER_MAX_S = 30.0
 RESUMED_SHARE = 0.125
+RESUMED_MIN = 4
+"""Of the limit, handed on at a time after a cool-down, and at least so many: one by one a limit of four would stand
+empty for most of the time between two refusals."""
 
 
 class Slots:
@@ -50,7 +53,8 @@ class Slots:
 
     def enter(self, key: str = "") -> bool:
         """Take a slot if one is free. True obliges the caller to call `leave` once (with the same key)."""
-        if self.in_use >= self.limit:
+        if self.in_use >= self.limit or self._queue.count:
+            # After a cool-down slots are free for a moment although somebody waits, who is not to be overtaken.
             return False
         self.in_use += 1
         return True
@@ -120,7 +124,7 @@ class Slots:
         for place in dropped:
             place.ticket.fail(self._too_long(place, now))
         if self._queue.count and self.in_use < self.limit and now >= self.held_until:
-            self._hand_on(min(self.limit - self.in_use, max(1, int(RESUMED_SHARE * self.limit))), now)
+            self._hand_on(min(self.limit - self.in_use, max(RESUMED_MIN, int(RESUMED_SHARE * self.limit))), now)
         return len(dropped)
 
     def _hand_on(self, free: int, now: float) -> None:
@@ -195,7 +199,7 @@ class ReservedSlots(Slots):
 
     def enter(self, key: str = "") -> bool:
         """Take a slot if one is free for this key."""
-        if not self._may(key, self.in_use):
+        if not self._may(key, self.in_use) or (self._queue.count and key not in self._held):
             return False
         self.in_use += 1
         if key in self._held:

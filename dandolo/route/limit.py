@@ -37,8 +37,13 @@ SLOWED_HELPED = 0.8
 """It helped: once half as many are in flight, first tokens take at most that share of what they took."""
 SLOW_START_S = 8.0
 SLOW_START_SHARE = 0.1
-COOL_DOWN_S = 1.0
-"""After a 429 that names no time."""
+COOL_DOWN_S = 0.2
+COOL_DOWN_MAX_S = 1.6
+"""After a 429 that names no time; twice as long after each that follows without a success in between.
+
+The limit that has been lowered is what keeps from another refusal where calls in flight are counted: a second of
+idleness after each cost three quarters of what small limits carry. Where requests a minute are, the wait grows.
+"""
 RATE_LIMITED = "rate limit"
 
 
@@ -50,7 +55,7 @@ class Limit:
     """
 
     __slots__ = (
-        "_ceiling", "_ceiling_at", "_decreased_at", "_slowed_at", "_slowed_by", "_slowed_from", "bound",
+        "_ceiling", "_ceiling_at", "_decreased_at", "_refusals", "_slowed_at", "_slowed_by", "_slowed_from", "bound",
         "cooled_until", "headroom", "reason", "slots", "slow_until", "told_until", "value",
     )  # fmt: skip
 
@@ -65,6 +70,7 @@ class Limit:
         self.told_until = 0.0
         self.slow_until = 0.0
         self._decreased_at = -1e9
+        self._refusals = 0
         self._ceiling = 0.0
         self._ceiling_at = -1e9
         self._slowed_at = -1e9
@@ -73,6 +79,7 @@ class Limit:
 
     def succeeded(self, now: float) -> None:
         """A call ended well: room for 1 / limit more, if the limit is being used."""
+        self._refusals = 0
         value = self.value
         if value >= self.bound or self.slots.in_use < USED_SHARE_TO_GROW * value:
             return
@@ -89,7 +96,13 @@ class Limit:
 
         The limit falls from within reach of what was really in flight: a bound never neared says nothing.
         """
-        self.cool(now + max(DECREASE_EVERY_S, COOL_DOWN_S if retry_after_s is None else retry_after_s), RATE_LIMITED)
+        if now - self._decreased_at >= DECREASE_EVERY_S:
+            # Those of one volley are one.
+            self._refusals += 1
+        wait_s = retry_after_s
+        if wait_s is None:
+            wait_s = min(COOL_DOWN_MAX_S, COOL_DOWN_S * 2 ** (min(self._refusals, 8) - 1))
+        self.cool(now + max(DECREASE_EVERY_S, wait_s), RATE_LIMITED)
         if now - self._decreased_at < DECREASE_EVERY_S:
             return
         self._decreased_at = now

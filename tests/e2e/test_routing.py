@@ -313,6 +313,19 @@ def test_rate_limit_of_one_is_no_failure_while_another_can_answer(tmp_path: Path
         assert len(limited.requests) <= 3
 
 
+@pytest.mark.parametrize("status", [429, 500])
+def test_failed_call_waits_for_another_that_cools_down_for_a_moment(tmp_path: Path, status: int) -> None:
+    first, other = SimProvider("first"), SimProvider("other")
+    roles = {"first": {"role": "primary"}, "other": {"role": "secondary"}}
+    with running(tmp_path, first, other, **roles) as gateway:
+        other.script = Script(faults=[Fault("status", status=429, headers=[("retry-after-ms", "1500")])])
+        # Longer than this client has time, so that it is told and the account cools down.
+        assert ask(gateway, "other/sim", headers={"x-dandolo-timeout": "1s"}).status == 429
+        first.script = Script(faults=[Fault("status", status=status)])
+        answer = ask(gateway)
+        assert (who(answer), answer.header("x-dandolo-attempts")) == ("other", "2")
+
+
 def test_all_cooling_down_for_long_is_told_with_the_wait(tmp_path: Path) -> None:
     fault = Fault("status", status=429, headers=[("retry-after", "20")], times=0)
     sim = SimProvider("only", script=Script(faults=[fault]))

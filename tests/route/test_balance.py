@@ -403,6 +403,18 @@ def test_who_waits_for_a_slot_waits_also_where_a_cool_down_will_end() -> None:
     assert told.full == (full, cooling)
 
 
+def test_accounts_that_cool_down_for_a_moment_have_queues_to_wait_in() -> None:
+    full, soon, late, model = candidate("full", in_use=10), candidate("soon"), candidate("late"), candidate("model")
+    soon.limit.cool(NOW + 3)
+    late.limit.cool(NOW + 20)
+    model.cool(NOW + 1, "overloaded")  # which its account's queue does not know
+    assert balancer(0.5).blocked(Pool([soon, late, model]), NOW).full == (soon,)
+    assert balancer(0.5).blocked(Pool([full, late, soon, model]), NOW).full == (full, soon, late)
+    assert balancer(0.5).blocked(Pool([late, model]), NOW).full == ()
+    soon.limit.told(0, 60, until=NOW + 4)  # nor does it know of headers
+    assert balancer(0.5).blocked(Pool([soon, late]), NOW).full == ()
+
+
 def test_an_explanation_adds_up_and_is_what_was_done() -> None:
     made = [candidate("a", 0.5, price=3e-6), candidate("b", 0.6, in_use=3), candidate("c", 0.4, errors=0.05)]
     pool = Pool([*made, opened(candidate("d"))])

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dandolo.route.candidate import Candidate
+from dandolo.route.capacity import Slots
 from dandolo.route.hedge import (
+    DEADLINE_COLD_S,
     DEADLINE_MIN_S,
     HEDGE_MIN_S,
     LAG_REMEMBERED_S,
@@ -16,6 +19,7 @@ from dandolo.route.hedge import (
     may_hedge,
     reading_s,
 )
+from dandolo.route.limit import Limit
 from dandolo.route.measure import Measured
 from dandolo.route.retry import TOKENS_MAX, TOKENS_PER_REQUEST, Budget
 
@@ -49,6 +53,22 @@ def test_a_long_prompt_is_granted_the_time_to_read_it(tokens: float, seconds: fl
     assert may_hedge(made, 5.0, Budget(), reading_s(tokens)) is (seconds < 3.5)
     call = made.begin(0.0)
     assert made.outrun(call, 5.0, reading_s(tokens)) is (seconds < 3.0)
+
+
+@pytest.mark.parametrize(
+    ("peers", "configured", "deadline"),
+    [((), 600.0, 600.0), ((0.0, 0.0), 600.0, 600.0), ((0.1, 0.0), 600.0, DEADLINE_COLD_S), ((0.1, 5.0), 600.0, 20.0),
+     ((0.1,), 7.0, 7.0)],
+)  # fmt: skip
+def test_unknown_black_hole_is_given_up_by_what_is_known_of_its_peers(
+    peers: tuple[float, ...], configured: float, deadline: float
+) -> None:
+    others = []
+    for p95 in peers:
+        others.append(Candidate("peer", Limit(Slots(8)), None))
+        others[-1].measured.first_p95_s = p95
+    assert first_token_deadline_s(measured(0.0), configured, 0.0, others) == deadline
+    assert first_token_deadline_s(measured(3.0), 600.0, 0.0, others) == 12.0
 
 
 def test_keep_alive_comments_satisfy_no_first_token_deadline() -> None:

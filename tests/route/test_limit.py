@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dandolo.route.capacity import Slots
 from dandolo.route.limit import (
+    COOL_DOWN_MAX_S,
     COOL_DOWN_S,
     DECREASE,
     DECREASE_EVERY_S,
@@ -175,6 +176,25 @@ def test_a_refusal_cools_down_for_as_long_as_it_asks(asked: float | None, wait: 
     made.cool(10.01)
     assert made.wait_s(10.0) == pytest.approx(wait), "an earlier end took a later one's place"
     assert made.wait_s(1000.0) == 0.0
+
+
+def test_cool_downs_of_no_stated_length_grow_until_something_succeeds() -> None:
+    made = limit(50)
+    waits = []
+    for at in range(10, 15):
+        made.refused(float(at), None)
+        made.refused(at + 0.01, None)  # of the same volley
+        waits.append(made.cooled_until - at)
+    assert waits == pytest.approx([0.21, 0.41, 0.81, COOL_DOWN_MAX_S + 0.01, COOL_DOWN_MAX_S + 0.01])
+    made.succeeded(20.0)
+    made.refused(21.0, None)
+    assert made.wait_s(21.0) == pytest.approx(COOL_DOWN_S)
+
+
+def test_nobody_who_waits_is_sent_while_the_account_cools_down() -> None:
+    made = limit(5)
+    made.refused(10.0, 3.0)
+    assert made.slots.held_until == made.cooled_until == 13.0
 
 
 def test_headroom_holds_until_its_expiry() -> None:
