@@ -8,12 +8,13 @@ import msgspec
 class Record(msgspec.Struct, omit_defaults=True, gc=False):
     """What one request was and what became of it, in the order and the units of the log.
 
-    `time` is when it began (ISO 8601, UTC). Durations are milliseconds: `duration_ms` from the complete
-    request to the last byte handed to the socket, `queue_ms` waiting for a slot (None: not at all),
-    `first_byte_ms` and `first_token_ms` from the complete request (None: there was none), `overhead_ms` what
-    the gateway itself took. `status` is what the client was told, 499 when it left. `attempts` counts calls
-    to providers, `code` is the error code or "". `estimated` marks token counts that are ours; `cost_usd` is
-    None where it is unknown. Texts from outside are cut by whoever makes the record (`dandolo.values`).
+    `time` is when it began (ISO 8601, UTC). Durations are milliseconds: `duration_ms` from the complete request to
+    the last byte handed to the socket, `queue_ms` waiting for a slot (None: not at all), `first_byte_ms` and
+    `first_token_ms` from the complete request (None: there was none), `overhead_ms` what the gateway itself took.
+    `status` is what the client was told, 499 when it left. `attempts` counts calls to providers, `code` is the
+    error code or "". `cache` is what the cache did: hit, miss, stale, collapsed ("": nothing). `estimated` marks
+    token counts that are ours; `cost_usd` is None where it is unknown. Texts from outside are cut by whoever makes
+    the record (`dandolo.values`).
     """
 
     time: str
@@ -44,3 +45,4 @@ class Record(msgspec.Struct, omit_defaults=True, gc=False):
     first_byte_ms: float | None = None
     first_token_ms: float | None = None
     overhead_ms: float | None = None
+    cache: str = ""

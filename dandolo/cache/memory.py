@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from dandolo.cache.entry import Entry
+from dandolo.cache.replay import Replay
 
 ENTRIES_MAX = 1_000
 BYTES_MAX = 64 * 1024 * 1024
@@ -39,7 +40,9 @@ Purged = Literal["tag", "scope", "model", "class"]
 class Kept:
     """An entry as L1 holds it. `head` are the header lines that do not vary, `entry.body` what follows them."""
 
-    __slots__ = ("created", "entry", "expires", "frequency", "generation", "head", "in_main", "key", "scope", "size")
+    __slots__ = (
+        "created", "entry", "expires", "frequency", "generation", "head", "in_main", "key", "replay", "scope", "size",
+    )  # fmt: skip
 
     def __init__(self, entry: Entry, head: bytes, scope: str, generation: int) -> None:
         self.entry = entry
@@ -51,6 +54,8 @@ class Kept:
         self.frequency = 0
         self.generation = generation
         self.in_main = False
+        self.replay: Replay | None = None
+        """Its events, once somebody asked for a stream of them (`attach`)."""
         self.size = len(head) + len(entry.body) + ENTRY_BYTES
 
     def fresh(self, now: float) -> bool:
@@ -179,6 +184,17 @@ class Memory:
         while len(self._kept) > self._entries_max or self.bytes > self._bytes_max:
             self._evict()
         return entry.key in self._kept
+
+    def attach(self, kept: Kept, replay: Replay) -> None:
+        """Keep the events made of an answer beside it; others make room for them."""
+        if kept.replay is None and self._kept.get(kept.key) is kept:
+            kept.replay = replay
+            kept.size += replay.size
+            self.bytes += replay.size
+            if not kept.in_main:
+                self._small_bytes += replay.size
+            while self.bytes > self._bytes_max:
+                self._evict()
 
     def delete(self, key: bytes) -> bool:
         """Forget one answer; whether there was one."""

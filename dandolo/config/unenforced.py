@@ -20,13 +20,9 @@ NOT_YET: Final[Mapping[str, tuple[str, tuple[Any, ...]]]] = MappingProxyType(
         "keys.tpm": ("tokens per minute are not counted", ()),
         "keys.budget_usd_per_day": ("spending is not bounded", ()),
         "keys.budget_usd_per_month": ("spending is not bounded", ()),
-        "keys.cache_scope": ("nothing is cached", ("key",)),
-        "cache.levels": ("nothing is cached", ([],)),
-        "cache.sampled": ("nothing is cached", ("bypass",)),
-        "cache.secret": ("nothing is cached", ()),
-        "cache.memory": ("nothing is cached", ({},)),
-        "cache.redis": ("nothing is cached", ({},)),
-        "cache.sqlite": ("nothing is cached", ({},)),
+        "cache.levels": ("answers are kept in memory only", ([], ["memory"])),
+        "cache.redis": ("answers are kept in memory only", ({},)),
+        "cache.sqlite": ("answers are kept in memory only", ({},)),
     }
 )
 

@@ -321,7 +321,7 @@ class Attempt:
             self._runtime,
             connection,
             response,
-            hides_usage=self._hides_usage,
+            hides_usage=self._hides_usage and not exchange.shares,
             hold=others,
             on_content=self.content,
         )

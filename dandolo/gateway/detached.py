@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, cast
 
 from dandolo.api.call import Call
+from dandolo.api.merge import LISTS
+from dandolo.api.usage import Usage
 from dandolo.errors import GatewayError, InternalError
 from dandolo.gateway.exchange import Exchange
 from dandolo.net.downstream import Downstream
@@ -97,7 +99,7 @@ class Audience:
 class Detached(Exchange):
     """A call made for others. `origin` is the exchange that it is first made for; its request is copied."""
 
-    def __init__(self, origin: Exchange, call: Call, taker: Taker) -> None:
+    def __init__(self, origin: Exchange, call: Call, taker: Taker, *, shares: bool = False) -> None:
         self.audience = Audience(taker)
         super().__init__(
             origin.gateway,
@@ -110,6 +112,7 @@ class Detached(Exchange):
         self.response: Response | None = None
         """The head of the provider's answer."""
         self._taker = taker
+        self.shares = shares
 
     async def _tell(self) -> None:
         call = self.call
@@ -118,7 +121,11 @@ class Detached(Exchange):
         self.total_at = self.started + (timeouts.stream_total if call.stream else timeouts.total)
         self.priority = self.tenant.priority
         lane = self.lane = self._lane(call)
-        await self.ask(call, lane)
+        if self.shares and call.endpoint.name in LISTS and self.plane.config.routing.batch_window:
+            # What answers several clients may still travel with what answers others.
+            await self.gateway.batches.ask(self, call, lane)
+        else:
+            await self.ask(call, lane)
 
     def begin(self) -> None:
         """Start; the taker is told, possibly before this returns."""
@@ -138,6 +145,15 @@ class Detached(Exchange):
         """Each client's head is its own; what the provider said is kept for them."""
         self.response = response
         return b""
+
+    def costs(self) -> Usage | None:
+        """Tokens and cost of the answer as far as they are known."""
+        usage = self.usage
+        if usage is None and self.tap is not None and self.tap.counted:
+            usage = self.tap.usage
+        if usage is not None and usage.cost_usd is None and self.target is not None:
+            usage.cost_usd = self.target.cost_usd(usage.input_tokens, usage.output_tokens)
+        return usage
 
     def over(self, error: BaseException | None) -> None:
         """The call has ended, well or badly."""

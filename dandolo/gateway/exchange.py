@@ -31,7 +31,6 @@ from dandolo.gateway.progress import Progress
 from dandolo.gateway.shortly import begin_shortly
 from dandolo.gateway.waiting import COOL_DOWN, give_up_trial, grace_s, next_candidate, others
 from dandolo.gateway.ways import Lane
-from dandolo.net.relay import EventRelay
 from dandolo.net.strand import Strand
 from dandolo.net.sweep import NEVER
 from dandolo.route import retry
@@ -103,6 +102,11 @@ class Exchange(Progress):
         if call.json is not None and is_auto(plane, call.model):
             select(self, call)
         lane = self.lane = self._lane(call)
+        if self.begun is None and plane.caching is not None and not self.annotates:
+            plan = self.plan = self.plan or plane.caching.plan(self, call, lane)
+            if plan is not None:
+                await self.gateway.fly(self, call, lane, plan)
+                return
         if self.begun is None and call.endpoint.name in LISTS and plane.config.routing.batch_window:
             await self.gateway.batches.ask(self, call, lane)
         else:
@@ -199,11 +203,15 @@ class Exchange(Progress):
 
     def send_whole(self, body: bytes) -> None:
         """Send a plain answer under the head of the provider whose call was taken from."""
-        assert self.lent is not None
-        assert self.target is not None
         self.commit(200)
         self.bytes_out = len(body)
-        self.client.answer(200, self.head(self.lent, self.target), body)
+        self.client.answer(200, self.lent_head(), body)
+
+    def lent_head(self) -> bytes:
+        """The client's header lines under the head of the provider whose call was taken from."""
+        assert self.lent is not None
+        assert self.target is not None
+        return self.head(self.lent, self.target)
 
     # -- what an attempt reports -----------------------------------------------------------------------
 
@@ -317,7 +325,7 @@ class Exchange(Progress):
         if error.source == "upstream":
             error.code = "upstream_stream_error"
         flow = self.relay
-        if isinstance(flow, EventRelay) and not flow.oversized and not self.client.lost:
+        if flow is not None and flow.streams and not flow.oversized and not self.client.lost:
             sent = self.tap.data_events if self.tap is not None else 0
             self.client.write(answers.error_event(error, self.endpoint.dialect, self.id, sent))
         self.client.cut()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from dandolo.api.endpoints import ENDPOINTS, Dialect, Endpoint
+from dandolo.cache.flight import Flights
 from dandolo.clock import timestamp
 from dandolo.config.schema import Config
 from dandolo.errors import GatewayError, ProtocolError, RequestError, UpstreamTimeout
@@ -20,6 +21,7 @@ from dandolo.gateway.admission import Admission, Tenant
 from dandolo.gateway.batch import Batches
 from dandolo.gateway.exchange import Exchange
 from dandolo.gateway.fleet import Runtime
+from dandolo.gateway.flying import Begun, fly
 from dandolo.gateway.hedging import begin_hedge
 from dandolo.gateway.pins import Pins
 from dandolo.gateway.plane import Plane
@@ -84,6 +86,7 @@ class Gateway:
         self.watch = Watch()
         self.pins = Pins()
         self.batches = Batches()
+        self.flights: Flights[Begun] = Flights()
         self._due = 0.0
         self._request_prefix = b"req_" + secrets.token_hex(6).encode()
         self._unix_offset = time.time() - time.monotonic()
@@ -92,6 +95,7 @@ class Gateway:
 
     now = staticmethod(time.monotonic)
     begin_hedge = staticmethod(begin_hedge)
+    fly = staticmethod(fly)
 
     @property
     def admission(self) -> Admission:

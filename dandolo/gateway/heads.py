@@ -47,5 +47,7 @@ def answer_head(exchange: Exchange, response: Response, target: Target) -> bytes
         head += b"request-id: %b\r\n" % exchange.encoded_id
     if exchange.attempts > 1 or exchange.explains or exchange.selection is not None:
         head += about_choice(exchange, now)
+    if exchange.cache_lines:
+        head += exchange.cache_lines
     origin = exchange.admitted.origin
     return head if origin is None else head + site.cors(origin)

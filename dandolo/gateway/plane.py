@@ -9,6 +9,7 @@ from dandolo.api.call import Call
 from dandolo.config.schema import Config
 from dandolo.gateway.admission import Admission
 from dandolo.gateway.auto import Known
+from dandolo.gateway.caching import Caching
 from dandolo.gateway.choice import Route, wish_for
 from dandolo.gateway.fleet import Fleet
 from dandolo.gateway.forwarding import Forwarding
@@ -22,8 +23,8 @@ class Plane:
     """One configuration at work. An exchange keeps the plane it began with."""
 
     __slots__ = (
-        "admission", "balancer", "catalog", "config", "fleet", "forwarding", "generation", "models", "models_known",
-        "provider_names", "routes", "routing_providers", "table",
+        "admission", "balancer", "caching", "catalog", "config", "fleet", "forwarding", "generation", "models",
+        "models_known", "provider_names", "routes", "routing_providers", "table",
     )  # fmt: skip
 
     def __init__(self, config: Config) -> None:
@@ -36,6 +37,7 @@ class Plane:
         self.models = Models(self.catalog)
         self.balancer = Balancer(random.random, config.routing.weights)
         self.routes: dict[tuple[Any, ...], Route] = {}
+        self.caching = Caching.of(config)
         self.table = Table(config.auto)
         self.models_known: dict[tuple[tuple[str, ...] | None, str], list[Known]] = {}
         self.generation = 0
@@ -63,6 +65,8 @@ class Plane:
         """Go on with what is known of accounts and models that were there before."""
         self.catalog.facts.inherit(before.catalog.facts)
         self.fleet.inherit(before.fleet)
+        if self.caching is not None and before.caching is not None:
+            self.caching.inherit(before.caching)
         self.refresh()
 
     def wish_for(self, target: Target, call: Call) -> bytes | None:

@@ -27,7 +27,9 @@ from dandolo.wire.client import Response
 from dandolo.wire.server import Request
 
 if TYPE_CHECKING:
+    from dandolo.gateway.caching import Plan
     from dandolo.gateway.detached import Detached
+    from dandolo.gateway.flying import Following
     from dandolo.gateway.gateway import Admitted, Gateway
     from dandolo.gateway.hedging import Hedge
     from dandolo.gateway.shortly import Begun
@@ -49,8 +51,17 @@ class Progress(Timed):
     bytes_out = 0
     usage: usages.Usage | None = None
     tap: StreamTap | None = None
-    relay: EventRelay | BytesRelay | None = None
+    relay: EventRelay | BytesRelay | Following | None = None
     finish_reason: str | None = None
+    shares = False
+    """Whether its stream goes to several clients, of whom some want to see its usage."""
+    plan: Plan | None = None
+    """What the cache may do for it."""
+    cache = ""
+    """What the cache did for it: hit, miss, collapsed, stale; "" for nothing."""
+    cache_lines = b""
+    """Header lines that say so."""
+    streamed_bytes = 0
     lent: Response | None = None
     """The head of the answer to a call that was made for several."""
     response_id: str | None = None
@@ -146,12 +157,15 @@ class Progress(Timed):
             self.call = None
         if self.relay is not None:
             self.relayed = True
-            self.streamed = isinstance(self.relay, EventRelay)
+            self.streamed = self.relay.streams
             if self.tap is not None and self.usage is None and self.committed:
                 self.usage = estimated(self.tap.usage, self.body_bytes, self.tap.data_events)
             self.relay = self.tap = None
         self.explanations = ()
         self.selection = None
+        self.plan = None
+        if self.streamed_bytes:
+            self.streamed = True
         self.hedge = self.lane = self.tried = self.silent = None
         if self.error is not None:
             self.code = self.error.code or ""

@@ -44,6 +44,15 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
             return False
         now = exchange.started
         exchange.lane = lane
+        caching = plane.caching
+        if caching is not None and not (call.stream and exchange.annotates):
+            plan = exchange.plan = caching.plan(exchange, call, lane)
+            if plan is not None:
+                kept = caching.find(plan, now)
+                if kept is not None and caching.send(exchange, call, kept, b"HIT", now):
+                    exchange.over(None)
+                    return True
+                return False
         route = lane.route
         pool = route.pool
         only = pool.single

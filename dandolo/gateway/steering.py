@@ -8,7 +8,12 @@ from collections.abc import Mapping
 from dandolo.errors import RequestError
 from dandolo.route.queue import PRIORITIES
 
-STEERING = frozenset((b"x-dandolo-timeout", b"x-dandolo-priority", b"x-dandolo-region", b"x-dandolo-explain"))
+STEERING = frozenset(
+    (
+        b"x-dandolo-timeout", b"x-dandolo-priority", b"x-dandolo-region", b"x-dandolo-explain",
+        b"cache-control", b"dandolo-cache", b"dandolo-cache-ttl",
+    )
+)  # fmt: skip
 REGION_CHARS_MAX = 32
 
 _TIMEOUT = re.compile(rb"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s|m)?")

@@ -67,6 +67,7 @@ def record(exchange: Exchange) -> Record:
         None if first_byte is None else int((first_byte - started) * 1e6) / 1e3,
         None if first_token is None else int((first_token - started) * 1e6) / 1e3,
         max(0, int((duration - provider_s - queue_s) * 1e6)) / 1e3,
+        exchange.cache,
     )
 
 

@@ -16,6 +16,7 @@ from dandolo.net.strand import Waiter
 from dandolo.net.sweep import NEVER
 
 if TYPE_CHECKING:
+    from dandolo.gateway.flying import Following
     from dandolo.gateway.gateway import Gateway
     from dandolo.gateway.plane import Plane
     from dandolo.net.downstream import Downstream
@@ -29,7 +30,7 @@ class Timed:
     gateway: Gateway
     plane: Plane
     client: Downstream
-    relay: EventRelay | BytesRelay | None
+    relay: EventRelay | BytesRelay | Following | None
     started: float
     sent_at: float
     first_byte_at: float | None

@@ -33,7 +33,7 @@ class Lane:
     It lives as long as the head it belongs to repeats, byte for byte but for lines that decide nothing.
     """
 
-    __slots__ = ("generation", "models", "needs", "route", "stream", "varied", "ways")
+    __slots__ = ("cache_context", "generation", "models", "needs", "route", "stream", "varied", "ways")
 
     def __init__(self, call: Call, route: Route, generation: int) -> None:
         self.models = call.models
@@ -42,6 +42,8 @@ class Lane:
         self.stream = call.stream
         self.route = route
         self.generation = generation
+        self.cache_context: bytes | None = None
+        """What identifies such calls to the cache beside their bodies; None until that is certain."""
         self.ways: dict[Candidate, Way] = {}
         """Filled where no header of the client is to be forwarded. At most WAYS_MAX."""
 

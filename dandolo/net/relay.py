@@ -75,6 +75,7 @@ class Tap(Protocol):
 class EventRelay:
     """Relays one event stream from a provider's connection to a client's."""
 
+    streams = True
     __slots__ = (
         "_client", "_commit", "_events", "_held", "_hold", "_in_event_bytes", "_on_payload", "_pace",
         "_provider", "_shortcut", "_tap", "committed", "done", "last", "oversized", "payload_at", "payload_bytes",
@@ -319,6 +320,8 @@ class BytesRelay:
     __slots__ = ("_client", "_on_payload", "_provider", "_tail", "done", "payload_bytes")
 
     TAIL_BYTES = 4096
+    streams = False
+    oversized = False
 
     def __init__(self, client: Downstream, provider: Upstream, *, on_payload: Callable[[], None]) -> None:
         self._client = client

@@ -16,6 +16,7 @@ from dandolo.sim.server import SimProvider
 from dandolo.sim.thread import SimThread
 
 WIDE = {"batch_window": "50ms"}
+NO_CACHE = "[cache]\nlevels = []\n"
 
 
 def call(given: Any, *, key: str | None = None, path: str = "/v1/embeddings", **more: Any) -> bytes:
@@ -51,7 +52,7 @@ def vectors(answer: Answer) -> list[Any]:
 
 def test_calls_behind_one_under_way_travel_together_and_get_their_own(tmp_path: Path) -> None:
     sim = SimProvider("sim", script=Script(latency_s=0.3))
-    with SimThread(sim), Gateway(tmp_path, [sim], routing=WIDE) as gateway:
+    with SimThread(sim), Gateway(tmp_path, [sim], routing=WIDE, toml=NO_CACHE) as gateway:
         calls = [{"given": "first"}, *({"given": [f"text {n}", f"more {n}"]} for n in range(5)), {"given": "last"}]
         answers = together(gateway, calls)
         found = [vectors(answer) for answer in answers]
@@ -70,7 +71,7 @@ def test_calls_behind_one_under_way_travel_together_and_get_their_own(tmp_path: 
 
 def test_call_that_finds_nobody_under_way_waits_for_nobody(tmp_path: Path) -> None:
     sim = SimProvider("sim")
-    with SimThread(sim), Gateway(tmp_path, [sim], routing=WIDE) as gateway:
+    with SimThread(sim), Gateway(tmp_path, [sim], routing=WIDE, toml=NO_CACHE) as gateway:
         for _ in range(5):
             assert gateway.record(embed(gateway, "alone"))["duration_ms"] < 50
         assert inputs(sim) == [1] * 5
@@ -90,7 +91,7 @@ def test_call_that_finds_nobody_under_way_waits_for_nobody(tmp_path: Path) -> No
 def test_other_kinds_travel_apart(tmp_path: Path, others: Mapping[str, Any]) -> None:
     sim = SimProvider("sim", script=Script(latency_s=0.3))
     keys = [{"name": "one", "key": "k-one"}, {"name": "two", "key": "k-two"}]
-    with SimThread(sim), Gateway(tmp_path, [sim], keys=keys, routing=WIDE) as gateway:
+    with SimThread(sim), Gateway(tmp_path, [sim], keys=keys, routing=WIDE, toml=NO_CACHE) as gateway:
         answers = together(gateway, [{"given": "a", "key": "k-one"}, {"key": "k-one", **others}])
         assert [answer.status for answer in answers] == [200, 200]
         assert len(sim.requests) == 2
@@ -98,7 +99,7 @@ def test_other_kinds_travel_apart(tmp_path: Path, others: Mapping[str, Any]) -> 
 
 def test_window_of_nothing_turns_it_off(tmp_path: Path) -> None:
     sim = SimProvider("sim", script=Script(latency_s=0.2))
-    with SimThread(sim), Gateway(tmp_path, [sim], routing={"batch_window": "0s"}) as gateway:
+    with SimThread(sim), Gateway(tmp_path, [sim], routing={"batch_window": "0s"}, toml=NO_CACHE) as gateway:
         together(gateway, [{"given": f"text {n}"} for n in range(4)])
         assert inputs(sim) == [1] * 4
 
@@ -107,7 +108,7 @@ def test_one_bad_input_does_not_fail_its_neighbours(tmp_path: Path) -> None:
     """The batch is refused as a whole; each of its calls finds out for itself."""
     first, refused = Fault("ok"), Fault("status", status=400, body='{"error":{"message":"bad","code":"bad_input"}}')
     sim = SimProvider("sim", script=Script(latency_s=0.3, faults=[first, refused]))
-    with SimThread(sim), Gateway(tmp_path, [sim], routing=WIDE) as gateway:
+    with SimThread(sim), Gateway(tmp_path, [sim], routing=WIDE, toml=NO_CACHE) as gateway:
         answers = together(gateway, [{"given": f"text {n}"} for n in range(4)])
         assert [answer.status for answer in answers] == [200] * 4
         assert inputs(sim) == [1, 3, 1, 1, 1]
@@ -120,7 +121,7 @@ def test_one_bad_input_does_not_fail_its_neighbours(tmp_path: Path) -> None:
 def test_failure_of_the_provider_fails_all_and_is_taken_over_first(tmp_path: Path) -> None:
     a, b = SimProvider("a", script=Script(latency_s=0.3)), SimProvider("b")
     models = {"e": ["a/e", "b/e"]}
-    with SimThread(a, b), Gateway(tmp_path, [a, b], models=models, routing=WIDE) as gateway:
+    with SimThread(a, b), Gateway(tmp_path, [a, b], models=models, routing=WIDE, toml=NO_CACHE) as gateway:
         a.script = Script(latency_s=0.3, faults=[Fault("ok"), Fault("status", status=500)])
         answers = together(gateway, [{"given": f"text {n}", "model": "e"} for n in range(4)])
         assert [answer.status for answer in answers] == [200] * 4
@@ -132,7 +133,7 @@ def test_server_that_answers_one_of_several_is_asked_one_by_one(tmp_path: Path) 
     one = '{"object":"list","data":[{"object":"embedding","index":0,"embedding":[1]}],"model":"e"}'
     faults = [Fault("ok"), Fault("error_200", body=one)]
     sim = SimProvider("sim", script=Script(latency_s=0.3, faults=faults))
-    with SimThread(sim), Gateway(tmp_path, [sim], routing=WIDE) as gateway:
+    with SimThread(sim), Gateway(tmp_path, [sim], routing=WIDE, toml=NO_CACHE) as gateway:
         answers = together(gateway, [{"given": f"text {n}"} for n in range(3)])
         assert [answer.status for answer in answers] == [200] * 3
         assert inputs(sim) == [1, 2, 1, 1]
@@ -140,7 +141,7 @@ def test_server_that_answers_one_of_several_is_asked_one_by_one(tmp_path: Path) 
 
 def test_whoever_leaves_harms_nobody_and_the_last_cancels(tmp_path: Path) -> None:
     sim = SimProvider("sim", script=Script(latency_s=0.4))
-    with SimThread(sim), Gateway(tmp_path, [sim], routing=WIDE) as gateway:
+    with SimThread(sim), Gateway(tmp_path, [sim], routing=WIDE, toml=NO_CACHE) as gateway:
         body = {"model": "sim/e", "input": "x"}
         with gateway.client() as first, gateway.client() as second, gateway.client() as third:
             first.send(request("/v1/embeddings", body))
@@ -163,8 +164,22 @@ def test_whoever_leaves_harms_nobody_and_the_last_cancels(tmp_path: Path) -> Non
 
 def test_moderations_travel_together_too(tmp_path: Path) -> None:
     sim = SimProvider("sim", script=Script(latency_s=0.3))
-    with SimThread(sim), Gateway(tmp_path, [sim], routing=WIDE) as gateway:
+    with SimThread(sim), Gateway(tmp_path, [sim], routing=WIDE, toml=NO_CACHE) as gateway:
         answers = together(gateway, [{"given": f"text {n}", "path": "/v1/moderations"} for n in range(4)])
         assert [len(answer.json["results"]) for answer in answers] == [1] * 4
         assert sorted(inputs(sim)) == [1, 3]
         assert gateway.ask(get("/healthz")).status == 200
+
+
+def test_what_the_cache_lacks_travels_together_too(tmp_path: Path) -> None:
+    sim = SimProvider("sim", script=Script(latency_s=0.3))
+    with SimThread(sim), Gateway(tmp_path, [sim], routing=WIDE) as gateway:
+        calls = [{"given": f"text {n}"} for n in range(4)] + [{"given": "text 3"}]
+        answers = together(gateway, calls)
+        assert [answer.header("x-cache") for answer in answers] == ["MISS"] * 4 + ["COLLAPSED"]
+        assert sorted(inputs(sim)) == [1, 3]
+        found = [vectors(answer) for answer in answers]
+        assert found[3] == found[4]
+        again = [embed(gateway, **one) for one in calls]
+        assert [answer.header("x-cache") for answer in again] == ["HIT"] * 5
+        assert [vectors(answer) for answer in again] == found

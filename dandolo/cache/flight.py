@@ -1,0 +1,146 @@
+"""Single flight: identical requests that are under way at one time share one call to a provider.
+
+A `Flight` is that call as others see it: the pieces of its answer so far, and its end. Whoever joins late is given
+the pieces from the start and then those that come, at its own pace; the leader is nobody's client, so that no
+follower's leaving harms the others. Decisions only: it keeps and tells, the gateway asks and sends.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, Protocol, TypeVar
+
+FLIGHTS_MAX = 4096
+"""Flights at one time; beyond, a request flies alone."""
+PIECES_BYTES_MAX = 4 * 1024 * 1024
+"""A longer answer is not shared with anybody who joins later: its pieces are kept for those who are there."""
+
+H = TypeVar("H")
+
+
+class Follower(Protocol):
+    """Whoever waits for a flight."""
+
+    place: int
+    """How many pieces it has taken."""
+
+    def moved(self) -> None:
+        """There is a head, another piece, or the end."""
+
+
+class Leading(Protocol):
+    """Whoever makes the call of a flight."""
+
+    def left(self) -> None:
+        """Nobody follows any more."""
+
+
+class Flight(Generic[H]):
+    """One call under way. `head` is set when its answer has begun, `error` when it failed.
+
+    `pieces` are in order; a follower keeps its own place in them. `landed`: nothing more will come.
+    """
+
+    __slots__ = (
+        "_followers", "_trimmed", "bytes", "error", "head", "key", "landed", "leader", "paid", "pieces", "whole",
+    )  # fmt: skip
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.head: H | None = None
+        self.error: BaseException | None = None
+        self.pieces: list[bytes] = []
+        self.bytes = 0
+        self.landed = False
+        self.leader: Leading | None = None
+        """Whoever makes the call."""
+        self.whole: bytes | None = None
+        """The answer as one plain body, when it has landed and could be made one."""
+        self.paid = False
+        """Whether its cost is on somebody's record."""
+        self._trimmed = 0
+        self._followers: list[Follower] = []
+
+    @property
+    def followers(self) -> int:
+        """How many wait."""
+        return len(self._followers)
+
+    @property
+    def open(self) -> bool:
+        """Whether somebody may still join: it has not ended and is not too long to be kept."""
+        return not self.landed and self.bytes <= PIECES_BYTES_MAX
+
+    def join(self, follower: Follower) -> None:
+        """Wait for it too. The follower looks at once at what is there."""
+        self._followers.append(follower)
+
+    def leave(self, follower: Follower) -> bool:
+        """Wait no longer. True when nobody is left, and the call is of no use to anybody who is here."""
+        if follower in self._followers:
+            self._followers.remove(follower)
+        return not self._followers
+
+    def begin(self, head: H) -> None:
+        """Its answer has begun."""
+        self.head = head
+        self._tell()
+
+    def add(self, piece: bytes) -> None:
+        """Another piece of its answer."""
+        self.pieces.append(piece)
+        self.bytes += len(piece)
+        self._tell()
+
+    def trim(self) -> int:
+        """Let go of pieces that everybody has; how many bytes the slowest is behind."""
+        slowest = min((follower.place for follower in self._followers), default=len(self.pieces))
+        for index in range(self._trimmed, slowest):
+            self.pieces[index] = b""
+        self._trimmed = max(self._trimmed, slowest)
+        return sum(map(len, self.pieces[slowest:]))
+
+    def land(self, error: BaseException | None = None) -> None:
+        """Its answer is complete, or with `error` has failed."""
+        if self.landed:
+            return
+        self.landed = True
+        self.error = error
+        self._tell()
+
+    def _tell(self) -> None:
+        # A follower that is told may leave, or let another join.
+        for follower in tuple(self._followers):
+            follower.moved()
+
+
+class Flights(Generic[H]):
+    """The flights of one worker, by key."""
+
+    __slots__ = ("_flights",)
+
+    def __init__(self) -> None:
+        self._flights: dict[bytes, Flight[H]] = {}
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def find(self, key: bytes) -> Flight[H] | None:
+        """The flight of a key, if it can still be joined."""
+        flight = self._flights.get(key)
+        return flight if flight is not None and flight.open else None
+
+    def start(self, key: bytes) -> Flight[H] | None:
+        """A new flight, registered before anything is awaited; None when there are too many.
+
+        It takes the place of one that cannot be joined any more. `end` must follow.
+        """
+        if len(self._flights) >= FLIGHTS_MAX:
+            return None
+        flight: Flight[H] = Flight(key)
+        self._flights[key] = flight
+        return flight
+
+    def end(self, flight: Flight[H]) -> None:
+        """Nobody is to find it any more."""
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]

@@ -1,0 +1,334 @@
+"""A call that the cache has no answer for: made once for all who ask the same meanwhile, and kept when it is fit.
+
+The call is a `Detached` one, so that the first who asked may leave without harm to the others; whoever is left last
+cancels it. Every follower is served at its own pace from the pieces of the flight: in the form in which they come,
+or, where it asked for the other form, when the whole answer is there.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dandolo.api.call import Call
+from dandolo.api.usage import Usage, facts
+from dandolo.cache.flight import PIECES_BYTES_MAX, Flight
+from dandolo.cache.replay import assemble, prepare
+from dandolo.errors import GatewayError, RequestError, UpstreamInvalid
+from dandolo.gateway.answers import STREAM
+from dandolo.gateway.detached import Detached
+from dandolo.net.strand import Waiter
+from dandolo.wire import sse
+from dandolo.wire.client import Response
+
+if TYPE_CHECKING:
+    from dandolo.gateway.caching import Plan
+    from dandolo.gateway.exchange import Exchange
+    from dandolo.gateway.ways import Lane
+
+LAG_BYTES_MAX = 1024 * 1024
+"""An answer too long to be kept waits for its slowest follower when that is so far behind."""
+
+_now = time.monotonic
+
+
+@dataclass(slots=True)
+class Begun:
+    """How an answer began: in events, in pieces of a plain body, or (neither) whole."""
+
+    status: int
+    events: bool
+    length: int | None = None
+    whole: bool = False
+
+
+async def fly(exchange: Exchange, call: Call, lane: Lane, plan: Plan) -> None:
+    """Answer a call that may be shared or kept. Raises GatewayError."""
+    caching, gateway = exchange.plane.caching, exchange.gateway
+    assert caching is not None
+    now, permission = _now(), plan.permission
+    kept = caching.find(plan, now)
+    if kept is not None and caching.send(exchange, call, kept, b"HIT", now):
+        return
+    if permission.only_if_cached:
+        raise RequestError(
+            "no kept answer to this request may be given, and it asked for no other (Cache-Control: only-if-cached)",
+            status=504,
+            code="not_cached",
+        )
+    flight = gateway.flights.find(plan.key) if permission.coalesces() else None
+    exchange.cache = "collapsed"
+    exchange.cache_lines = b"x-cache: COLLAPSED\r\ncache-status: dandolo; fwd=miss; collapsed\r\n"
+    if flight is None:
+        old = caching.stale(plan, now, for_error=False)
+        flight = gateway.flights.start(plan.key) if permission.coalesces() else Flight(plan.key)
+        if flight is None:
+            await exchange.ask(call, lane)
+            return
+        leader = Leader(exchange, call, plan, flight)
+        exchange.cache = "miss"
+        reason = b"miss" if permission.lookup else b"request"
+        stored = b"; stored" if permission.store else b""
+        exchange.cache_lines = b"x-cache: MISS\r\ncache-status: dandolo; fwd=%b%b\r\n" % (reason, stored)
+        if old is not None and caching.send(exchange, call, old, b"STALE", now):
+            # It is given while a new one is fetched, which nobody waits for.
+            leader.alone = True
+            leader.begin()
+            return
+        leader.begin()
+    await Following(exchange, call, lane, plan, flight).follow()
+
+
+class Leader:
+    """Makes the call of a flight, and keeps its answer (a taker of `gateway.detached`)."""
+
+    def __init__(self, exchange: Exchange, call: Call, plan: Plan, flight: Flight[Begun]) -> None:
+        self._call = call
+        self._plan = plan
+        self._flight = flight
+        self._asked_at = _now()
+        self.alone = False
+        """It refreshes a stale answer: nobody need follow."""
+        self.detached = Detached(exchange, call, self, shares=True)
+        flight.leader = self
+
+    def begin(self) -> None:
+        """Ask."""
+        self.detached.begin()
+
+    def left(self) -> None:
+        """Nobody follows any more."""
+        if not self.alone:
+            self.detached.cancel()
+
+    def moved_on(self) -> None:
+        """A follower has taken more."""
+        if self.detached.audience.stalled and self._flight.trim() <= LAG_BYTES_MAX // 2:
+            self.detached.audience.resume()
+
+    # -- what the call tells ---------------------------------------------------------------------------
+
+    def answered(self, status: int, body: bytes) -> None:
+        """A plain answer, whole."""
+        self._flight.begin(Begun(status, events=False, whole=True))
+        self._flight.add(body)
+
+    def begun(self, status: int, length: int | None) -> None:
+        """An answer in pieces has begun."""
+        self._flight.begin(Begun(status, events=self._call.stream, length=length))
+
+    def piece(self, content: bytes) -> None:
+        """The next piece."""
+        flight = self._flight
+        flight.add(content)
+        if flight.bytes > PIECES_BYTES_MAX and flight.trim() > LAG_BYTES_MAX:
+            self.detached.audience.pause()
+
+    def over(self, error: GatewayError | None) -> None:
+        """The answer is complete, or has failed."""
+        flight, detached = self._flight, self.detached
+        gateway, caching = detached.gateway, detached.plane.caching
+        gateway.flights.end(flight)
+        begun = flight.head
+        if error is None and begun is not None and caching is not None and flight.bytes <= PIECES_BYTES_MAX:
+            body: bytes | None = b"".join(flight.pieces)
+            offsets: tuple[int, ...] = ()
+            if begun.events:
+                datas = [data for event in sse.split(body or b"") if (data := sse.parse(event)[1]) is not None]
+                made = assemble(self._call.endpoint.dialect, datas)
+                body, offsets = (made.body, made.offsets) if made is not None else (None, ())
+            flight.whole = body
+            if body is not None:
+                target = detached.target
+                caching.keep(
+                    self._plan,
+                    self._call,
+                    begun.status,
+                    body,
+                    offsets=offsets,
+                    provider=target.provider.encoded_name if target is not None else b"",
+                    usage=detached.costs(),
+                    asked_at=self._asked_at,
+                    now=_now(),
+                )
+        flight.land(error)
+
+
+class Following:
+    """One client of a flight: what it has been sent, and whether it can take more."""
+
+    streams = True
+    oversized = False
+
+    def __init__(self, exchange: Exchange, call: Call, lane: Lane, plan: Plan, flight: Flight[Begun]) -> None:
+        self._exchange = exchange
+        self._call = call
+        self._lane = lane
+        self._plan = plan
+        self._flight = flight
+        self._sending = False
+        self._paused = False
+        self.place = 0
+        """How many pieces of the flight it has been sent."""
+        self.payload_bytes = 0
+        self.done: Waiter[bool] = Waiter()
+        """True: it has its answer; False: it must ask alone."""
+
+    async def follow(self) -> None:
+        """Be served by the flight. Raises GatewayError."""
+        exchange, flight = self._exchange, self._flight
+        exchange.await_until(exchange.total_at, "an answer that is under way")
+        flight.join(self)
+        self.moved()
+        try:
+            served = await self.done
+        except GatewayError:
+            caching, now = exchange.plane.caching, _now()
+            if not exchange.committed and caching is not None:
+                old = caching.stale(self._plan, now, for_error=True)
+                if old is not None and caching.send(exchange, self._call, old, b"STALE", now):
+                    return
+            raise
+        finally:
+            if flight.leave(self) and not flight.landed and flight.leader is not None:
+                flight.leader.left()
+        if not served:
+            exchange.relay = None
+            await exchange.ask(self._call, self._lane)
+
+    # -- from the flight -------------------------------------------------------------------------------
+
+    def moved(self) -> None:
+        """There is a head, another piece, or the end."""
+        try:
+            self._go_on()
+        except GatewayError as error:
+            self.done.fail(error)
+
+    def _go_on(self) -> None:
+        flight = self._flight
+        begun = flight.head
+        if self.done.done:
+            return
+        live = begun is not None and not begun.whole and begun.events == self._call.stream
+        if begun is not None and live:
+            if not self._sending:
+                self._begin(begun)
+            self._send_on()
+            if flight.landed and self.place == len(flight.pieces) and not self._paused:
+                self._end()
+        elif flight.landed:
+            if flight.error is not None:
+                self.done.fail(flight.error)
+            else:
+                self._whole(begun)
+
+    def _begin(self, begun: Begun) -> None:
+        exchange = self._exchange
+        self._sending = True
+        exchange.take_from(self._leader())
+        exchange.relay = self
+        exchange.commit(begun.status)
+        head = exchange.lent_head()
+        if begun.events:
+            head += STREAM
+        exchange.client.begin_stream(begun.status, head, self, begun.length)
+
+    def _send_on(self) -> None:
+        pieces, client = self._flight.pieces, self._exchange.client
+        hides = self._call.stream and not self._call.usage_wanted
+        while self.place < len(pieces) and not self._paused and not client.lost:
+            piece = pieces[self.place]
+            self.place += 1
+            if hides and piece.find(b'"usage"') >= 0:
+                piece = _without_usage(piece)
+            if piece:
+                self.payload_bytes += len(piece)
+                client.write(piece)
+
+    def _end(self) -> None:
+        exchange, flight = self._exchange, self._flight
+        if flight.error is not None:
+            self.done.fail(flight.error)
+            return
+        self._count()
+        exchange.client.end_stream()
+        self.done.set(True)
+
+    def _whole(self, begun: Begun | None) -> None:
+        """The answer is there, whole, in whichever form it came."""
+        exchange, flight, call = self._exchange, self._flight, self._call
+        body = flight.pieces[0] if begun is not None and begun.whole else flight.whole
+        if body is None or begun is None:
+            self.done.set(False)
+            return
+        exchange.take_from(self._leader())
+        if not begun.whole and exchange.lent is not None:
+            exchange.lent = _of_kind(exchange.lent, b"application/json")
+        self._count()
+        if not call.stream:
+            exchange.send_whole(body)
+            self.done.set(True)
+            return
+        replay = prepare(call.endpoint.dialect, body)
+        if replay is None:
+            raise UpstreamInvalid("the provider was asked for a stream and answered with something else")
+        events = replay.events(exchange.id, int(exchange.gateway.unix(_now())), usage=call.usage_wanted)
+        exchange.commit(begun.status)
+        exchange.relay = self
+        if exchange.lent is not None:
+            exchange.lent = _of_kind(exchange.lent, b"text/event-stream")
+        self.payload_bytes = len(events)
+        exchange.client.begin_stream(begun.status, exchange.lent_head() + STREAM, self, first=events)
+        exchange.client.end_stream()
+        self.done.set(True)
+
+    def _count(self) -> None:
+        """Tokens as told; the cost is on the record of one of those who followed."""
+        leader, exchange = self._leader(), self._exchange
+        usage = leader.costs()
+        exchange.finish_reason = leader.finish_reason
+        if usage is None:
+            return
+        if self._flight.paid:
+            usage = Usage(usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens, 0.0)
+        self._flight.paid = True
+        exchange.usage = usage
+
+    def _leader(self) -> Detached:
+        leader = self._flight.leader
+        assert isinstance(leader, Leader)
+        return leader.detached
+
+    # -- from the client -------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """The client is slow."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        self._paused = False
+        self.moved()
+        leader = self._flight.leader
+        if isinstance(leader, Leader):
+            leader.moved_on()
+
+
+def _of_kind(response: Response, kind: bytes) -> Response:
+    """A provider's head for an answer that is sent in another form than it came in."""
+    return Response(response.status, response.minor, {**response.fields, b"content-type": kind})
+
+
+def _without_usage(piece: bytes) -> bytes:
+    """Events without those that hold nothing but usage."""
+    kept: list[bytes] = []
+    for event in sse.split(piece):
+        data = sse.parse(event)[1]
+        if data is not None and data.find(b'"usage"') >= 0:
+            found = facts(data)
+            if found is not None and found.choices == [] and found.usage is not None:
+                continue
+        kept.append(event)
+    return b"".join(kept)
