@@ -25,10 +25,13 @@ from bench.cache.trace import Shape, trace
 from dandolo.api.body import judge
 from dandolo.api.call import read
 from dandolo.api.endpoints import ENDPOINTS
+from dandolo.cache.answer import flaw
+from dandolo.cache.entry import decode, encode
 from dandolo.cache.key import Keys, Memo, canonical, context
 from dandolo.cache.lifetime import ttl_class
 from dandolo.cache.memory import Memory
 from dandolo.cache.policy import Holder, Policy, Rules
+from dandolo.cache.replay import assemble, prepare
 
 RESULTS = Path(__file__).parent / "results" / "memory.md"
 SEEDS = (1, 2, 3)
@@ -59,7 +62,8 @@ def body(kib: int, kind: str) -> bytes:
     messages: list[dict[str, str]] = []
     while True:
         messages.append({"role": "user", "content": piece})
-        raw = json.dumps({"model": "fast", "temperature": 0, "messages": messages}, **layout).encode()  # type: ignore[arg-type]
+        asked = {"model": "fast", "temperature": 0, "messages": messages}
+        raw = json.dumps(asked, **layout).encode()  # type: ignore[arg-type]
         if len(raw) + len(piece.encode()) > size:
             return raw
 
@@ -78,7 +82,7 @@ def median_us(call: Callable[[], object], calls: int) -> float:
 
 def hit_rates(requests: int) -> Iterator[str]:
     """Tables of hit rates by shape and by size, means over the seeds."""
-    yield f"Traces of {requests:,} requests ({len(SEEDS)} seeds each; `bench/cache/trace.py`), 1,000 entries, hits in %.\n"
+    yield f"Hits in %, 1,000 entries; {len(SEEDS)} traces of {requests:,} requests each (`bench/cache/trace.py`).\n"
     names = ("LRU", "SIEVE", "**S3-FIFO**", "Belady")
     yield "| trace | " + " | ".join(names) + " | S3-FIFO at 2,000 | estimated from 1,000 |"
     yield "|---" * (len(names) + 3) + "|"
@@ -90,7 +94,8 @@ def hit_rates(requests: int) -> Iterator[str]:
             stats = s3_fifo(keys, 1_000)
             rates = {rival: run(keys, 1_000) / requests for rival, run in RIVALS.items()}
             double = s3_fifo(keys, 2_000).hit_rate
-            rows.append((rates["LRU"], rates["SIEVE"], stats.hit_rate, rates["Belady"], double, stats.hit_rate_at_double))
+            estimated = stats.hit_rate_at_double
+            rows.append((rates["LRU"], rates["SIEVE"], stats.hit_rate, rates["Belady"], double, estimated))
         means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
         if name == "usual":
             reached = means[2]
@@ -105,7 +110,8 @@ def hit_rates(requests: int) -> Iterator[str]:
         ordered = (rates["LRU"], rates["SIEVE"], ours, rates["Belady"])
         yield f"| {size:,} | " + " | ".join(f"{100 * rate:.1f}" for rate in ordered) + " |"
     verdict = "reached" if reached >= HIT_RATE_MIN else "MISSED"
-    yield f"\nAt least {100 * HIT_RATE_MIN:.0f} % on the usual trace with 1,000 entries: {100 * reached:.1f} %, {verdict}.\n"
+    bound = f"At least {100 * HIT_RATE_MIN:.0f} % on the usual trace with 1,000 entries"
+    yield f"\n{bound}: {100 * reached:.1f} %, {verdict}.\n"
 
 
 def costs() -> Iterator[str]:
@@ -116,9 +122,9 @@ def costs() -> Iterator[str]:
     secret = secrets.token_bytes(32)
     blank = hmac.new(secret, digestmod="sha256")
     where = context("key:bench", "chat", "", "venice/llama")
-    yield "µs a call, medians. *Hit, no memo* is everything the cache does for a hit: permission, context, canonical form,"
-    yield "digest and lookup; *hit, memo* the same where the body's bytes were seen before. Judging the body and reading"
-    yield "the call happen without a cache, too, and are not in it.\n"
+    yield "µs a call, medians. *Hit, no memo* is everything the cache does for a hit: permission, context, canonical"
+    yield "form, digest and lookup; *hit, memo* the same where the body's bytes were seen before. Judging the body and"
+    yield "reading the call happen without a cache, too, and are not in it. *Class* is paid by misses only.\n"
     yield "| body | bytes | canonical | HMAC-SHA256 | BLAKE2b | key | class | memo | **hit, no memo** | **hit, memo** |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     reached = []
@@ -192,7 +198,6 @@ def tier_costs() -> Iterator[str]:
         memory.put(one, b"", "key:bench", 1.0)
     held = [key for key in keys[:1_000] if key in memory]
     absent = keys[10_000:11_000]
-    loop = range(0)
 
     def nothing() -> None:
         for _ in held:
@@ -213,7 +218,6 @@ def tier_costs() -> Iterator[str]:
         for one in answers[10_000:11_000]:
             put(one, b"", "key:bench", 2.0)
 
-    del loop
     idle = median_us(nothing, 1) * 1e3 / len(held)
     hit = median_us(hits, 5) * 1e3 / len(held) - idle
     miss = median_us(misses, 5) * 1e3 / len(absent) - idle
@@ -229,6 +233,44 @@ def tier_costs() -> Iterator[str]:
     yield f"An entry costs {per_entry:.0f} bytes beside its body.\n"
 
 
+def answer_costs() -> Iterator[str]:
+    """What a miss pays to keep its answer, and what a stream made of a kept one costs."""
+    question = judge(b'{"model":"fast","temperature":0,"messages":[{"role":"user","content":"Why is the sky blue?"}]}')
+    yield "| answer | flaw | record | read back | assemble | make events | a stream more |"
+    yield "|---|---|---|---|---|---|---|"
+    for kib in (1, 8, 64):
+        text = "Blue light is scattered most by what is small. " * (kib * 1024 // 47)
+        message = {"role": "assistant", "content": text}
+        said = {
+            "id": "c", "object": "chat.completion", "created": 1, "model": "m",
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 5, "completion_tokens": kib * 230},
+        }  # fmt: skip
+        answer = json.dumps(said, separators=(",", ":")).encode()
+        kept = entry(bytes(20), answer)
+        record = encode(kept)
+        replay = prepare("chat", answer)
+        assert replay is not None
+        datas = [
+            b'{"id":"c","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}'
+            % text[at : at + 5].encode()
+            for at in range(0, len(text), 5)
+        ]
+        datas += [b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}', b"[DONE]"]
+        count = max(10, 200 // kib)
+        took = [
+            median_us(lambda answer=answer: flaw("chat", "chat", 200, answer), count),  # type: ignore[misc]
+            median_us(lambda kept=kept: encode(kept), count),  # type: ignore[misc]
+            median_us(lambda record=record: decode(record, bytes(20)), count),  # type: ignore[misc]
+            median_us(lambda datas=datas: assemble("chat", datas), max(2, 20 // kib)),  # type: ignore[misc]
+            median_us(lambda answer=answer: prepare("chat", answer), count),  # type: ignore[misc]
+            median_us(lambda replay=replay: replay.events("id", 5, usage=True), count),  # type: ignore[misc]
+        ]
+        yield f"| {kib} KB | " + " | ".join(f"{us:.1f}" for us in took) + " |"
+    yield "\n*Assemble* puts a stream of five characters a chunk together; once a fill, after the stream was served."
+    yield f"The class of a question of 20 characters: {median_us(lambda: ttl_class('chat', question), 500):.1f} µs.\n"
+
+
 def main() -> None:
     """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.cache.memory", description=__doc__)
@@ -237,7 +279,7 @@ def main() -> None:
     options = parser.parse_args()
     gc.disable()
     lines = [f"Python {platform.python_version()}, {platform.machine()}; `python -m bench.cache.memory`.\n"]
-    for part in (hit_rates(options.requests), costs(), tier_costs()):
+    for part in (hit_rates(options.requests), costs(), tier_costs(), answer_costs()):
         for line in part:
             print(line, flush=True)
             lines.append(line)
