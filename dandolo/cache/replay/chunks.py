@@ -13,10 +13,14 @@ from typing import Any
 
 import msgspec
 
+from dandolo.cache.replay.pattern import Pattern, learn
+
 Json = dict[str, Any]
 
 CHOICES_MAX = 128
 CALLS_MAX = 256
+LESSONS_MAX = 64
+"""How often a pattern is looked for: some streams have none (a count in every chunk)."""
 
 _any = msgspec.json.Decoder()
 line = msgspec.json.Encoder().encode
@@ -78,7 +82,18 @@ def chunks(datas: Iterable[bytes], kind: str) -> Assembled | None:
     usage: Json | None = None
     choices: dict[int, _Choice] = {}
     done = False
+    pattern: Pattern | None = None
+    lessons = LESSONS_MAX
     for data in datas:
+        if pattern is not None:
+            text = pattern.text(data)
+            if text is not None:
+                if text:
+                    pattern.parts.append(text)
+                continue
+            if not data.startswith(pattern.prefix):
+                # Something else is said now: what the pattern takes as said might not be so any more.
+                pattern = None
         if data.strip() == b"[DONE]":
             done = True
             break
@@ -103,6 +118,11 @@ def chunks(datas: Iterable[bytes], kind: str) -> Assembled | None:
             choice = choices.setdefault(index, _Choice())
             usage = said.pop("usage", None) or usage
             _grow(choice, said, kind)
+            if pattern is not None and not any(pattern.parts is parts for parts in choice.texts.values()):
+                pattern = None
+            if pattern is None and lessons and len(chunk["choices"]) == 1:
+                lessons -= 1
+                pattern = learn(data, said, choice.texts)
     if not done or not choices or sorted(choices) != list(range(len(choices))):
         return None
     whole = [_whole(index, choices[index], kind) for index in range(len(choices))]
