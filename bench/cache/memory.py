@@ -277,12 +277,17 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200_000, help="length of a trace (default: 200000)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file for the results")
     options = parser.parse_args()
-    gc.disable()
     lines = [f"Python {platform.python_version()}, {platform.machine()}; `python -m bench.cache.memory`.\n"]
-    for part in (hit_rates(options.requests), costs(), tier_costs(), answer_costs()):
-        for line in part:
-            print(line, flush=True)
-            lines.append(line)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for part in (hit_rates(options.requests), costs(), tier_costs(), answer_costs()):
+            for line in part:
+                print(line, flush=True)
+                lines.append(line)
+    finally:
+        if collecting:
+            gc.enable()
     options.out.write_text("\n".join(lines))
 
 
