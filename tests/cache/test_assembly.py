@@ -461,6 +461,13 @@ def test_a_pattern_is_not_seen_where_something_else_is_said() -> None:
     assert body["usage"] == {"prompt_tokens": 1}
 
 
+def test_what_was_said_last_counts_though_it_was_said_before() -> None:
+    events = [chunk({"content": "a"}, system_fingerprint=name) for name in ("x", "x", "y", "x", "x")]
+    body = put_together(*events, {**STOP, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    assert body is not None
+    assert body["system_fingerprint"] == "x"
+
+
 @pytest.mark.parametrize("bad", [b"\x01", b"\xff", b'"', b"\\", b"\\x"])
 def test_a_pattern_does_not_let_pass_what_is_no_json(bad: bytes) -> None:
     usual = json.dumps(chunk({"content": "abc"})).encode()

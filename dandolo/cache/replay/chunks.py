@@ -91,7 +91,7 @@ def chunks(datas: Iterable[bytes], kind: str) -> Assembled | None:
                 if text:
                     pattern.parts.append(text)
                 continue
-            if not data.startswith(pattern.prefix):
+            if not pattern.frames(data):
                 # Something else is said now: what the pattern takes as said might not be so any more.
                 pattern = None
         if data.strip() == b"[DONE]":

@@ -46,6 +46,12 @@ class Pattern:
         # A raw control character is no JSON; the decoder is to say so.
         return text if text.isprintable() else None
 
+    def frames(self, data: bytes) -> bool:
+        """Whether a chunk that had to be decoded still says what the pattern says, but for its text."""
+        if not data.startswith(self.prefix):
+            return False
+        return data.rfind(self._suffix) >= len(self.prefix) if self._padded else data.endswith(self._suffix)
+
 
 def learn(data: bytes, said: dict[str, Any], texts: dict[str, list[str]]) -> Pattern | None:
     """The pattern of a chunk whose only choice `said` was decoded from `data`; None when it has more than text.
