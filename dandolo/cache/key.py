@@ -9,8 +9,8 @@ is then compared in full, because two prompts with equal XXH64 are made in milli
 A name that stands twice in one object is read by some parsers first, by others last. `dandolo.api.body` refuses
 that at the top level; here, deeper down, such a body is recognised and identified by its very bytes. The proof
 is cheap: what was decoded, encoded again, either is the same bytes or has as many colons (an escaped colon is
-looked for apart). Measured (`bench/cache/results/memory.md`) against the keyed BLAKE2b, HMAC-SHA256 costs 0.9 µs
-more at 1 KB and a quarter less from 32 KB on where the processor has SHA instructions.
+looked for apart). Measured (`bench/cache/results/memory.md`) against the keyed BLAKE2b, HMAC-SHA256 costs 0.2 µs
+more at 1 KB and a quarter less at 32 KB where the processor has SHA instructions.
 """
 
 from __future__ import annotations
