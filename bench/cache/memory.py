@@ -269,7 +269,7 @@ def answer_costs() -> Iterator[str]:
             median_us(lambda replay=replay: replay.events("id", 5, usage=True), count),  # type: ignore[misc]
         ]
         yield f"| {kib} KB | " + " | ".join(f"{us:.1f}" for us in took) + " |"
-    yield "\n*Assemble* puts a stream of five characters a chunk together; once a fill, after the stream was served."
+    yield "\n*Assemble* puts a stream of five characters a chunk together, spread over its chunks as they pass."
     yield f"The class of a question of 20 characters: {median_us(lambda: ttl_class('chat', question), 500):.1f} µs.\n"
 
 

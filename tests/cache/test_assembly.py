@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dandolo.api.endpoints import Dialect
 from dandolo.cache.answer import flaw
-from dandolo.cache.replay import assemble
+from dandolo.cache.replay import Assembler, assemble
 
 Json = dict[str, Any]
 
@@ -274,6 +274,40 @@ def test_a_chat_cut_anywhere_is_no_answer(length: int) -> None:
     assert put_together(*STREAM[:length], done=False) is None
 
 
+def test_a_stream_is_put_together_while_it_passes() -> None:
+    assembler = Assembler("chat")
+    for event in (SAID, STOP):
+        assembler.push(json.dumps(event).encode())
+        assert assembler.assembled is None
+        assert not assembler.hopeless
+    assembler.push(b"[DONE]")
+    assembled = assembler.assembled
+    assert assembled is not None
+    assembler.push(b"whatever comes after")
+    assert assembler.assembled is assembled
+    assert not assembler.hopeless
+
+
+def test_what_was_unclear_once_stays_so() -> None:
+    assembler = Assembler("chat")
+    assembler.push(b"{")
+    assert assembler.hopeless
+    for event in (SAID, STOP):
+        assembler.push(json.dumps(event).encode())
+    assembler.push(b"[DONE]")
+    assert assembler.assembled is None
+
+
+def test_more_than_may_be_held_is_no_answer() -> None:
+    datas = [json.dumps(SAID).encode()] * 20
+    size = sum(map(len, datas))
+    for bytes_max, hopeless in ((size, False), (size - 1, True)):
+        assembler = Assembler("chat", bytes_max)
+        for data in datas:
+            assembler.push(data)
+        assert assembler.hopeless is hopeless
+
+
 # -- messages --------------------------------------------------------------------------------------------------
 
 STARTED: Json = {
@@ -335,6 +369,10 @@ UNCLEAR_MESSAGES: list[tuple[str, list[Json]]] = [
     ("no stop", [STARTED, *TEXT, ENDED]),
     ("no reason", [STARTED, *TEXT, STOPPED]),
     ("no start", [*TEXT, ENDED, STOPPED]),
+    (
+        "a start with content",
+        [{**STARTED, "message": {**STARTED["message"], "content": [{"type": "text"}]}}, *TEXT, ENDED, STOPPED],
+    ),
     ("two starts", [STARTED, STARTED, *TEXT, ENDED, STOPPED]),
     ("an error", [STARTED, *TEXT, {"type": "error", "error": {"type": "overloaded_error"}}, ENDED, STOPPED]),
     ("a block left open", [STARTED, *TEXT[:2], ENDED, STOPPED]),

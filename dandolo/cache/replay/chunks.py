@@ -7,7 +7,7 @@ extends what was there. A name in pieces, two different ends, content in parts o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,15 +76,19 @@ class _Choice:
     finish: str | None = None
 
 
-def chunks(datas: Iterable[bytes], kind: str) -> Assembled | None:
-    """The body of a whole stream; `kind` is what a choice holds: "message" or "text"."""
+Steps = Generator[None, bytes, Assembled | None]
+"""Is sent the data of one event after another, and returns when the stream has ended."""
+
+
+def chunks(kind: str) -> Steps:
+    """Put a stream together; `kind` is what a choice holds: "message" or "text"."""
     head: Json = {}
     usage: Json | None = None
     choices: dict[int, _Choice] = {}
-    done = False
     pattern: Pattern | None = None
     lessons = LESSONS_MAX
-    for data in datas:
+    while True:
+        data = yield
         if pattern is not None:
             text = pattern.text(data)
             if text is not None:
@@ -95,7 +99,6 @@ def chunks(datas: Iterable[bytes], kind: str) -> Assembled | None:
                 # Something else is said now: what the pattern takes as said might not be so any more.
                 pattern = None
         if data.strip() == b"[DONE]":
-            done = True
             break
         chunk = decoded(data)
         for name, value in chunk.items():
@@ -123,7 +126,7 @@ def chunks(datas: Iterable[bytes], kind: str) -> Assembled | None:
             if pattern is None and lessons and len(chunk["choices"]) == 1:
                 lessons -= 1
                 pattern = learn(data, said, choice.texts)
-    if not done or not choices or sorted(choices) != list(range(len(choices))):
+    if not choices or sorted(choices) != list(range(len(choices))):
         return None
     whole = [_whole(index, choices[index], kind) for index in range(len(choices))]
     first = {"id": head.pop("id", None), "object": "chat.completion" if kind == "message" else "text_completion"}
