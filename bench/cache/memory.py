@@ -1,7 +1,7 @@
 """`python -m bench.cache.memory [--requests N] [--out FILE]`: hit rates of the memory tier, and what a hit costs.
 
-Hit rates are counts and the same on every machine. Costs are medians over batches of calls on bodies of a chat,
-one process, garbage collector off.
+Hit rates are counts and the same on every machine. Costs are CPU time, medians over batches of calls on bodies of
+a chat, one process, garbage collector off.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ def body(kib: int, kind: str) -> bytes:
 
 
 def median_us(call: Callable[[], object], calls: int) -> float:
-    """The median of BATCHES batches, in µs a call."""
+    """The median of BATCHES batches, in µs of this process's CPU a call: others on the machine do not count."""
     call()
     took = []
     for _ in range(BATCHES):
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(calls):
             call()
-        took.append(time.perf_counter() - start)
+        took.append(time.process_time() - start)
     return median(took) / calls * 1e6
 
 
@@ -124,8 +124,8 @@ def costs() -> Iterator[str]:
     secret = secrets.token_bytes(32)
     blank = hmac.new(secret, digestmod="sha256")
     where = context("key:bench", "chat", "", "venice/llama")
-    yield "µs a call, medians. *Hit, no memo* is everything the cache does for a hit: permission, context, canonical"
-    yield "form, digest and lookup; *hit, memo* the same where the body's bytes were seen before. Judging the body and"
+    yield "µs of CPU a call, medians. *Hit, no memo* is everything the cache does for a hit: permission, context,"
+    yield "canonical form, digest and lookup; *hit, memo* the same where the body's bytes were seen before. Judging the body and"
     yield "reading the call happen without a cache, too, and are not in it. *Class* is paid by misses only.\n"
     yield "| body | bytes | canonical | HMAC-SHA256 | BLAKE2b | key | class | memo | **hit, no memo** | **hit, memo** |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
