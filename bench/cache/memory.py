@@ -125,8 +125,8 @@ def costs() -> Iterator[str]:
     blank = hmac.new(secret, digestmod="sha256")
     where = context("key:bench", "chat", "", "venice/llama")
     yield "µs of CPU a call, medians. *Hit, no memo* is everything the cache does for a hit: permission, context,"
-    yield "canonical form, digest and lookup; *hit, memo* the same where the body's bytes were seen before. Judging the body and"
-    yield "reading the call happen without a cache, too, and are not in it. *Class* is paid by misses only.\n"
+    yield "canonical form, digest and lookup; *hit, memo* the same where the body's bytes were seen before. Judging the"
+    yield "body and reading the call happen without a cache, too, and are not in it. *Class* is paid by misses only.\n"
     yield "| body | bytes | canonical | HMAC-SHA256 | BLAKE2b | key | class | memo | **hit, no memo** | **hit, memo** |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     reached = []
