@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from dandolo.cache.entry import Entry
 from dandolo.cache.lifetime import TtlClass
-from dandolo.cache.memory import Memory, MemoryStats
+from dandolo.cache.memory import USES_MIN, Memory, MemoryStats
 
 
 def lru(keys: Sequence[int], size: int) -> int:
@@ -87,9 +87,9 @@ def belady(keys: Sequence[int], size: int) -> int:
     return hits
 
 
-def s3_fifo(keys: Sequence[int], size: int) -> MemoryStats:
-    """Dandolo's own tier, as it runs."""
-    memory = Memory(size, 1 << 40)
+def s3_fifo(keys: Sequence[int], size: int, uses_min: int = USES_MIN) -> MemoryStats:
+    """Dandolo's own tier, as it runs; `uses_min` as the paper has it is 2."""
+    memory = Memory(size, 1 << 40, uses_min)
     get, put = memory.get, memory.put
     for number in keys:
         key = number.to_bytes(20, "big")

@@ -1,7 +1,7 @@
 """A trace like those of LLM gateways, from a seed.
 
-Of the requests 45 % are asked once and never again, 10 % repeat one of the last hundred (a retry, a reload,
-a second worker with the same job), and 45 % ask one of a tenant's usual prompts, by Zipf's law with exponent 1.0. What is
+Of the requests 45 % are asked once and never again, 10 % repeat one of the last hundred (a retry, a reload, a
+second worker with the same job), and 45 % ask one of a tenant's usual prompts, by Zipf's law with exponent 1.0. What is
 usual drifts: now and then a prompt trades places with another. Tenants differ in size by the same law and share no
 keys.
 """

@@ -5,7 +5,7 @@ waits in a small queue, a tenth of the whole; what was asked for at least once m
 the rest leaves, and its key is remembered by a ghost as long as main. A key that comes back while it is a ghost
 enters main at once. Main is a FIFO, too, whose entries go round again as often as they were asked for, three times at
 most. One-off prompts, nearly half of all, thus never displace what is asked again (`bench/cache/results/memory.md`).
-The paper moves on at two requests; one is measured to be better here.
+The paper asks for two requests before main; `uses_min` says how many here.
 
 A purge by tag, scope, model or class costs the same however much it hits: its time is noted and one counter
 raised, and an entry proves itself anew when it is next asked for. Because times are compared, a copy that comes
@@ -29,8 +29,10 @@ SHARE_MAX = 20
 SMALL_SHARE = 10
 """The small queue is a tenth of the whole."""
 FREQUENCY_MAX = 3
-ENTRY_BYTES = 900
-"""What an entry costs beside its head and body: objects, their fields, places in three tables. Measured, about."""
+USES_MIN = 1
+"""Uses that take an entry from the small queue to main."""
+ENTRY_BYTES = 600
+"""What an entry costs beside its head and body: objects, their fields, places in two tables (462 measured), tags."""
 PURGES_MAX = 4_096
 """Purged names remembered; beyond that whatever is older than the oldest of them goes."""
 
@@ -99,14 +101,15 @@ class Memory:
 
     __slots__ = (
         "_bytes_max", "_displaced", "_entries_max", "_evicted", "_expired", "_generation", "_ghost", "_hits", "_kept",
-        "_main", "_misses", "_nearly", "_purged", "_purges", "_refused", "_small", "_small_bytes", "bytes",
+        "_main", "_misses", "_nearly", "_purged", "_purges", "_refused", "_small", "_small_bytes", "_uses_min", "bytes",
     )  # fmt: skip
 
-    def __init__(self, entries_max: int = ENTRIES_MAX, bytes_max: int = BYTES_MAX) -> None:
+    def __init__(self, entries_max: int = ENTRIES_MAX, bytes_max: int = BYTES_MAX, uses_min: int = USES_MIN) -> None:
         if entries_max < 1 or bytes_max < 1:
             raise ValueError("a memory tier holds at least one entry and one byte")
         self._entries_max = entries_max
         self._bytes_max = bytes_max
+        self._uses_min = uses_min
         self._kept: dict[bytes, Kept] = {}
         self._small: OrderedDict[bytes, Kept] = OrderedDict()
         self._main: OrderedDict[bytes, Kept] = OrderedDict()
@@ -298,7 +301,7 @@ class Memory:
         ):
             key, kept = small.popitem(last=False)
             self._small_bytes -= kept.size
-            if kept.frequency:
+            if kept.frequency >= self._uses_min:
                 kept.frequency = 0
                 kept.in_main = True
                 self._main[key] = kept

@@ -22,7 +22,7 @@ import msgspec
 
 from dandolo.api.body import JsonBody
 from dandolo.api.call import Call
-from dandolo.cache.lifetime import DAY_S, IMAGE_ENDPOINTS, TtlClass
+from dandolo.cache.lifetime import DAY_S, IMAGE_ENDPOINTS, TTL_S, Lifetime, TtlClass, lifetime
 from dandolo.errors import RequestError
 
 TTL_S_MAX = 30 * DAY_S
@@ -119,6 +119,16 @@ class Permission:
     def coalesces(self) -> bool:
         """Whether the call may share another's flight: both ask for any one answer, as fresh as it comes."""
         return self.lookup and self.store
+
+    def lifetime(self, kind: TtlClass, now: float, jitter: float) -> Lifetime:
+        """The lifetime of an answer of class `kind` kept for this call at `now`; `jitter` is random in 0 … 1.
+
+        What somebody set is the life of class SET, and an upper bound for images, embeddings and refusals.
+        """
+        ttl_s = self.ttl_s
+        if ttl_s is not None and kind is not TtlClass.SET:
+            ttl_s = min(ttl_s, TTL_S[kind])
+        return lifetime(kind, now, jitter, ttl_s)
 
     def admits(self, kind: TtlClass, created: float, now: float) -> bool:
         """Whether a kept answer of class `kind`, made at `created`, may be given to this call."""

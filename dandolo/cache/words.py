@@ -23,6 +23,11 @@ def _words(*lines: str) -> frozenset[bytes]:
     return frozenset(" ".join(lines).encode().split())
 
 
+def _parts(*parts: str) -> re.Pattern[str]:
+    # One search for all: where few of their first letters occur it costs 2 µs for 900 characters, one each 70.
+    return re.compile("|".join(parts))
+
+
 _VOLATILE = _words(
     # English
     "today todays tonight yesterday tomorrow current currently latest newest recent recently nowadays price prices",
@@ -59,7 +64,7 @@ _VOLATILE_PAIRS = frozenset(
         "het weer", "tym roku", "bu yıl", "этом году", "который час", "hôm nay", "năm nay",
     )
 )  # fmt: skip
-_VOLATILE_PARTS = (
+_VOLATILE_PART = _parts(
     "今天", "今日", "昨天", "昨日", "明天", "明日", "现在", "現在", "目前", "最新", "最近", "今年", "本月", "本周",
     "价格", "價格", "価格", "値段", "天气", "天氣", "天気", "新闻", "新聞", "ニュース", "股价", "株価", "汇率", "匯率",
     "오늘", "어제", "내일", "지금", "현재", "최신", "최근", "올해", "가격", "날씨", "뉴스", "주가",
@@ -91,7 +96,7 @@ _FILE_ENDINGS = _words(
 )
 _FILE = re.compile(rb"[\w-]\.(?:" + b"|".join(sorted(_FILE_ENDINGS)) + rb")\b")
 _SYMBOLIC = re.compile(rb"(?<!\w)(?:c\+\+|c#|f#|node\.js|\.net)(?!\w)")
-_PARTS_OF_CODE = ("代码", "代碼", "函数", "函數", "関数", "コード", "脚本", "스크립트", "함수", "코드")
+_PART_OF_CODE = _parts("代码", "代碼", "函数", "函數", "関数", "コード", "脚本", "스크립트", "함수", "코드")
 _FENCES = ("```", "~~~")
 
 _SECONDS = frozenset(second for _, second in _VOLATILE_PAIRS)
@@ -135,12 +140,12 @@ def heard(text: str) -> Said:
     volatile = (
         not _VOLATILE.isdisjoint(said)
         or (not _SECONDS.isdisjoint(said) and not _VOLATILE_PAIRS.isdisjoint(pairwise(words)))
-        or (not plain and any(part in text for part in _VOLATILE_PARTS))
+        or (not plain and _VOLATILE_PART.search(text) is not None)
     )
     code = (
         fenced
         or (not _CODE_HINTS.isdisjoint(said) and _asks_for_code(raw.lower(), said))
-        or (not plain and any(part in text for part in _PARTS_OF_CODE))
+        or (not plain and _PART_OF_CODE.search(text) is not None)
     )
     return Said(volatile=volatile, code=code)
 

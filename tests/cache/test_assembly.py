@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dandolo.api.endpoints import Dialect
 from dandolo.cache.answer import flaw
-from dandolo.cache.replay import assemble
+from dandolo.cache.replay import Assembler, assemble
 
 Json = dict[str, Any]
 
@@ -274,6 +274,40 @@ def test_a_chat_cut_anywhere_is_no_answer(length: int) -> None:
     assert put_together(*STREAM[:length], done=False) is None
 
 
+def test_a_stream_is_put_together_while_it_passes() -> None:
+    assembler = Assembler("chat")
+    for event in (SAID, STOP):
+        assembler.push(json.dumps(event).encode())
+        assert assembler.assembled is None
+        assert not assembler.hopeless
+    assembler.push(b"[DONE]")
+    assembled = assembler.assembled
+    assert assembled is not None
+    assembler.push(b"whatever comes after")
+    assert assembler.assembled is assembled
+    assert not assembler.hopeless
+
+
+def test_what_was_unclear_once_stays_so() -> None:
+    assembler = Assembler("chat")
+    assembler.push(b"{")
+    assert assembler.hopeless
+    for event in (SAID, STOP):
+        assembler.push(json.dumps(event).encode())
+    assembler.push(b"[DONE]")
+    assert assembler.assembled is None
+
+
+def test_more_than_may_be_held_is_no_answer() -> None:
+    datas = [json.dumps(SAID).encode()] * 20
+    size = sum(map(len, datas))
+    for bytes_max, hopeless in ((size, False), (size - 1, True)):
+        assembler = Assembler("chat", bytes_max)
+        for data in datas:
+            assembler.push(data)
+        assert assembler.hopeless is hopeless
+
+
 # -- messages --------------------------------------------------------------------------------------------------
 
 STARTED: Json = {
@@ -335,6 +369,10 @@ UNCLEAR_MESSAGES: list[tuple[str, list[Json]]] = [
     ("no stop", [STARTED, *TEXT, ENDED]),
     ("no reason", [STARTED, *TEXT, STOPPED]),
     ("no start", [*TEXT, ENDED, STOPPED]),
+    (
+        "a start with content",
+        [{**STARTED, "message": {**STARTED["message"], "content": [{"type": "text"}]}}, *TEXT, ENDED, STOPPED],
+    ),
     ("two starts", [STARTED, STARTED, *TEXT, ENDED, STOPPED]),
     ("an error", [STARTED, *TEXT, {"type": "error", "error": {"type": "overloaded_error"}}, ENDED, STOPPED]),
     ("a block left open", [STARTED, *TEXT[:2], ENDED, STOPPED]),
@@ -412,3 +450,75 @@ def test_other_dialects_have_no_streams_to_keep() -> None:
 )
 def test_no_order_of_events_makes_it_fail(dialect: Dialect, events: list[Json | bytes]) -> None:
     put_together(*events, dialect=dialect)
+
+
+# -- patterns --------------------------------------------------------------------------------------------------
+
+PIECES = st.lists(
+    st.text(max_size=6) | st.sampled_from(['"', "\\", "\n", 'a"}', '","x":"', "\u00a0", "größe"]), max_size=25
+)
+
+
+@given(PIECES, st.sampled_from(["content", "reasoning_content", "reasoning"]), st.data())
+def test_patterns_never_change_what_is_put_together(pieces: list[str], name: str, data: st.DataObject) -> None:
+    """Chunks in many spellings; the text is what was said, whichever of them were decoded."""
+    spaced = data.draw(st.booleans())
+    padded = data.draw(st.booleans())
+    datas = []
+    for number, piece in enumerate(pieces):
+        event = chunk({"role": "assistant", name: piece} if data.draw(st.booleans()) else {name: piece})
+        if padded:
+            event["obfuscation"] = data.draw(st.text("abcXYZ019", max_size=4))
+        if data.draw(st.integers(0, 9)) == 0:
+            event["system_fingerprint"] = f"fp_{number}"
+        escaped = data.draw(st.booleans())
+        separators = (", ", ": ") if spaced else (",", ":")
+        datas.append(json.dumps(event, ensure_ascii=escaped, separators=separators).encode())
+    assembled = assemble("chat", [*datas, json.dumps(STOP).encode(), b"[DONE]"])
+    assert assembled is not None
+    body = json.loads(assembled.body)
+    assert (body["choices"][0]["message"].get(name) or "") == "".join(pieces)
+    last = [json.loads(one)["system_fingerprint"] for one in datas if b"system_fingerprint" in one][-1:]
+    assert [body[key] for key in body if key == "system_fingerprint"] == last
+
+
+def test_a_pattern_is_not_seen_where_something_else_is_said() -> None:
+    same = [chunk({"content": text}) for text in "abc"]
+    body = put_together(
+        *same,
+        chunk({"content": 'd","refusal":"no'}),
+        {**chunk({"content": "e"}), "usage": {"prompt_tokens": 1}},
+        {**chunk({"content": "f"}), "choices": [{"index": 1, "delta": {"content": "other"}, "finish_reason": "stop"}]},
+        *same,
+        chunk({"content": "g", "refusal": "r"}),
+        STOP,
+    )
+    assert body is not None
+    assert body["choices"][0]["message"] == {"role": "assistant", "content": 'abcd","refusal":"noeabcg', "refusal": "r"}
+    assert body["choices"][1]["message"]["content"] == "other"
+    assert body["usage"] == {"prompt_tokens": 1}
+
+
+def test_what_was_said_last_counts_though_it_was_said_before() -> None:
+    events = [chunk({"content": "a"}, system_fingerprint=name) for name in ("x", "x", "y", "x", "x")]
+    body = put_together(*events, {**STOP, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    assert body is not None
+    assert body["system_fingerprint"] == "x"
+
+
+@pytest.mark.parametrize("bad", [b"\x01", b"\xff", b'"', b"\\", b"\\x"])
+def test_a_pattern_does_not_let_pass_what_is_no_json(bad: bytes) -> None:
+    usual = json.dumps(chunk({"content": "abc"})).encode()
+    datas = [usual, usual, usual.replace(b"abc", b"a" + bad + b"c"), json.dumps(STOP).encode(), b"[DONE]"]
+    assert assemble("chat", datas) is None
+
+
+def test_completions_have_patterns_too() -> None:
+    events = [
+        {"id": "c", "choices": [{"index": 0, "text": text, "finish_reason": None}]} for text in ("a", "b", "\n", "c")
+    ]
+    body = put_together(
+        *events, {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}, dialect="completions"
+    )
+    assert body is not None
+    assert body["choices"][0]["text"] == "ab\nc"

@@ -201,6 +201,16 @@ def test_lifetimes_set_by_operator_key_and_request_in_rising_order() -> None:
     assert not Policy(operator, Holder(ttl_s=0.0)).permission(call(temperature=0)).store
 
 
+def test_a_set_lifetime_bounds_what_lives_longer_by_itself() -> None:
+    minute, month = asked({"dandolo-cache-ttl": "60"}), asked({"dandolo-cache-ttl": "30d"})
+    usual = USUAL.permission(call(temperature=0))
+    for kind, own in ((TtlClass.EMBEDDING, 30 * 86_400.0), (TtlClass.IMAGE, 7 * 86_400.0)):
+        assert minute.lifetime(kind, 0.0, 0.0).expires == 60.0
+        assert month.lifetime(kind, 0.0, 0.0).expires == usual.lifetime(kind, 0.0, 0.0).expires == own
+    assert month.lifetime(TtlClass.NEGATIVE, 0.0, 0.0).expires == 15.0
+    assert month.lifetime(TtlClass.SET, 0.0, 0.0).expires == 30 * 86_400.0
+
+
 def test_what_one_caller_forced_is_not_given_to_others() -> None:
     usual = USUAL.permission(call(temperature=0))
     forced = USUAL.permission(call(temperature=0), FORCE)

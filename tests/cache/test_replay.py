@@ -87,7 +87,7 @@ CALLS = st.lists(
     min_size=1,
     max_size=3,
 )
-CALLS = CALLS | CALLS.map(lambda calls: calls * 40)
+TIMES = st.sampled_from([1, 1, 40])
 TOKENS = st.lists(st.fixed_dictionaries({"token": st.text(max_size=4), "logprob": st.just(-0.5)}), max_size=3)
 CHOICES = st.fixed_dictionaries(
     {
@@ -110,7 +110,7 @@ CHOICES = st.fixed_dictionaries(
 
 @st.composite
 def chats(draw: st.DrawFn) -> Json:
-    choices = draw(st.lists(CHOICES, min_size=1, max_size=2)) * draw(st.sampled_from([1, 1, 1, 40]))
+    choices = draw(st.lists(CHOICES, min_size=1, max_size=2))
     body: Json = {
         "id": "chatcmpl-old",
         "object": "chat.completion",
@@ -125,6 +125,17 @@ def chats(draw: st.DrawFn) -> Json:
     return body
 
 
+def multiplied(body: Json, choices: int, calls: int) -> Json:
+    """The chat with every choice, and every tool call, so many times."""
+    grown = []
+    for choice in body["choices"] * choices:
+        message = dict(choice["message"])
+        if "tool_calls" in message:
+            message["tool_calls"] = message["tool_calls"] * calls
+        grown.append({**choice, "index": len(grown), "message": message})
+    return {**body, "choices": grown}
+
+
 def without_nothing(value: Any) -> Any:
     """Neither a key that says null nor empty logprobs mean anything to a reader."""
     if isinstance(value, dict):
@@ -133,8 +144,9 @@ def without_nothing(value: Any) -> Any:
     return [without_nothing(one) for one in value] if isinstance(value, list) else value
 
 
-@given(chats())
-def test_a_chat_streamed_and_put_together_is_the_chat(body: Json) -> None:
+@given(chats(), TIMES, TIMES)
+def test_a_chat_streamed_and_put_together_is_the_chat(body: Json, choices: int, calls: int) -> None:
+    body = multiplied(body, choices, calls)
     back = there_and_back("chat", body)
     assert without_nothing(back) == without_nothing(renamed(body, id="new-id", created=1_700_000_000))
     # Nothing said and an empty text differ.
@@ -317,9 +329,9 @@ def test_usage_comes_only_when_asked_for() -> None:
         assert len(events(dialect, body)) == len(silent) + 1  # type: ignore[arg-type]
 
 
-@given(chats())
-def test_no_chat_has_more_events_than_there_may_be(body: Json) -> None:
-    assert len(events("chat", body)) <= EVENTS_MAX
+@given(chats(), TIMES, TIMES)
+def test_no_chat_has_more_events_than_there_may_be(body: Json, choices: int, calls: int) -> None:
+    assert len(events("chat", multiplied(body, choices, calls))) <= EVENTS_MAX
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, 10_000, 1_000_000])

@@ -3,7 +3,7 @@
 `prepare` gives the events a provider might have sent for a plain body. They are made once; each further stream of
 them costs one join. At most `EVENTS_MAX`, except where a Messages or Responses answer has so many blocks that its
 own sequence needs more. Pieces end where those of a recorded stream did, as far as that fits; otherwise they are of
-equal length. `assemble` gives the plain body of a complete stream.
+equal length. `Assembler` puts the plain body of a stream together while it passes.
 
 What is not what its dialect says is None, not an error: it is then neither kept nor served.
 """
@@ -16,11 +16,11 @@ import msgspec
 
 from dandolo.api.endpoints import Dialect
 from dandolo.cache.replay import chat, messages, responses
-from dandolo.cache.replay.assembly import assemble
+from dandolo.cache.replay.assembly import Assembler, assemble
 from dandolo.cache.replay.chunks import Assembled
 from dandolo.cache.replay.events import EVENTS_MAX, Replay
 
-__all__ = ["EVENTS_MAX", "Assembled", "Replay", "assemble", "prepare"]
+__all__ = ["EVENTS_MAX", "Assembled", "Assembler", "Replay", "assemble", "prepare"]
 
 _any = msgspec.json.Decoder()
 

@@ -12,26 +12,67 @@ from typing import Any
 import msgspec
 
 from dandolo.api.endpoints import Dialect
-from dandolo.cache.replay.chunks import Assembled, Json, Unclear, chunks, decoded, ends, line
+from dandolo.cache.replay.chunks import Assembled, Json, Steps, Unclear, chunks, decoded, ends, line
 
 BLOCKS_MAX = 4096
+BYTES_MAX = 64 * 1024 * 1024
+"""Of all events together; their text is much less."""
+
+
+_NOT_SO = (Unclear, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""What tells that a stream is not as its dialect says: something is missing, or has another type."""
+
+
+class Assembler:
+    """Puts a stream together while it passes, so that its end costs no more than any of its events.
+
+    `assembled` is None until the event came that ends a stream in its dialect, and stays so when anything was
+    unclear or there were more than `bytes_max` bytes of events. Never raises; what is pushed afterwards is ignored.
+    """
+
+    __slots__ = ("_left", "_steps", "assembled")
+
+    def __init__(self, dialect: Dialect, bytes_max: int = BYTES_MAX) -> None:
+        self.assembled: Assembled | None = None
+        self._left = bytes_max
+        self._steps: Steps | None = None
+        if dialect in ("chat", "completions"):
+            self._steps = chunks("message" if dialect == "chat" else "text")
+        elif dialect == "messages":
+            self._steps = _messages()
+        elif dialect == "responses":
+            self._steps = _response()
+        if self._steps is not None:
+            next(self._steps)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether nothing that may still come makes an answer of it."""
+        return self._steps is None and self.assembled is None
+
+    def push(self, data: bytes) -> None:
+        """Take in what one event carries (`wire.sse.parse`)."""
+        steps = self._steps
+        if steps is None:
+            return
+        self._left -= len(data)
+        try:
+            if self._left < 0:
+                raise Unclear
+            steps.send(data)
+        except StopIteration as end:
+            self.assembled = end.value
+            self._steps = None
+        except _NOT_SO:
+            self._steps = None
 
 
 def assemble(dialect: Dialect, datas: Iterable[bytes]) -> Assembled | None:
-    """The plain body of a complete stream; None for one that is not complete, or not clear.
-
-    `datas` are what its events carried, without those that carried nothing (`wire.sse.parse`).
-    """
-    try:
-        if dialect in ("chat", "completions"):
-            return chunks(datas, "message" if dialect == "chat" else "text")
-        if dialect == "messages":
-            return _messages(datas)
-        if dialect == "responses":
-            return _response(datas)
-    except (Unclear, ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        pass
-    return None
+    """The plain body of a complete stream at once; None for one that is not complete, or not clear."""
+    assembler = Assembler(dialect)
+    for data in datas:
+        assembler.push(data)
+    return assembler.assembled
 
 
 # -- messages --------------------------------------------------------------------------------------------------
@@ -39,14 +80,14 @@ def assemble(dialect: Dialect, datas: Iterable[bytes]) -> Assembled | None:
 _DELTAS = {"text_delta": "text", "thinking_delta": "thinking"}
 
 
-def _messages(datas: Iterable[bytes]) -> Assembled | None:
+def _messages() -> Steps:
     message: Json | None = None
     blocks: list[Json] = []
     parts: list[str] = []
     offsets: list[str] = []
     open_ = False
-    for data in datas:
-        event = decoded(data)
+    while True:
+        event = decoded((yield))
         kind = event["type"]
         if kind == "ping":
             continue
@@ -54,6 +95,8 @@ def _messages(datas: Iterable[bytes]) -> Assembled | None:
             if message is not None:
                 raise Unclear
             message = event["message"]
+            if message["content"]:
+                raise Unclear
             continue
         if message is None:
             raise Unclear
@@ -88,7 +131,6 @@ def _messages(datas: Iterable[bytes]) -> Assembled | None:
             return Assembled(line({**message, "content": blocks}), ends(offsets))
         else:
             raise Unclear
-    return None
 
 
 def _grow_block(block: Json, delta: Json, parts: list[str]) -> None:
@@ -140,10 +182,10 @@ _event = msgspec.json.Decoder(_Event)
 _output = msgspec.json.Decoder(_Output)
 
 
-def _response(datas: Iterable[bytes]) -> Assembled | None:
+def _response() -> Steps:
     items = 0
-    for data in datas:
-        event = _event.decode(data)
+    while True:
+        event = _event.decode((yield))
         if event.type == "response.output_item.done":
             items += 1
         elif event.type == "response.completed":
@@ -155,4 +197,3 @@ def _response(datas: Iterable[bytes]) -> Assembled | None:
             return Assembled(bytes(event.response))
         elif event.type in ("error", "response.failed", "response.incomplete"):
             return None
-    return None

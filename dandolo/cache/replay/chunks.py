@@ -7,16 +7,20 @@ extends what was there. A name in pieces, two different ends, content in parts o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from dandolo.cache.replay.pattern import Pattern, learn
+
 Json = dict[str, Any]
 
 CHOICES_MAX = 128
 CALLS_MAX = 256
+LESSONS_MAX = 64
+"""How often a pattern is looked for: some streams have none (a count in every chunk)."""
 
 _any = msgspec.json.Decoder()
 line = msgspec.json.Encoder().encode
@@ -72,15 +76,29 @@ class _Choice:
     finish: str | None = None
 
 
-def chunks(datas: Iterable[bytes], kind: str) -> Assembled | None:
-    """The body of a whole stream; `kind` is what a choice holds: "message" or "text"."""
+Steps = Generator[None, bytes, Assembled | None]
+"""Is sent the data of one event after another, and returns when the stream has ended."""
+
+
+def chunks(kind: str) -> Steps:
+    """Put a stream together; `kind` is what a choice holds: "message" or "text"."""
     head: Json = {}
     usage: Json | None = None
     choices: dict[int, _Choice] = {}
-    done = False
-    for data in datas:
+    pattern: Pattern | None = None
+    lessons = LESSONS_MAX
+    while True:
+        data = yield
+        if pattern is not None:
+            text = pattern.text(data)
+            if text is not None:
+                if text:
+                    pattern.parts.append(text)
+                continue
+            if not pattern.frames(data):
+                # Something else is said now: what the pattern takes as said might not be so any more.
+                pattern = None
         if data.strip() == b"[DONE]":
-            done = True
             break
         chunk = decoded(data)
         for name, value in chunk.items():
@@ -103,7 +121,12 @@ def chunks(datas: Iterable[bytes], kind: str) -> Assembled | None:
             choice = choices.setdefault(index, _Choice())
             usage = said.pop("usage", None) or usage
             _grow(choice, said, kind)
-    if not done or not choices or sorted(choices) != list(range(len(choices))):
+            if pattern is not None and not any(pattern.parts is parts for parts in choice.texts.values()):
+                pattern = None
+            if pattern is None and lessons and len(chunk["choices"]) == 1:
+                lessons -= 1
+                pattern = learn(data, said, choice.texts)
+    if not choices or sorted(choices) != list(range(len(choices))):
         return None
     whole = [_whole(index, choices[index], kind) for index in range(len(choices))]
     first = {"id": head.pop("id", None), "object": "chat.completion" if kind == "message" else "text_completion"}
