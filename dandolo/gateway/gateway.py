@@ -36,7 +36,7 @@ from dandolo.net.tasks import Tasks
 from dandolo.net.upstream import Upstream
 from dandolo.record import Record
 from dandolo.route.hedge import Watch
-from dandolo.route.retry import Budget
+from dandolo.route.retry import LOCAL_WAIT_MAX_S, Budget
 from dandolo.wire.server import DRAIN_BYTES_MAX, HeadLimits, Request
 
 AFTER_DONE_S = 1.0
@@ -364,6 +364,8 @@ class Gateway:
         for runtime in self.plane.fleet:
             if runtime.slots.waiting:
                 runtime.slots.expire(now)
+                if runtime.limit.wait_s(now) > LOCAL_WAIT_MAX_S:
+                    runtime.slots.dismiss()
         self._unix_offset = time.time() - now
         self.sweep.tick(now)
         if self._finished:

@@ -73,11 +73,10 @@ async def next_candidate(exchange: Exchange, route: Route, ask: Ask, tried: Sequ
                 ask.tokens_in = ask.room = 0.0
                 pool = pool.widest()
                 continue
-            if blocked.full:
-                full = blocked.full
-            elif (candidate := _anyway(exchange, pool, blocked, now)) is not None:
+            full = tuple(one for one in blocked.full if one.wait_s(now) <= LOCAL_WAIT_MAX_S)
+            if not full and (candidate := _anyway(exchange, pool, blocked, now)) is not None:
                 anyway = True
-            else:
+            elif not full:
                 slept_s += blocked.wait_s
                 if blocked.why != "cooling" or slept_s > LOCAL_WAIT_MAX_S:
                     raise exchange.error or _left_alone(pool.everybody, blocked, now)
@@ -95,6 +94,8 @@ async def next_candidate(exchange: Exchange, route: Route, ask: Ask, tried: Sequ
                 continue
             full = (candidate,)
         candidate = await _queue(exchange, full)
+        if candidate is None:
+            continue
         now = _now()
         breaker = candidate.breaker
         # What was true when the wait began may be so no longer: it may have been refused or have failed since.
@@ -142,8 +143,11 @@ def give_up_trial(candidate: Candidate) -> None:
         breaker.abandoned(breaker.epoch)
 
 
-async def _queue(exchange: Exchange, full: Sequence[Candidate]) -> Candidate:
-    """Wait for a slot of any of `full`. Raises Refusal (503) when the queues are full, or the wait is too long."""
+async def _queue(exchange: Exchange, full: Sequence[Candidate]) -> Candidate | None:
+    """Wait for a slot of any of `full`; None when all of them have come to cool down for long.
+
+    Raises Refusal (503) when the queues are full, or the wait is too long.
+    """
     places: dict[Slots, Candidate] = {}
     for candidate in full:
         places.setdefault(candidate.limit.slots, candidate)
@@ -153,7 +157,8 @@ async def _queue(exchange: Exchange, full: Sequence[Candidate]) -> Candidate:
     joint.queue(places, since, exchange.priority, len(exchange.request.body), tenant)
     exchange.await_until(exchange.total_at, SLOT)
     try:
-        await ticket
+        if not await ticket:
+            return None
     except BaseException:
         if joint.slots is not None:
             joint.slots.leave(_now(), tenant)

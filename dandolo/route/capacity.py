@@ -127,6 +127,11 @@ class Slots:
             self._hand_on(min(self.limit - self.in_use, max(RESUMED_MIN, int(RESUMED_SHARE * self.limit))), now)
         return len(dropped)
 
+    def dismiss(self) -> None:
+        """Send away everybody who waits: no slot will be handed on for longer than anybody should wait."""
+        for place in self._queue.clear():
+            place.ticket.set(False)
+
     def _hand_on(self, free: int, now: float) -> None:
         """Give up to `free` slots that nobody holds to those who wait."""
         if self._granting:

@@ -61,6 +61,12 @@ class Joint:
         self.withdraw()
         self._ticket.set(True)
 
+    def dismissed(self, place: _Place) -> None:
+        """Sent away from one account: told when that was the last."""
+        self._places.remove(place)
+        if not self._places:
+            self._ticket.set(False)
+
     def refused(self, place: _Place, error: BaseException) -> None:
         """Waited too long at one account: given up when that was the last."""
         self._places.remove(place)
@@ -80,7 +86,10 @@ class _Place:
 
     def set(self, value: bool) -> None:
         self.done = True
-        self._joint.granted(self)
+        if value:
+            self._joint.granted(self)
+        else:
+            self._joint.dismissed(self)
 
     def fail(self, error: BaseException) -> None:
         self.done = True

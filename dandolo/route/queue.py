@@ -31,12 +31,15 @@ NEVER = float("inf")
 
 
 class Ticket(Protocol):
-    """A place in the queue: `set(True)` grants the slot, `fail` refuses it. `done` once granted or given up."""
+    """A place in the queue: `set(True)` grants the slot, `fail` refuses it. `done` once granted or given up.
+
+    `set(False)`: the wait here has become pointless, and whoever waits had better choose again.
+    """
 
     done: bool
 
     def set(self, value: bool) -> None:
-        """Grant the slot."""
+        """Grant the slot, or send away."""
 
     def fail(self, error: BaseException) -> None:
         """Refuse it: the wait was too long."""
@@ -170,6 +173,13 @@ class Queue:
                 if not place.ticket.done:
                     dropped.append(place)
         return dropped
+
+    def clear(self) -> list[Place]:
+        """Take everybody out who still waits."""
+        waiting = [place for place in self._places.values() if not place.ticket.done]
+        for place in list(self._places.values()):
+            self._take(place)
+        return waiting
 
     def _take(self, place: Place) -> None:
         del self._classes[place.priority][place.ticket]

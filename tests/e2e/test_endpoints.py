@@ -67,6 +67,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
             server={"cors_origins": [ORIGIN]},
             routing={"breaker": False},
             models={"fast": ["a/quick-1"], "both": ["a/first", "venice/llama"]},
+            toml="[cache]\nlevels = []\n",
         ) as gateway,
     ):
         yield Rig(gateway, a, venice, claude)

@@ -20,6 +20,7 @@ USUAL = {
 ANSWERED = {
     "date", "content-type", "content-length", "transfer-encoding", "x-request-id", "request-id", "cache-control",
     "x-accel-buffering", "server-timing", "connection", "retry-after", "retry-after-ms", "x-should-retry",
+    "x-cache", "cache-status", "age",
 }  # fmt: skip
 ANSWERED_PREFIXES = ("x-ratelimit-", "openai-", "anthropic-", "x-venice-", "x-dandolo-")
 PACED = Script(tokens=5, tokens_per_s=500)
