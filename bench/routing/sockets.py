@@ -67,7 +67,7 @@ def main() -> int:
     runs.sort(key=lambda one: chosen.index(one.scenario))
     judged = lines(runs)
     about = (
-        f"`python -m bench.routing.sockets`. {machine()}. Seeds {seeds[0]} to {seeds[-1]}, {seconds:g} s of each fault; "
+        f"`python -m bench.routing.sockets`. {machine()}. Seeds {seeds[0]} to {seeds[-1]}, {seconds:g} s a fault; "
         f"medians over the seeds, and the worst seed beside them.{' Hedging on.' if options.hedge else ''}"
         f"{' **Quick run: shows that it works, proves nothing.**' if options.quick else ''}"
     )
