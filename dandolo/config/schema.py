@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from dandolo.config import address, fields, kinds
+from dandolo.config import address, fields, kinds, redisurl
 from dandolo.config.address import Listen
 from dandolo.config.problem import Path as KeyPath
 from dandolo.config.secret import Secret
@@ -350,10 +350,11 @@ class CacheMemory:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheRedis:
     url: Secret = key(
-        address.secret_url("redis", "rediss", "redis+cluster", "rediss+cluster"),
+        redisurl.redis_url(),
         '"redis://127.0.0.1:6379/0"',
         "server, or cluster; rediss:// is TLS",
     )
+    ca: Path | None = absent(kinds.readable_file("a PEM bundle"), "private CA bundle (PEM)", example='"/path/ca.pem"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
