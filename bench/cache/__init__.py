@@ -1,0 +1,1 @@
+"""What the cache costs, tier by tier."""
