@@ -163,6 +163,15 @@ class ReplyReader:
         while at < size:
             kind = data[at]
             end = data.find(b"\r\n", at, at + LINE_BYTES_MAX + 3)
+            if kind == 36 and end >= 0 and not stack:
+                # What nearly every reply is: one string, all of it here.
+                text = data[at + 1 : end]
+                if text.isdigit() and len(text) <= 10:
+                    stop = end + 2 + int(text)
+                    if data[stop : stop + 2] == b"\r\n" and stop - end <= self._bytes_max and not self._bytes:
+                        replies.append(data[end + 2 : stop])
+                        at = stop + 2
+                        continue
             if end < 0:
                 if kind not in _KINDS:
                     raise RespError("a reply begins with a byte that stands for no type")

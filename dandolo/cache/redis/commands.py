@@ -7,6 +7,7 @@ replies and commands are out of step: the connection is dropped.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Final, Generic, TypeVar
@@ -72,27 +73,33 @@ class Counts:
 
 
 class Batch(Generic[T]):
-    """Commands that belong together: their results in order, told once all are there."""
+    """Commands that belong together: their results in order, told once all are there, to a function or a future."""
 
-    __slots__ = ("_heard", "left", "results")
+    __slots__ = ("_left", "_results", "_to")
 
-    def __init__(self, results: list[T], heard: Callable[[list[T]], None]) -> None:
-        self.results = results
-        self.left = len(results)
-        self._heard = heard
+    def __init__(self, results: list[T], to: Callable[[list[T]], None] | asyncio.Future[list[T]]) -> None:
+        self._results = results
+        self._left = len(results)
+        self._to = to
 
     def ended(self, index: int, result: T) -> None:
         """One has come to its end."""
-        self.results[index] = result
-        self.left -= 1
-        if not self.left:
-            self._heard(self.results)
+        self._results[index] = result
+        self._left -= 1
+        if self._left:
+            return
+        to = self._to
+        if callable(to):
+            to(self._results)
+        elif not to.done():
+            # Done already when the task that waited was cancelled.
+            to.set_result(self._results)
 
 
 class Context:
     """What all commands of a tier share."""
 
-    __slots__ = ("belongs", "counts", "distrusted", "servers")
+    __slots__ = ("belongs", "counts", "distrusted", "remove", "servers")
 
     def __init__(
         self,
@@ -100,11 +107,15 @@ class Context:
         counts: Counts,
         belongs: Callable[[bytes, bytes], bool] | None,
         distrusted: Callable[[bytes], None],
+        remove: Callable[[bytes], None],
     ) -> None:
         self.servers = servers
         self.counts = counts
         self.belongs = belongs
         self.distrusted = distrusted
+        """Told of a key to remove once there is another connection."""
+        self.remove = remove
+        """Told of a key to remove now."""
 
     def declined(self, command: Command, error: ErrorReply, key: bytes, hops: int) -> bool:
         """Handle an error reply. True: the command was redirected, is in flight again and will hear another."""
@@ -129,7 +140,7 @@ class Context:
             # A failover: the name may lead to the new master.
             taker.drop("it has become a replica")
         elif code == b"WRONGTYPE":
-            self.distrusted(key)
+            self.remove(key)
         return False
 
 

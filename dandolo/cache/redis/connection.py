@@ -213,7 +213,11 @@ class Connection(asyncio.Protocol):
                 continue
             if type(reply) is not ErrorReply:
                 answered = True
-            self._tell(command, reply)
+            try:
+                command.hear(reply)
+            except Exception:
+                # The next reply belongs to the next command all the same.
+                _log.exception("the outcome of a Redis command could not be handled")
             if not self.open:
                 return
         if answered:
@@ -230,12 +234,11 @@ class Connection(asyncio.Protocol):
             if not self._transport.is_closing():
                 self._transport.write(data)
 
-    def _tell(self, command: Command, outcome: Outcome) -> None:
+    def _tell(self, command: Command, failure: Failure) -> None:
         try:
-            command.hear(outcome)
+            command.hear(failure)
         except Exception:
-            # The next reply belongs to the next command all the same.
-            _log.exception("the outcome of a Redis command could not be handled")
+            _log.exception("the failure of a Redis command could not be handled")
 
     def _sweep_by(self, deadline: float) -> None:
         if self._timer is not None:

@@ -101,7 +101,7 @@ class RedisTier:
         kind = Cluster if url.cluster else SingleServer
         self._servers: Servers = kind(endpoint, login, self, random)
         self._counts = Counts()
-        self._context = Context(self._servers, self._counts, belongs, self._distrust)
+        self._context = Context(self._servers, self._counts, belongs, self._distrust, self._remove)
         self._prefix = prefix
         self._tracker = tracker
         self._suspects: set[bytes] = set()
@@ -121,12 +121,28 @@ class RedisTier:
 
         It may be called before this returns, and must not raise.
         """
-        assert self._loop is not None, "the tier is used after start"
         assert keys, "somebody must be asked for"
+        self._look_up(keys, heard)
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of `keys` in order, None for every miss, within LOOK_UP_S. Cancelling harms nothing."""
+        if not keys:
+            return []
+        assert self._loop is not None, "the tier is used after start"
+        future: asyncio.Future[list[bytes | None]] = self._loop.create_future()
+        self._look_up(keys, future)
+        return await future
+
+    def _look_up(
+        self,
+        keys: Sequence[bytes],
+        to: Callable[[list[bytes | None]], None] | asyncio.Future[list[bytes | None]],
+    ) -> None:
+        assert self._loop is not None, "the tier is used after start"
         counts, prefix, context = self._counts, self._prefix, self._context
         send = self._servers.send
         deadline = self._loop.time() + LOOK_UP_S
-        batch: Batch[bytes | None] = Batch([None] * len(keys), heard)
+        batch: Batch[bytes | None] = Batch([None] * len(keys), to)
         counts.gets += len(keys)
         for index, key in enumerate(keys):
             name = prefix + key
@@ -135,20 +151,6 @@ class RedisTier:
             if failure is not None:
                 counts.failed(failure)
                 batch.ended(index, None)
-
-    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of `keys` in order, None for every miss, within LOOK_UP_S. Cancelling harms nothing."""
-        if not keys:
-            return []
-        assert self._loop is not None, "the tier is used after start"
-        future: asyncio.Future[list[bytes | None]] = self._loop.create_future()
-
-        def heard(values: list[bytes | None]) -> None:
-            if not future.done():
-                future.set_result(values)
-
-        self.look_up(keys, heard)
-        return await future
 
     async def put_many(self, entries: Sequence[tuple[bytes, bytes, int]]) -> int:
         """Store (key, value, milliseconds to live); how many were. Those without time left are left out."""
@@ -197,9 +199,8 @@ class RedisTier:
     def came_up(self) -> None:
         """From the servers: what was to be removed can be now, as far as this server has it."""
         suspects, self._suspects = self._suspects, set()
-        self._begin_writes(
-            [(key, encode(b"UNLINK", self._prefix + key)) for key in suspects], removes=True, heard=lambda _: None
-        )
+        for key in suspects:
+            self._remove(key)
 
     def invalidated(self, keys: list[bytes]) -> None:
         """From the servers."""
@@ -224,15 +225,19 @@ class RedisTier:
         if len(self._suspects) < SUSPECTS_MAX:
             self._suspects.add(key)
 
+    def _remove(self, key: bytes) -> None:
+        """Remove a key without waiting for it."""
+        self._begin_writes([(key, encode(b"UNLINK", self._prefix + key))], removes=True, to=lambda _: None)
+
     def _begin_writes(
-        self, writes: list[tuple[bytes, bytes]], removes: bool, heard: Callable[[list[int]], None]
+        self,
+        writes: list[tuple[bytes, bytes]],
+        removes: bool,
+        to: Callable[[list[int]], None] | asyncio.Future[list[int]],
     ) -> None:
-        if not writes:
-            heard([])
-            return
         assert self._loop is not None, "the tier is used after start"
         deadline = self._loop.time() + WRITE_S
-        batch = Batch([0] * len(writes), heard)
+        batch = Batch([0] * len(writes), to)
         for index, (key, data) in enumerate(writes):
             name = self._prefix + key
             command = Write(data, deadline, self._context, batch, index, key, removes)
@@ -242,14 +247,11 @@ class RedisTier:
                 batch.ended(index, 0)
 
     async def _write(self, writes: list[tuple[bytes, bytes]], removes: bool) -> int:
+        if not writes:
+            return 0
         assert self._loop is not None, "the tier is used after start"
         future: asyncio.Future[list[int]] = self._loop.create_future()
-
-        def heard(results: list[int]) -> None:
-            if not future.done():
-                future.set_result(results)
-
-        self._begin_writes(writes, removes, heard)
+        self._begin_writes(writes, removes, future)
         return sum(await future)
 
     async def _purge(self, under: bytes) -> Purged:
