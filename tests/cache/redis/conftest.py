@@ -20,12 +20,22 @@ sys.path.insert(0, str(Path(__file__).parent))
 from redis_servers import PROGRAM, RealCluster, RealRedis
 from redis_waiting import descriptors, settled
 
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
 
 @pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, None]], None]:
+def run(request: pytest.FixtureRequest) -> Run:
     """Runs a test's coroutine; afterwards as many descriptors and tasks must be there as before."""
-    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+    return runner(uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop)
 
+
+@pytest.fixture
+def run_once() -> Run:
+    """The same on the loop that serves only, for tests that take seconds."""
+    return runner(uvloop.new_event_loop)
+
+
+def runner(factory: Callable[[], asyncio.AbstractEventLoop]) -> Run:
     async def judged(main: Coroutine[Any, Any, None]) -> None:
         before = descriptors()
         async with asyncio.timeout(60):
