@@ -36,6 +36,7 @@ REPLIES: list[tuple[str, bytes, list[Any]]] = [
     ("push", b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n+OK\r\n", [Push(b"invalidate", [[b"k"]]), b"OK"]),
     ("push-flush", b">2\r\n+invalidate\r\n_\r\n", [Push(b"invalidate", [None])]),
     ("attribute", b"|1\r\n+ttl\r\n:9\r\n$1\r\na\r\n|0\r\n:1\r\n", [b"a", 1]),
+    ("attribute-last", b"|1\r\n+ttl\r\n:9\r\n$1\r\na\r\n", [b"a"]),
     ("attribute-within", b"*2\r\n|1\r\n+ttl\r\n*1\r\n:9\r\n:1\r\n:2\r\n:3\r\n", [[1, 2], 3]),
 ]
 

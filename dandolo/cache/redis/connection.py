@@ -30,8 +30,10 @@ IDLE_S: Final = 5.0
 """After this much silence the server is asked whether it is there: a peer that vanished sends no invalidations."""
 HUNG_S: Final = 2.0
 """No reply for this long while one is due: nothing behind it will come either."""
-LATE_S: Final = 0.005
-"""A timer this late means that our own loop stood still; replies may be waiting in the socket."""
+LATE_S: Final = 0.020
+"""A timer this late means that our own loop stood still, perhaps before the command was even written: whoever
+waits is told all the same, but it does not speak against the server. (Sockets are read before timers run, by asyncio
+and by libuv since 1.45: a reply that has come is heard first.)"""
 
 
 class Failure(Enum):
@@ -107,7 +109,7 @@ class Connection(asyncio.Protocol):
     """The protocol of one transport. Made by `loop.create_connection`; commands may be sent once it is made."""
 
     __slots__ = (
-        "_beat", "_bytes", "_commands", "_ended", "_excused", "_heard_at", "_listener", "_loop", "_moved_at",
+        "_beat", "_bytes", "_commands", "_ended", "_heard_at", "_listener", "_loop", "_moved_at",
         "_pending", "_reader", "_sweep_at", "_timer", "_transport", "late", "received_bytes", "sent_bytes",
     )  # fmt: skip
 
@@ -122,7 +124,6 @@ class Connection(asyncio.Protocol):
         self._ended = False
         self._timer: asyncio.TimerHandle | None = None
         self._sweep_at = inf
-        self._excused = False
         self._beat: asyncio.TimerHandle | None = None
         self._heard_at = self._moved_at = loop.time()
         self.late = 0
@@ -250,12 +251,7 @@ class Connection(asyncio.Protocol):
         """Abandon every command whose deadline has passed."""
         now = self._loop.time()
         self._timer = None
-        if now - self._sweep_at > LATE_S and not self._excused:
-            # uvloop runs timers before it reads sockets: look once more after it has read them.
-            self._excused = True
-            self._sweep_by(now + 0.001)
-            return
-        self._excused = False
+        late = now - self._sweep_at > LATE_S
         self._sweep_at = inf
         earliest = inf
         expired = []
@@ -270,7 +266,8 @@ class Connection(asyncio.Protocol):
         if earliest < inf:
             self._sweep_by(earliest)
         for command in expired:
-            self._listener.failed()
+            if not late:
+                self._listener.failed()
             self._tell(command, Failure.TIMEOUT)
 
     def _on_beat(self) -> None:

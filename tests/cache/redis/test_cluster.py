@@ -235,6 +235,23 @@ def test_redirections_do_not_storm_the_map(run: Run, monkeypatch: pytest.MonkeyP
     run(main())
 
 
+def test_redirections_do_not_put_the_map_off(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with faked() as nodes, tiered(nodes[0].port) as tier:
+            await asyncio.sleep(0.1)
+            asked = sum(len(node.heard(b"CLUSTER")) for node in nodes)
+            monkeypatch.setattr(servers_module, "REFRESH_SOON_S", 0.2)
+            for node in nodes[:2]:
+                node.on[b"GET"] = moved(nodes[2])
+            for key in KEYS[:60]:
+                await tier.get_many([key])
+                await asyncio.sleep(0.01)
+            assert tier.stats().redirects > 20
+            assert sum(len(node.heard(b"CLUSTER")) for node in nodes) > asked
+
+    run(main())
+
+
 def test_a_redirection_to_a_node_that_is_new_finds_it_there_soon(run: Run) -> None:
     async def main() -> None:
         async with faked() as nodes, FakeRedis() as new, tiered(nodes[0].port) as tier:
@@ -254,6 +271,8 @@ def test_a_new_map_moves_slots_and_closes_what_is_no_master_any_more(run: Run) -
     async def main() -> None:
         tracker = Tracker()
         async with faked() as nodes, FakeRedis() as heir, tiered(nodes[0].port, tracker=tracker) as tier:
+            # The connection for maps is told of no changes: they come from the masters, once each.
+            assert sum(len(node.heard(b"CLIENT")) for node in nodes) == 3
             heir.values = {P + key: b"heir" for key in KEYS}
             first = nodes[1].slots[1]
             gone = {key for key in KEYS if first[0] <= slot_of(P + key) <= first[1]}

@@ -154,7 +154,9 @@ def test_an_earlier_deadline_behind_a_later_one_is_kept(run: Run) -> None:
     with_bench(run, story)
 
 
-def test_a_stall_of_our_own_is_not_taken_for_the_servers(run: Run) -> None:
+def test_a_stall_of_our_own_is_not_taken_for_the_servers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LATE_S", 0.020)
+
     async def main() -> None:
         loop = asyncio.get_running_loop()
         owner = Owner()
@@ -167,9 +169,18 @@ def test_a_stall_of_our_own_is_not_taken_for_the_servers(run: Run) -> None:
             theirs.sendall(b"+in time\r\n")
             time.sleep(0.05)  # the loop stands still beyond the deadline, with the reply in the socket
             await until(lambda: heard)
+            assert heard == [b"in time"]
+            # And once more without a reply: nothing came in time, but who knows when it was asked for.
+            connection.send(Call(encode(b"a"), loop.time() + 0.01, heard.append))
+            time.sleep(0.05)
+            await until(lambda: len(heard) == 2)
+            assert heard[1] is Failure.TIMEOUT
+            assert owner.failures == 0
+            monkeypatch.setattr(module, "LATE_S", inf)
+            connection.send(Call(encode(b"a"), loop.time() + 0.01, heard.append))
+            await until(lambda: len(heard) == 3)
+            assert owner.failures == 1
             connection.close("the test is over")
-        assert heard == [b"in time"]
-        assert owner.failures == 0
 
     run(main())
 
@@ -306,6 +317,21 @@ def test_no_reply_for_long_ends_it_even_while_bytes_drip(run: Run, monkeypatch: 
             bench.come(b"x")
         assert "no reply for" in bench.owner.ends[0]
         assert bench.heard == [("a", Failure.LOST)]
+
+    with_bench(run, story)
+
+
+def test_a_command_after_a_long_silence_has_its_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT_S", 0.01)
+    monkeypatch.setattr(module, "HUNG_S", 0.4)
+
+    async def story(bench: Bench) -> None:
+        await asyncio.sleep(0.5)
+        bench.send("a")
+        await asyncio.sleep(0.05)
+        bench.come(b"+1\r\n")
+        assert bench.heard == [("a", b"1")]
+        assert bench.owner.ends == []
 
     with_bench(run, story)
 

@@ -158,6 +158,22 @@ def test_a_refusal_is_told_and_tried_again(
     assert CANARY not in caplog.text
 
 
+def test_a_connection_that_ends_as_the_login_does_is_not_taken(run: Run) -> None:
+    async def main() -> None:
+        async with FakeRedis() as fake:
+            fake.on[b"HELLO"] = lambda talk, *arguments: HELLO + b"garbage in the same read"
+            link, owner, waits = linked(fake.port)
+            link.start()
+            await until(lambda: len(waits.waits) >= 2)
+            assert owner.told == []
+            assert "ended after the login" in link.reason
+            del fake.on[b"HELLO"]
+            await until(lambda: owner.told == ["up"])
+            await ended(link)
+
+    run(main())
+
+
 def test_a_server_without_tracking_rights_serves_all_the_same(run: Run) -> None:
     async def main() -> None:
         async with FakeRedis() as fake:
