@@ -8,6 +8,10 @@ connections carries one command at a time; and once more one pipeline of 64 GETs
 64 callers wait for each other and needs somebody to gather them.
 
 Rounds alternate between the clients, so that a slow moment of the machine meets all of them.
+
+Then what a loss costs those who look up: the server is killed, or stopped where it stands, while 64 tasks ask
+every few milliseconds; it comes back after a while. A loop that merely sleeps runs beside them: what it
+oversleeps is the machine's doing.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import gc
 import os
 import platform
 import shutil
+import signal
 import statistics
 import tempfile
 import time
@@ -31,7 +36,8 @@ import redis.asyncio
 import uvloop
 
 from bench.load.processes import Child
-from dandolo.cache.redis.tier import PREFIX, RedisTier
+from dandolo.cache.redis import tier as tier_module
+from dandolo.cache.redis.tier import LOOK_UP_S, PREFIX, RedisTier
 from dandolo.config.redisurl import RedisUrl
 
 IN_FLIGHT = 64
@@ -101,7 +107,8 @@ class Measure:
 
 
 async def compare(where: str, url: RedisUrl, client: Callable[[int], redis.asyncio.Redis]) -> list[str]:
-    """The table for one server address."""
+    """The table for one server address. No deadline ends a look-up: every client waits for every answer."""
+    tier_module.LOOK_UP_S = 60.0
     tier = RedisTier(url)
     tier.start()
     while not tier.health()[0].up:
@@ -151,6 +158,88 @@ async def compare(where: str, url: RedisUrl, client: Callable[[int], redis.async
     ]
 
 
+class Asker:
+    """Tasks that look up every few milliseconds: when each ended, what it waited, whether it hit."""
+
+    def __init__(self, tier: RedisTier) -> None:
+        self.seen: list[tuple[float, float, bool]] = []
+        self.overslept_s: list[float] = []
+        self._tier = tier
+        self._over = False
+        self._tasks = [asyncio.create_task(self._ask(number)) for number in range(IN_FLIGHT)]
+        self._tasks.append(asyncio.create_task(self._sleep()))
+
+    async def _ask(self, number: int) -> None:
+        clock = time.perf_counter
+        while not self._over:
+            await asyncio.sleep(0.004 + 0.000_1 * (number % 16))
+            start = clock()
+            (value,) = await self._tier.get_many((NAMES[number],))
+            self.seen.append((clock(), clock() - start, value is not None))
+
+    async def _sleep(self) -> None:
+        clock = time.perf_counter
+        while not self._over:
+            start = clock()
+            await asyncio.sleep(0.005)
+            self.overslept_s.append(clock() - start - 0.005)
+
+    async def end(self) -> None:
+        """Let every task finish; an exception of theirs is ours."""
+        self._over = True
+        await asyncio.gather(*self._tasks)
+
+    def waits_ms(self, start: float, end: float) -> list[float]:
+        """Sorted waits of the look-ups that ended between two moments."""
+        return sorted(wait * 1000 for at, wait, _ in self.seen if start <= at < end)
+
+
+async def lose(how: str, url: RedisUrl, away: Callable[[], None], back: Callable[[], None]) -> str:
+    """A line of the table: the server goes `away` for three seconds, and comes `back`."""
+    tier_module.LOOK_UP_S = LOOK_UP_S
+    tier = RedisTier(url)
+    tier.start()
+    while not tier.health()[0].up or await tier.put_many([(name, VALUE, 3_600_000) for name in NAMES]) != KEYS:
+        await asyncio.sleep(0.01)
+    asker = Asker(tier)
+    await asyncio.sleep(1.5)
+    gone = time.perf_counter()
+    away()
+    await asyncio.sleep(3.0)
+    back()
+    returned = time.perf_counter()
+    while await tier.put_many([(name, VALUE, 3_600_000) for name in NAMES]) != KEYS:
+        assert time.perf_counter() - returned < 20, "it did not heal"
+        await asyncio.sleep(0.02)
+    healed = time.perf_counter() - returned
+    await asyncio.sleep(1.0)
+    await asker.end()
+    counts = tier.stats()
+    await tier.close()
+    before, during = asker.waits_ms(0.0, gone), asker.waits_ms(gone, returned)
+    after = asker.waits_ms(returned + healed, returned + healed + 100)
+
+    def at(waits: list[float], share: float) -> str:
+        return f"{waits[int(len(waits) * share)]:.2f}"
+
+    return (
+        f"| {how} | {at(before, 0.5)} / {at(before, 0.99)} | {at(during, 0.5)} / {at(during, 0.99)} / {during[-1]:.1f} "
+        f"| {at(after, 0.5)} / {at(after, 0.99)} | {healed:.1f} s | {counts.timeouts} of {counts.gets:,} "
+        f"| {max(asker.overslept_s) * 1000:.1f} |"
+    )
+
+
+LOSS_HEAD = [
+    "### What a loss costs, 64 tasks asking every 5 ms, loopback",
+    "",
+    "Waits of a look-up in ms. No look-up raised: that would have ended the bench.",
+    "",
+    "| the server is | before, p50 / p99 | while away, p50 / p99 / most | healed, p50 / p99 | healed after | timed out "
+    "| a bare sleep overslept, most, ms |",
+    "|---|---|---|---|---|---|---|",
+]
+
+
 def machine() -> str:
     """What was measured on, without its name."""
     model = "unknown processor"
@@ -178,11 +267,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/r.sock"
         port = 20_000 + os.getpid() % 10_000
-        server = Child(
-            [program, "--port", str(port), "--bind", "127.0.0.1", "--unixsocket", path, "--save", "", "--dir", folder],
-            cores[0],
-            Path(folder) / "log",
-        )
+        arguments = [program, "--port", str(port), "--bind", "127.0.0.1", "--unixsocket", path, "--save", ""]
+
+        def started() -> Child:
+            return Child([*arguments, "--dir", folder], cores[0], Path(folder) / "log")
+
+        server = started()
+
+        def kill() -> None:
+            server.process.kill()
+            server.process.wait()
+
+        def restart() -> None:
+            nonlocal server
+            server = started()
+
         try:
             until = time.monotonic() + 5
             while not os.path.exists(path):
@@ -205,6 +304,20 @@ def main() -> None:
                         lambda most: redis.asyncio.Redis(unix_socket_path=path, max_connections=most),
                     )
                 )
+                url = RedisUrl(host="127.0.0.1", port=port)
+                lines += [
+                    *LOSS_HEAD,
+                    runner.run(lose("killed, started again", url, kill, restart)),
+                    runner.run(
+                        lose(
+                            "stopped, continued",
+                            url,
+                            lambda: server.process.send_signal(signal.SIGSTOP),
+                            lambda: server.process.send_signal(signal.SIGCONT),
+                        )
+                    ),
+                    "",
+                ]
         finally:
             server.stop()
     text = "\n".join(lines)

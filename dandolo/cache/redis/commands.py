@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from dandolo.cache.redis.connection import Command, Failure, Outcome
 from dandolo.cache.redis.servers import Servers
@@ -72,12 +72,25 @@ class Counts:
             self.lost += 1
 
 
+To: TypeAlias = Callable[[list[T]], None] | asyncio.Future[list[T]]
+"""Who is told results."""
+
+
+def _tell(to: To[T], results: list[T]) -> None:
+    if isinstance(to, asyncio.Future):
+        # Done already when the task that waited was cancelled.
+        if not to.done():
+            to.set_result(results)
+    else:
+        to(results)
+
+
 class Batch(Generic[T]):
-    """Commands that belong together: their results in order, told once all are there, to a function or a future."""
+    """Commands that belong together: their results in order, told once all are there."""
 
     __slots__ = ("_left", "_results", "_to")
 
-    def __init__(self, results: list[T], to: Callable[[list[T]], None] | asyncio.Future[list[T]]) -> None:
+    def __init__(self, results: list[T], to: To[T]) -> None:
         self._results = results
         self._left = len(results)
         self._to = to
@@ -86,14 +99,8 @@ class Batch(Generic[T]):
         """One has come to its end."""
         self._results[index] = result
         self._left -= 1
-        if self._left:
-            return
-        to = self._to
-        if callable(to):
-            to(self._results)
-        elif not to.done():
-            # Done already when the task that waited was cancelled.
-            to.set_result(self._results)
+        if not self._left:
+            _tell(self._to, self._results)
 
 
 class Context:
@@ -145,12 +152,19 @@ class Context:
 
 
 class Get(Command):
-    """GET: the value, or None for a miss of any cause."""
+    """GET: the value, or None for a miss of any cause. `batch` None: it is the only one, and `to` is told itself."""
 
-    __slots__ = ("_batch", "_context", "_hops", "_index", "key")
+    __slots__ = ("_batch", "_context", "_hops", "_index", "_to", "key")
 
     def __init__(
-        self, data: bytes, deadline: float, context: Context, batch: Batch[bytes | None], index: int, key: bytes
+        self,
+        data: bytes,
+        deadline: float,
+        context: Context,
+        key: bytes,
+        to: To[bytes | None],
+        batch: Batch[bytes | None] | None = None,
+        index: int = 0,
     ) -> None:
         # Written out: this is made for every look-up.
         self.data = data
@@ -159,6 +173,7 @@ class Get(Command):
         self.taker = None
         self.key = key
         self._context = context
+        self._to = to
         self._batch = batch
         self._index = index
         self._hops = 0
@@ -186,7 +201,14 @@ class Get(Command):
         else:
             context.counts.nonsense += 1
             self._drop("a reply came that no GET has")
-        self._batch.ended(self._index, value)
+        self.ended(value)
+
+    def ended(self, value: bytes | None) -> None:
+        """Its result is known."""
+        if self._batch is not None:
+            self._batch.ended(self._index, value)
+        else:
+            _tell(self._to, [value])
 
     def _drop(self, reason: str) -> None:
         if self.taker is not None:

@@ -219,7 +219,8 @@ class Connection(asyncio.Protocol):
             except Exception:
                 # The next reply belongs to the next command all the same.
                 _log.exception("the outcome of a Redis command could not be handled")
-            if not self.open:
+            if self._commands is not commands:
+                # It was closed meanwhile.
                 return
         if answered:
             self._listener.answered()

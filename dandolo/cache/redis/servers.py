@@ -44,7 +44,7 @@ class Watcher(Protocol):
 
 
 class Servers(Protocol):
-    """What the tier asks of one server or many."""
+    """What the tier asks of one server or many. Keys are given without the prefix that commands have."""
 
     def start(self) -> None: ...
     async def stop(self) -> None: ...
@@ -60,7 +60,9 @@ def _every(key: bytes) -> bool:
 class SingleServer:
     """One server for all keys."""
 
-    def __init__(self, endpoint: Endpoint, login: Login, watcher: Watcher, random: Callable[[], float]) -> None:
+    def __init__(
+        self, endpoint: Endpoint, login: Login, prefix: bytes, watcher: Watcher, random: Callable[[], float]
+    ) -> None:
         self._link = Link(endpoint, login, self, random)
         self._watcher = watcher
 
@@ -107,10 +109,13 @@ class SingleServer:
 class Cluster:
     """The masters of a cluster."""
 
-    def __init__(self, endpoint: Endpoint, login: Login, watcher: Watcher, random: Callable[[], float]) -> None:
+    def __init__(
+        self, endpoint: Endpoint, login: Login, prefix: bytes, watcher: Watcher, random: Callable[[], float]
+    ) -> None:
         # It owns no slots and is told of no changes: those come from the masters, once each.
         self._seed = Link(endpoint, replace(login, tracked=None), self, random)
         self._login = login
+        self._prefix = prefix
         self._watcher = watcher
         self._random = random
         self._nodes: dict[Endpoint, Link] = {}
@@ -142,7 +147,7 @@ class Cluster:
 
     def send(self, command: Command, key: bytes) -> Failure | None:
         """As Link.send, to the owner of the key's slot."""
-        link = self._owners[slot_of(key)]
+        link = self._owners[slot_of(self._prefix + key)]
         return Failure.DOWN if link is None else link.send(command)
 
     def redirected(self, command: Command, error: ErrorReply) -> Failure | None:

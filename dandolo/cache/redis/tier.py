@@ -21,7 +21,7 @@ from pathlib import Path
 from random import random as chance
 from typing import Final, Protocol
 
-from dandolo.cache.redis.commands import Batch, Context, Counts, Get, Write
+from dandolo.cache.redis.commands import Batch, Context, Counts, Get, To, Write
 from dandolo.cache.redis.connection import Call, Failure, Outcome
 from dandolo.cache.redis.link import Endpoint, Link, Login
 from dandolo.cache.redis.servers import Cluster, Concerned, Servers, SingleServer
@@ -36,6 +36,8 @@ WRITE_S: Final = 0.250
 VALUE_BYTES_MAX: Final = 4 * 1024 * 1024
 PREFIX: Final = b"dandolo:"
 
+HEADS: Final = 65
+"""Keys up to 64 bytes, a digest in hexadecimal, are encoded with what is prepared."""
 PURGE_S: Final = 60.0
 PURGE_STEP_S: Final = 1.0
 PURGE_COUNT: Final = 256
@@ -99,11 +101,12 @@ class RedisTier:
         login = Login(url.username, url.password, url.database, tls, prefix if tracker is not None else None)
         endpoint = Endpoint(path=url.path) if url.path else Endpoint(url.host, url.port)
         kind = Cluster if url.cluster else SingleServer
-        self._servers: Servers = kind(endpoint, login, self, random)
+        self._servers: Servers = kind(endpoint, login, prefix, self, random)
         self._counts = Counts()
         self._context = Context(self._servers, self._counts, belongs, self._distrust, self._remove)
         self._prefix = prefix
         self._tracker = tracker
+        self._heads = tuple(map(self._head, range(HEADS)))
         self._suspects: set[bytes] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -133,24 +136,24 @@ class RedisTier:
         self._look_up(keys, future)
         return await future
 
-    def _look_up(
-        self,
-        keys: Sequence[bytes],
-        to: Callable[[list[bytes | None]], None] | asyncio.Future[list[bytes | None]],
-    ) -> None:
+    def _look_up(self, keys: Sequence[bytes], to: To[bytes | None]) -> None:
         assert self._loop is not None, "the tier is used after start"
-        counts, prefix, context = self._counts, self._prefix, self._context
-        send = self._servers.send
+        counts, heads = self._counts, self._heads
         deadline = self._loop.time() + LOOK_UP_S
-        batch: Batch[bytes | None] = Batch([None] * len(keys), to)
         counts.gets += len(keys)
+        batch: Batch[bytes | None] | None = None if len(keys) == 1 else Batch([None] * len(keys), to)
         for index, key in enumerate(keys):
-            name = prefix + key
-            data = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(name), name)
-            failure = send(Get(data, deadline, context, batch, index, key), name)
+            size = len(key)
+            head = heads[size] if size < HEADS else self._head(size)
+            get = Get(b"%b%b\r\n" % (head, key), deadline, self._context, key, to, batch, index)
+            failure = self._servers.send(get, key)
             if failure is not None:
                 counts.failed(failure)
-                batch.ended(index, None)
+                get.ended(None)
+
+    def _head(self, size: int) -> bytes:
+        """The encoding of a GET up to its key of `size` bytes."""
+        return b"*2\r\n$3\r\nGET\r\n$%d\r\n%b" % (len(self._prefix) + size, self._prefix)
 
     async def put_many(self, entries: Sequence[tuple[bytes, bytes, int]]) -> int:
         """Store (key, value, milliseconds to live); how many were. Those without time left are left out."""
@@ -233,15 +236,14 @@ class RedisTier:
         self,
         writes: list[tuple[bytes, bytes]],
         removes: bool,
-        to: Callable[[list[int]], None] | asyncio.Future[list[int]],
+        to: To[int],
     ) -> None:
         assert self._loop is not None, "the tier is used after start"
         deadline = self._loop.time() + WRITE_S
         batch = Batch([0] * len(writes), to)
         for index, (key, data) in enumerate(writes):
-            name = self._prefix + key
             command = Write(data, deadline, self._context, batch, index, key, removes)
-            failure = self._servers.send(command, name)
+            failure = self._servers.send(command, key)
             if failure is not None:
                 self._counts.failed(failure)
                 batch.ended(index, 0)
