@@ -123,6 +123,7 @@ class Cluster:
         self._leaving: set[Link] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._due_at = 0.0
+        self._trouble = ""
         self._asked = 0
         self._stopped = False
 
@@ -247,9 +248,13 @@ class Cluster:
                 raise ValueError(outcome.value)
             found = ranges(outcome, link.endpoint)
         except ValueError as error:
-            _log.warning("Redis %s: no map of the cluster: %s", link.endpoint, error)
+            if str(error) != self._trouble:
+                # Once for a row of the same.
+                _log.warning("Redis %s: no map of the cluster: %s", link.endpoint, error)
+            self._trouble = str(error)
             self._refresh_in(REFRESH_SOON_S)
             return
+        self._trouble = ""
         owners: list[Link | None] = [None] * SLOTS
         for first, last, endpoint in found:
             node = self._node(endpoint)

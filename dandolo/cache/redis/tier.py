@@ -7,6 +7,9 @@ a value that is whole but another key's, which means that replies are out of ste
 anything but its own replies, and everything runs on one event loop.
 
 `look_up` calls back in the very call that reads the reply; the `async` forms are for tasks.
+
+A Redis user of its own needs `~PREFIX*` and +hello +select +ping +get +set +unlink +scan +client|setname
++client|tracking, and in a cluster +cluster|slots +asking.
 """
 
 from __future__ import annotations
@@ -207,8 +210,9 @@ class RedisTier:
 
     def invalidated(self, keys: list[bytes]) -> None:
         """From the servers."""
-        assert self._loop is not None
-        assert self._tracker is not None
+        if self._loop is None or self._tracker is None:
+            # Told without having been asked to.
+            return
         start = len(self._prefix)
         ours = [key[start:] for key in keys if key.startswith(self._prefix)]
         self._counts.invalidations += len(ours)
@@ -217,8 +221,7 @@ class RedisTier:
 
     def lost_track(self, concerned: Concerned) -> None:
         """From the servers."""
-        assert self._loop is not None
-        if self._tracker is not None:
+        if self._loop is not None and self._tracker is not None:
             self._counts.gaps += 1
             prefix = self._prefix
             self._loop.call_soon(self._tracker.lost_track, lambda key: concerned(prefix + key))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -213,6 +215,30 @@ def test_one_that_does_not_answer_the_login_is_given_up_in_time(run: Run, monkey
             link.start()
             await until(lambda: len(waits.waits) >= 2)
             assert "during the login" in link.reason or "no connection and login" in link.reason
+            await ended(link)
+            assert owner.told == []
+
+    run(main())
+
+
+def test_a_black_hole_is_given_up_in_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DIAL_S", 0.05)
+
+    async def main() -> None:
+        # A listener whose queue is full: SYNs are dropped, as in front of a dead machine.
+        with ExitStack() as stack:
+            listener = stack.enter_context(socket.socket())
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            for _ in range(4):
+                filler = stack.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex(listener.getsockname())
+            await asyncio.sleep(0.02)
+            link, owner, waits = linked(listener.getsockname()[1])
+            link.start()
+            await until(lambda: len(waits.waits) >= 3)
+            assert "no connection and login within" in link.reason
             await ended(link)
             assert owner.told == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -401,6 +402,79 @@ def test_a_value_that_was_read_before_a_change_is_handed_on_before_it_is_told(ru
             await asyncio.gather(ask())
             await until(lambda: len(order) == 2)
             assert order == ["handed on", "changed"]
+
+    run(main())
+
+
+def test_changes_told_unasked_are_nobodys(run: Run) -> None:
+    async def main() -> None:
+        async with FakeRedis() as fake, tiered(fake) as tier:
+            assert fake.heard(b"CLIENT") == []
+            fake.values[P + b"a"] = b"1"
+            fake.say_to_all(b">2\r\n+invalidate\r\n_\r\n>2\r\n+invalidate\r\n" + array(bulk(P + b"a")))
+            assert await tier.get_many([b"a"]) == [b"1"]
+            assert tier.health()[0].connects == 1
+            assert tier.stats().invalidations == tier.stats().gaps == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_a_server_does_a_key_gets_its_own_value_or_none(
+    run: Run, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Held, late, missing and broken replies at random, while tasks ask, are cancelled and ask again."""
+    monkeypatch.setattr(module, "LOOK_UP_S", 0.004)
+    chances = random.Random(seed)
+
+    async def main() -> None:
+        held: dict[Talk, list[bytes]] = {}
+
+        def answer(talk: Talk, key: bytes) -> bytes | None:
+            waiting = held.setdefault(talk, [])
+            chance = chances.random()
+            if chance < 0.02:
+                talk.say(b"".join(waiting) + chances.choice((b"garbage", b"$9\r\nhalf", b":1\r\n", b"*1\r\n")))
+                talk.close()
+                return None
+            waiting.append(
+                b"-ERR no\r\n" if chance < 0.07 else bulk(None) if chance < 0.12 else bulk(b"value of " + key)
+            )
+            if chance < 0.35:
+                return None
+            ready = b"".join(waiting)
+            waiting.clear()
+            return ready
+
+        async with FakeRedis() as fake, tiered(fake) as tier:
+            fake.on[b"GET"] = answer
+            hits = 0
+
+            async def ask(number: int) -> None:
+                nonlocal hits
+                for turn in range(60):
+                    keys = [b"%d-%d-%d" % (number, turn, index) for index in range(chances.randrange(1, 4))]
+                    task = asyncio.create_task(tier.get_many(keys))
+                    if chances.random() < 0.1:
+                        await asyncio.sleep(0)
+                        task.cancel()
+                        await asyncio.wait((task,))
+                        continue
+                    for key, value in zip(keys, await task, strict=True):
+                        assert value in (None, b"value of " + P + key)
+                        hits += value is not None
+                    # A connection that is gone comes back after a while, and a breaker closes.
+                    for link in tier._servers.links():
+                        link.breaker.renewed()
+                        link.backoff.attempts = 0
+                    await asyncio.sleep(0.001 if tier.health()[0].up else 0.01)
+
+            await asyncio.gather(*(ask(number) for number in range(8)))
+            counts = tier.stats()
+            assert hits > 50
+            assert counts.timeouts > 0
+            assert counts.lost > 0
+            assert sum(talk.heard != [] for talk in fake.talks) > 1
 
     run(main())
 
