@@ -1,1 +1,1 @@
-"""What the cache costs, tier by tier."""
+"""Benches of the cache: hit rates, and what its parts cost."""

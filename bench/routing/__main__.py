@@ -9,19 +9,30 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.routing import report
 from bench.routing.acceptance import verdicts
+from bench.routing.bounds import bounds
 from bench.routing.decision import decision_us
 from bench.routing.overload import overload, storm
 from bench.routing.policies import POLICIES
 from bench.routing.scenarios import PRICES, run
 from bench.routing.world import FAULTS
 
-SCENARIOS = (*FAULTS, PRICES, "overload", "storm")
+HIDDEN = "hidden queue"
+SCENARIOS = (*FAULTS, PRICES, "overload", "storm", HIDDEN)
+HIDDEN_LOADS = (0.9, 1.2, 2.0)
 FRESH_POLICIES = ("round robin", "literal formula", "recommended", "oracle")
 RESULTS = Path(__file__).parent / "results"
+
+
+def command(jittered: bool, seeds: range, scenarios: Sequence[str] | None) -> str:
+    """What to type for the same tables again."""
+    words = ["python -m bench.routing", *(["--fresh"] if jittered else []), f"--first-seed {seeds[0]}"]
+    words += [f"--seeds {len(seeds)}", *(f'--scenario "{name}"' for name in scenarios or ())]
+    return " ".join(words)
 
 
 def main() -> int:
@@ -39,7 +50,7 @@ def main() -> int:
     seeds = range(first, first + (options.seeds or (10 if options.fresh else 3)))
     chosen = options.scenario or SCENARIOS
     policies = FRESH_POLICIES if options.fresh else tuple(POLICIES)
-    results, overloads, storms = [], [], []
+    results, overloads, storms, told = [], [], [], []
     for scenario in chosen:
         print(f"{scenario} …", file=sys.stderr, flush=True)
         for seed in seeds:
@@ -47,6 +58,12 @@ def main() -> int:
                 overloads += [overload(policy, seed, jittered=options.fresh) for policy in ("fifo", "recommended")]
             elif scenario == "storm":
                 storms += [storm(policy, seed, jittered=options.fresh) for policy in ("naive", "recommended")]
+            elif scenario == HIDDEN:
+                told += [
+                    (load, overload(policy, seed, jittered=options.fresh, load=load, hidden=True))
+                    for load in HIDDEN_LOADS
+                    for policy in ("deaf", "recommended")
+                ]
             else:
                 results += [
                     run(scenario, policy, seed, full=full, jittered=options.fresh)
@@ -54,10 +71,12 @@ def main() -> int:
                     for policy in policies
                 ]
     judged = verdicts(results, overloads, storms, decision_us(16) if not options.scenario else 0.0)
+    allowed = [bounds(seed) for seed in seeds] if options.fresh and not options.scenario else []
     text = "\n".join(
         part
         for part in (
-            f"Seeds {seeds[0]} to {seeds[-1]}{', jittered worlds' if options.fresh else ''}, means over the seeds.\n",
+            f"Seeds {seeds[0]} to {seeds[-1]}{', jittered worlds' if options.fresh else ''}, means over the seeds: "
+            f"`{command(options.fresh, seeds, options.scenario)}`.\n",
             report.table(results, "alone", "Selection alone: success in the fault's window, %", lambda r: r.success, 1),
             report.table(results, "alone", "Selection alone: p95, s", lambda r: r.p95_s, 1),
             report.table(results, "full", "Full: success in the fault's window, %", lambda r: r.success, 2),
@@ -67,7 +86,9 @@ def main() -> int:
             report.table(results, "full", "Full: attempts a request", lambda r: r.amplification, 3),
             report.table(results, "full", "Full: USD per 1000 requests", lambda r: r.usd_per_1000, 2),
             report.loads(overloads, storms),
+            report.hidden(told),
             report.judged(judged, worst=options.fresh),
+            report.allowed(allowed, judged),
         )
         if part
     )
@@ -75,7 +96,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     name = "fresh" if options.fresh else "results"
     (options.out / f"{name}.md").write_text(text)
-    as_json = report.as_json(results, judged, overloads, storms, worst=options.fresh)
+    as_json = report.as_json(results, judged, overloads, storms, told, allowed, worst=options.fresh)
     (options.out / f"{name}.json").write_text(as_json + "\n")
     if results:
         (options.out / f"{name}.svg").write_text(report.picture(results))

@@ -7,13 +7,14 @@ arrival, and the budget and breakers of `route.retry` and `route.breaker` agains
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.routing.policies import Recommended, RoundRobin
 from bench.routing.scenarios import WORKERS, drive, quantile, tokens_of
 from bench.routing.worker import Request, Worker
-from bench.routing.world import FIRST_SIGMA, REFUSED_S, RESET_S, Answer, Clock, Provider, fresh, three
+from bench.routing.world import FIRST_SIGMA, REFUSED_S, RESET_S, Answer, Clock, Provider, Queueing, fresh, three
+from dandolo.route.limit import Limit
 from dandolo.route.queue import DEADLINES_S, HIGH, LOW, NORMAL
 
 MIX = ((HIGH, 0.2), (NORMAL, 0.3), (LOW, 0.5))
@@ -38,18 +39,38 @@ class Overloaded:
     recovered_s: float
 
 
-def overload(policy: str, seed: int, *, jittered: bool = False, load_s: float = 120.0) -> Overloaded:
-    """Twice the load for `load_s` on all slots; "fifo" or "recommended".
+class Deaf(Limit):
+    """A limit that learns from refusals alone."""
 
-    Useful is what has its first content within the class's deadline; later the client has gone.
-    """
-    providers = fresh(seed, equal=False)[0] if jittered else three()
-    # As many slots as carry each provider's rate (Little's law): the bound is on slots, and there are no 429s.
+    def slowed(self, now: float, first_s: float, floor_s: float) -> bool:
+        """Late first tokens say nothing to it."""
+        return False
+
+
+def slots_of(providers: Sequence[Provider]) -> tuple[list[int], float]:
+    """A worker's slots at each provider, as many as carry its rate (Little's law), and what all carry a second."""
     bounds = [max(1, round(p.rate * p.expected_s(0.0, TOKENS_MEAN) / WORKERS)) for p in providers]
-    capacity = sum(
-        WORKERS * bound / provider.expected_s(0.0, TOKENS_MEAN)
-        for bound, provider in zip(bounds, providers, strict=True)
-    )
+    carried = (WORKERS * n / p.expected_s(0.0, TOKENS_MEAN) for n, p in zip(bounds, providers, strict=True))
+    return bounds, sum(carried)
+
+
+def overload(
+    policy: str, seed: int, *, jittered: bool = False, load_s: float = 120.0, load: float = 2.0, hidden: bool = False
+) -> Overloaded:
+    """`load` times what all slots carry, for `load_s`; "fifo" or "recommended".
+
+    The bound is on slots, and there are no 429s. With `hidden` the slots are the providers', who let all that is
+    beyond them wait out of our sight, and the limit is to be found out ("deaf": by refusals, of which there
+    are none). Useful is what has its first content within the class's deadline; later the client has gone.
+    """
+    providers: Sequence[Provider] = fresh(seed, equal=False)[0] if jittered else three()
+    bounds, capacity = slots_of(providers)
+    if hidden:
+        providers = [
+            Queueing(p.name, p.first_s, p.tokens_per_s, p.price, p.rate, places=WORKERS * n)
+            for p, n in zip(providers, bounds, strict=True)
+        ]
+        bounds = []
     for provider in providers:
         provider.rate = 1e9
     clock, arrivals, done = Clock(), random.Random(seed * 1009 + 1), list[Request]()
@@ -60,13 +81,14 @@ def overload(policy: str, seed: int, *, jittered: bool = False, load_s: float = 
         draw = random.Random(seed * 31 + index)
         workers.append(
             Worker(
-                clock, providers, Recommended(draw), draw, done.append,
+                clock, list(providers), Recommended(draw), draw, done.append,
                 full=True, hedging=False, fifo=policy == "fifo", bounds=bounds,
+                limits=Deaf if policy == "deaf" else Limit,
             )
         )  # fmt: skip
 
     def arrive() -> None:
-        rate = capacity * (2.0 if start <= clock.now < stop else 0.5)
+        rate = capacity * (load if start <= clock.now < stop else 0.5)
         clock.at(clock.now + arrivals.expovariate(rate), arrive)
         tokens, tokens_in = tokens_of(arrivals)
         draw, priority = arrivals.random(), LOW

@@ -10,6 +10,7 @@ from math import isfinite
 from statistics import fmean
 
 from bench.routing.acceptance import Verdict
+from bench.routing.bounds import Bounds
 from bench.routing.overload import Overloaded, Storm
 from bench.routing.scenarios import Result
 
@@ -60,6 +61,63 @@ def judged(verdicts: Sequence[Verdict], *, worst: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+def allowed(bounds: Sequence[Bounds], verdicts: Sequence[Verdict]) -> str:
+    """What each world allows beside what was reached in it; those that forbid a line in bold."""
+    lines = [
+        "### What these worlds allow (`bench/routing/bounds.py`)",
+        "",
+        "Success: nobody can take over the errors of the only provider left. Wait: high always first. First token:",
+        "the same policy over the oracle where the failing provider never was, so that no fault is in it.",
+        "",
+        "| seed | providers | success allowed % | RST, black hole reached % | wait of high allowed, p99 s | reached s "
+        "| first token without a fault + s | black hole reached + s |",
+        "|---" * 8 + "|",
+    ]
+    kept = {one.line: one for one in verdicts}
+    names = (
+        "hard failure, full: success", "black hole, full: success", "2 × overload: wait of high, p99",
+        "black hole, full: first-token p99 above the oracle's",
+    )  # fmt: skip
+    if not bounds or any(name not in kept for name in names):
+        return ""
+    rst, hole, wait, first = (kept[name] for name in names)
+
+    def strong(value: float, line: Verdict, digits: int) -> str:
+        beyond = value > line.threshold if line.at_most else value < line.threshold
+        return f"**{value:.{digits}f}**" if beyond else f"{value:.{digits}f}"
+
+    for index, one in enumerate(bounds):
+        lines.append(
+            f"| {one.seed} | {one.providers} | {strong(one.success, rst, 2)} "
+            f"| {rst.figures[index]:.2f}, {hole.figures[index]:.2f} "
+            f"| {strong(one.wait_p99_s, wait, 2)} | {wait.figures[index]:.2f} "
+            f"| {strong(one.first_p99_s, first, 2)} | {first.figures[index]:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def hidden(told: Sequence[tuple[float, Overloaded]]) -> str:
+    """Providers that queue out of sight: the mean over the seeds, by load."""
+    if not told:
+        return ""
+    lines = [
+        "### Servers that refuse nothing and queue out of sight",
+        "",
+        "| load | limit | high % | normal % | low % | goodput | goodput, worst | recovered s, worst |",
+        "|---" * 8 + "|",
+    ]
+    for load, policy in dict.fromkeys((load, one.policy) for load, one in told):
+        own = [one for at, one in told if at == load and one.policy == policy]
+        high, normal, low = (fmean(f) for f in zip(*((o.high, o.normal, o.low) for o in own), strict=True))
+        goodputs = [o.goodput for o in own]
+        name = {"deaf": "learns from refusals alone", "recommended": "**recommended**"}[policy]
+        lines.append(
+            f"| {load:g} | {name} | {high:.1f} | {normal:.1f} | {low:.1f} | {fmean(goodputs):.2f} "
+            f"| {min(goodputs):.2f} | {max(o.recovered_s for o in own):.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def loads(overloads: Sequence[Overloaded], storms: Sequence[Storm]) -> str:
     """Overload and retry storm, the mean over the seeds."""
     lines: list[str] = []
@@ -97,7 +155,7 @@ def loads(overloads: Sequence[Overloaded], storms: Sequence[Storm]) -> str:
 
 def as_json(
     results: Sequence[Result], verdicts: Sequence[Verdict], overloads: Sequence[Overloaded], storms: Sequence[Storm],
-    *, worst: bool,
+    told: Sequence[tuple[float, Overloaded]] = (), bounds: Sequence[Bounds] = (), *, worst: bool,
 ) -> str:  # fmt: skip
     """Everything, one object."""
 
@@ -112,6 +170,8 @@ def as_json(
             "runs": [plain(result) for result in results],
             "overload": [plain(one) for one in overloads],
             "storm": [plain(one) for one in storms],
+            "hidden queue": [plain(one) | {"load": load} for load, one in told],
+            "bounds": [plain(one) for one in bounds],
             "acceptance": [plain(one) | {"holds": one.holds(worst=worst)} for one in verdicts],
         },
         indent=1,

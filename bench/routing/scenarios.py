@@ -96,12 +96,17 @@ def run(
     jittered: bool = False,
     hedging: bool = True,
 ) -> Result:
-    """Simulate a scenario with a policy. The arrivals of a seed are the same for every policy."""
+    """Simulate a scenario with a policy. The arrivals of a seed are the same for every policy.
+
+    "absent" is a world in which the provider that fails in the others never was.
+    """
     providers, rate = world(scenario, seed, jittered=jittered)
+    if scenario == "absent":
+        del providers[0]
     clock = Clock()
     arrivals = random.Random(seed * 1009 + 1)
     fault_from, fault_until = span.before_s, span.before_s + span.fault_s
-    if scenario not in ("healthy", PRICES):
+    if scenario not in ("healthy", "absent", PRICES):
         first = providers[0]
         first.fault, first.fault_from, first.fault_until = scenario, fault_from, fault_until
     done: list[Request] = []

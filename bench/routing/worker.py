@@ -100,6 +100,7 @@ class Worker:
         naive: bool = False,
         fifo: bool = False,
         bounds: Sequence[int] = (),
+        limits: type[Limit] = Limit,
     ) -> None:
         self.clock = clock
         self.policy = policy
@@ -118,7 +119,7 @@ class Worker:
             self.candidates.append(
                 Candidate(
                     provider.name,
-                    Limit(slots, bound),
+                    limits(slots, bound),
                     breaker,
                     price_in=provider.price / 4,
                     price_out=provider.price,
@@ -167,8 +168,9 @@ class Worker:
         """Nobody can be asked now: wait for a slot or the end of a cool-down, or give up."""
         balancer = self.policy.balancer if isinstance(self.policy, Recommended) else _balancer
         blocked = balancer.blocked(self.pool, now, tried=request.tried, priority=request.priority)
-        if blocked.why == "tried" and request.limited:
-            # Those tried may be asked again where they only were at their limit (Retry-After up to 5 s).
+        if blocked.why in ("tried", "open") and request.limited:
+            # Those tried may be asked again where they only were at their limit (Retry-After up to 5 s): they
+            # are well, and somebody whose breaker is open is not.
             request.tried = [c for c in request.tried if c not in request.limited]
             request.limited.clear()
             blocked = balancer.blocked(self.pool, now, tried=request.tried, priority=request.priority)
@@ -206,10 +208,10 @@ class Worker:
 
     def _granted(self, request: Request, candidate: Candidate, since: float) -> None:
         request.waited_s += self.clock.now - since
-        if request.done or candidate.limit.wait_s(self.clock.now) > 0:
+        if request.done or candidate.blocked(self.clock.now) in ("breaker", "cool-down"):
             candidate.limit.slots.leave(self.clock.now)
             if not request.done:
-                self._wait(request, self.clock.now)
+                self._next(request)
             return
         self._send(request, candidate, entered=True)
 

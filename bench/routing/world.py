@@ -117,6 +117,30 @@ class Provider:
         return slower * (self.first_s + tokens / self.tokens_per_s)
 
 
+@dataclass(slots=True)
+class Queueing(Provider):
+    """A server that refuses nothing: beyond its `places` it lets calls wait, all of them, in order of arrival.
+
+    Whoever gives up is served all the same, as by servers that do not notice.
+    """
+
+    places: int = 1
+    _free_at: list[float] = field(default_factory=list)
+
+    def ask(self, now: float, tokens: int, draw: random.Random) -> Answer:
+        """The wait for a place comes on top of the first token."""
+        self.served += 1
+        if draw.random() < BASE_ERRORS:
+            return Answer("error", end_at=now + FAILED_S)
+        waited_until = now
+        if len(self._free_at) >= self.places:
+            waited_until = max(now, heapq.heappop(self._free_at))
+        first_at = waited_until + draw.lognormvariate(log(self.first_s), FIRST_SIGMA)
+        answer = Answer("ok", first_at, first_at + tokens / self.tokens_per_s)
+        heapq.heappush(self._free_at, answer.end_at)
+        return answer
+
+
 def three(*, equal: bool = False) -> list[Provider]:
     """Fast and dear, middling, slow and cheap; or equally fast at 10 : 3 : 1."""
     unit = 0.94e-6

@@ -7,7 +7,7 @@ where the caller is silent, and usage asked for where a stream would otherwise n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -39,7 +39,9 @@ class Call:
     `content_type` is what to tell the provider about the body, None when there is none.
     """
 
-    __slots__ = ("content_type", "endpoint", "form", "json", "models", "raw", "stream", "usage_wanted", "wishes")
+    __slots__ = (
+        "auto", "content_type", "endpoint", "form", "json", "models", "raw", "stream", "usage_wanted", "wishes",
+    )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, raw: bytes) -> None:
         self.endpoint = endpoint
@@ -50,13 +52,20 @@ class Call:
         self.stream = False
         self.usage_wanted = True
         self.content_type: bytes | None = b"application/json"
+        self.auto = False
+        """Whether the models were chosen for it: what its body says of that is not for providers."""
         self.wishes = False
-        """Whether the body says which provider is wanted (`provider`), so that it is a route of its own."""
+        """Whether the body says where it wants to go (`provider`, `previous_response_id`): a route of its own."""
 
     @property
     def model(self) -> str:
         """The first name asked for, "" when there is none."""
         return self.models[0] if self.models else ""
+
+    def choose(self, models: Sequence[str]) -> None:
+        """Put models chosen for it in the place of those it names."""
+        self.models = tuple(models)
+        self.auto = True
 
     def injects_usage(self, allowed: bool) -> bool:
         """Whether usage is asked for on the caller's behalf (and its extra chunk hidden)."""
@@ -84,7 +93,7 @@ class Call:
         body = self.json
         if body is None:
             return self.raw
-        usual = not defaults and model == name == self.model and not self.wishes
+        usual = not defaults and model == name == self.model and not self.wishes and not self.auto
         if usual and not inject_usage and "models" not in body.fields:
             return self.raw
         if usual and inject_usage and _extensible(body):
@@ -93,7 +102,9 @@ class Call:
         edits: dict[str, bytes | None] = {}
         if self.wishes and wish != body.get("provider"):
             edits["provider"] = wish
-        if name and (model != name or name != self.models[0]):
+        if self.auto and "auto" in body.fields:
+            edits["auto"] = None
+        if name and (model != name or name != self.models[0] or self.auto):
             edits["model"] = _encoder.encode(model)
         if "models" in body.fields:
             edits["models"] = None
@@ -125,7 +136,7 @@ def read(endpoint: Endpoint, raw: bytes, content_type: bytes) -> Call:
         if raw_value is None or memoryview(raw_value)[0] not in opening:
             body.require(name, opening, kind)
     call.models = _models(body, required=endpoint.model)
-    call.wishes = "provider" in body.fields
+    call.wishes = "provider" in body.fields or "previous_response_id" in body.fields
     if "stream" in body.fields:
         call.stream = body.flag("stream")
         if call.stream and endpoint.dialect in _USAGE_DIALECTS:

@@ -21,7 +21,7 @@ import msgspec
 from dandolo.api import hints
 from dandolo.api.profiles import Kind, Profile, Scope
 from dandolo.api.profiles.generic import GENERIC
-from dandolo.api.profiles.meaning import BY_KIND, CODES, STATUS_OF, TEXTS, Meaning, by_status, client_status
+from dandolo.api.profiles.meaning import BY_KIND, CODES, SIZES, STATUS_OF, TEXTS, Meaning, by_status, client_status
 from dandolo.api.profiles.said import NOTHING, Said, read, read_object
 from dandolo.api.profiles.scrub import cut, scrub
 from dandolo.errors import GatewayError, Retry, UpstreamError, UpstreamInvalid, UpstreamTimeout
@@ -263,6 +263,9 @@ def _kind(profile: Profile, status: int, said: Said) -> tuple[Kind, Scope | None
     if text:
         for rule in profile.texts:
             if rule.status in (0, status) and rule.fragment in text and rule.kind in allowed:
+                return rule.kind, rule.scope
+        for rule in SIZES:
+            if rule.status == status and rule.fragment in text:
                 return rule.kind, rule.scope
     for word in said.words:
         kind = profile.codes.get(word) or CODES.get(word)

@@ -78,7 +78,8 @@ def opening(call: Call, tenant: str) -> bytes | None:
     """A hash of what a provider may have cached of this conversation, None where nothing is worth staying for.
 
     The caller's own `prompt_cache_key` or `session_id` (its tenant's: others may use the same words), else
-    the tools, the instructions and the first message of the user, which later turns repeat.
+    the tools, the instructions and the first message of the user, which later turns repeat. Of one model: no other
+    has it cached.
     """
     body = call.json
     if body is None:
@@ -86,10 +87,10 @@ def opening(call: Call, tenant: str) -> bytes | None:
     for name in ("prompt_cache_key", "session_id"):
         raw = body.get(name)
         if raw is not None and 2 < len(raw) <= _KEY_BYTES_MAX and raw[0] == 0x22:
-            return xxhash.xxh3_64_digest(tenant.encode() + b"\0" + raw)
+            return xxhash.xxh3_64_digest(b"%b\0%b\0%b" % (call.model.encode(), tenant.encode(), raw))
     if len(call.raw) < OPENING_BYTES_MIN:
         return None
-    hashed = xxhash.xxh3_64()
+    hashed = xxhash.xxh3_64(call.model.encode())
     size = 0
     for piece in _opening_pieces(body):
         size += len(piece)

@@ -65,6 +65,7 @@ class _Groq(msgspec.Struct, gc=False):
 
 class _Nested(msgspec.Struct, gc=False):
     usage: _Usage | None = None
+    id: str | None = None
     status: str | None = None
     stop_reason: str | None = None
     model: str | None = None
@@ -247,6 +248,7 @@ def _nested_of(value: Any) -> _Nested | None:
         return None
     return _Nested(
         _usage_of(value.get("usage")),
+        _text(value.get("id")),
         _text(value.get("status")),
         _text(value.get("stop_reason")),
         _text(value.get("model")),

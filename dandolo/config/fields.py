@@ -16,6 +16,8 @@ HEADERS_MAX: Final = 32
 TAGS_MAX: Final = 16
 ALIASES_MAX: Final = 1000
 TARGETS_MAX: Final = 32
+USE_CASES: Final = ("question", "code", "long_context", "multimodal", "tools")
+CAPABILITIES: Final = ("tools", "vision", "audio", "video", "files")
 
 # RFC 9110 §5.6.2: field names are tokens. §5.5: values are visible characters with spaces and tabs inside.
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}", re.ASCII)
@@ -127,6 +129,25 @@ def _check_json(value: object, at: At, depth: int) -> None:
         at.report("beyond 64 bits")
     elif not isinstance(value, (str, int, float)):
         at.report("JSON has no dates: write it as a string")
+
+
+def qualities() -> Kind:
+    """Quality, 0 to 1, of a model for some of the use cases."""
+
+    def read(value: object, at: At) -> Mapping[str, float]:
+        if not isinstance(value, dict):
+            raise Unfit(f"observed {describe(value)}, expected a table such as {{ question = 0.8, code = 0.9 }}")
+        good: dict[str, float] = {}
+        for name, one in value.items():
+            if name not in USE_CASES:
+                at.child(name).report(f"unknown use case: expected one of {', '.join(USE_CASES)}")
+            elif isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 <= one <= 1:
+                at.child(name).report("expected a number: 0 to 1")
+            else:
+                good[name] = float(one)
+        return MappingProxyType(good)
+
+    return Kind("table of numbers", f"0 to 1 for {', '.join(USE_CASES)}", read)
 
 
 def model_id() -> Kind:

@@ -33,7 +33,9 @@ def check(config: Config, document: Mapping[str, Any], at: At) -> Targets:
     weights = config.routing.weights
     if not weights.latency and not weights.errors and not weights.load and not weights.cost:
         at.child("routing").child("weights").report("are all 0: expected at least one above it")
-    return _models(config, at)
+    models = _models(config, at)
+    _auto(config, at)
+    return models
 
 
 def refuse_public_without_keys(config: Config) -> None:
@@ -233,3 +235,20 @@ def _models(config: Config, at: At) -> Targets:
                 here.report(f"provider {name} is not configured: add [[providers]] with name = {quote(name)}")
         kept[alias] = tuple(good)
     return MappingProxyType(kept)
+
+
+def _auto(config: Config, at: At) -> None:
+    here = at.child("auto").child("models")
+    rows = [(here.child(index).child("name"), one.name) for index, one in enumerate(config.auto.models)]
+    _twice(rows, "is the same name as")
+    if not at.child("providers").is_sound() or not at.child("models").is_sound():
+        return
+    listed = {model.id for provider in config.providers for model in provider.models}
+    listed |= {f"{provider.name}/{model.id}" for provider in config.providers for model in provider.models}
+    open_ended = [provider.name for provider in config.providers if not provider.models]
+    for place, name in rows:
+        if name == "auto":
+            place.report("cannot be auto itself")
+        elif name and name not in config.models and name not in listed and not open_ended:
+            near = nearest(name, (*config.models, *listed))
+            place.report("is no alias and no listed model" + (f": did you mean {quote(near)}?" if near else ""))

@@ -17,14 +17,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from dandolo.config import address, fields, kinds, redisurl
+from dandolo.config import address, fields, kinds
 from dandolo.config.address import Listen
 from dandolo.config.problem import Path as KeyPath
 from dandolo.config.secret import Secret
 from dandolo.config.spec import KeySpec, Kind, absent, computed, fed_by, key, required, section
+from dandolo.config.stores import Cache, CacheMemory, CacheRedis, CacheSqlite, Level
 
 __all__ = [
     "Account",
+    "Auto",
+    "AutoModel",
     "Cache",
     "CacheMemory",
     "CacheRedis",
@@ -47,6 +50,7 @@ __all__ = [
     "Server",
     "Timeouts",
     "Tls",
+    "UseCase",
     "Weights",
 ]  # fmt: skip
 
@@ -54,11 +58,11 @@ LogFormat = Literal["json", "logfmt", "text"]
 Priority = Literal["high", "normal", "low"]
 Profile = Literal["venice", "openrouter", "openai", "anthropic", "azure", "generic"]
 Role = Literal["primary", "secondary", "overflow"]
-Level = Literal["memory", "redis", "sqlite"]
 Capability = Literal[
     "tools", "vision", "audio", "video", "files", "json_schema", "reasoning", "logprobs", "web_search", "embeddings",
 ]  # fmt: skip
 """What a model can take or do beyond text in and text out."""
+UseCase = Literal["question", "code", "long_context", "multimodal", "tools"]
 
 _REGION = kinds.text(r"[a-z0-9-]{0,32}", "lower-case letters, digits and dashes, at most 32")
 
@@ -338,49 +342,48 @@ class Routing:
     breaker: bool = key(kinds.flag(), "true", "false: no breaker, no cool-down, no closing of accounts")
     attempts_max: int = key(kinds.whole(1, 10), "3", "calls to providers for one request")
     hedge: bool = key(kinds.flag(), "false", "ask a second provider when the first is slow")
+    batch_window: float = key(
+        kinds.time_span("0s", "50ms"),
+        '"3ms"',
+        "how long embedding calls wait for one another behind one under way; 0s: never",
+    )
     probe_interval: float = key(kinds.time_span("1s", "1h"), '"30s"', "between active health checks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CacheMemory:
-    entries: int = key(kinds.whole(1, 10_000_000), "1000", "answers kept")
-    bytes: int = key(kinds.byte_size("64KiB", "1TiB"), '"64MiB"', "memory for them")
+class AutoModel:
+    """A row of the table that `model: "auto"` chooses from; None where only what is known of the model counts."""
+
+    name: str = required(fields.model_id(), "a name that clients may use", example='"fast"')
+    quality: Mapping[str, float] = key(
+        fields.qualities(), "{}", "how good it is at what; left out: 0.8", example="{ question = 0.8, code = 0.9 }"
+    )
+    context_tokens: int | None = absent(
+        kinds.whole(1, 10**9, "tokens"), "window, where the provider's is not to count", example="65_536"
+    )
+    capabilities: tuple[str, ...] | None = absent(
+        kinds.array(kinds.choice(*fields.CAPABILITIES), len(fields.CAPABILITIES)),
+        "all it can do beside text",
+        example='["tools", "vision"]',
+    )
+    latency: float | None = absent(
+        kinds.time_span("1ms", "1h"), "wait to expect until something is measured", example='"800ms"'
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CacheRedis:
-    url: Secret = key(
-        redisurl.redis_url(),
-        '"redis://127.0.0.1:6379/0"',
-        "server, or cluster; rediss:// is TLS",
-    )
-    ca: Path | None = absent(kinds.readable_file("a PEM bundle"), "private CA bundle (PEM)", example='"/path/ca.pem"')
+class Auto:
+    """`model: "auto"`: the bounds where a request states none, and the operator's table (empty: all known models)."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheSqlite:
-    bytes_max: int = key(kinds.byte_size("1MiB", "64TiB"), '"10GiB"', "size of the file in state_dir")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cache:
-    levels: tuple[Level, ...] = key(
-        kinds.array(kinds.choice("memory", "redis", "sqlite"), 3),
-        '["memory"]',
-        "tiers, in order; []: off",
-        example='["memory", "redis", "sqlite"]',
+    max_latency: float = key(kinds.time_span("1ms", "1h"), '"5s"', "expected wait for the first token, at most")
+    max_cost_usd: float = key(kinds.number(0, 1e6, "USD"), "0.01", "expected cost of a request, at most")
+    quality: float = key(kinds.number(0, 1, "quality"), "0.8", "at least")
+    cost_weight: float = key(
+        kinds.number(0, 1e6, "quality per USD"), "10.0", "what a dollar counts against quality; 0: nothing"
     )
-    sampled: Literal["bypass", "reuse"] = key(
-        kinds.choice("bypass", "reuse"), '"bypass"', "requests that ask for a sample: bypass, or reuse one answer"
+    models: tuple[AutoModel, ...] = section(
+        AutoModel, "left out: every alias and listed model, by what their names tell", many=True
     )
-    secret: Secret | None = absent(
-        kinds.secret_reference(),
-        "shared by hosts that share a tier; left out: made once in state_dir",
-        example='{ env = "DANDOLO_CACHE_SECRET" }',
-    )
-    memory: CacheMemory = section(CacheMemory, "the tier in a worker's memory")
-    redis: CacheRedis = section(CacheRedis, "the tier that hosts share")
-    sqlite: CacheSqlite = section(CacheSqlite, "the tier on disk")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,6 +403,7 @@ class Config:
         fields.aliases(), "{}", "names clients may use beside providers' own ids"
     )
     routing: Routing = section(Routing, "which provider is asked")
+    auto: Auto = section(Auto, 'which model answers `model: "auto"`')
     cache: Cache = section(Cache, "answers that are given again")
     source: str = ""
     warnings: tuple[str, ...] = ()

@@ -9,14 +9,17 @@ client has been sent something and the verdict no longer matters.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dandolo.api import faults, usage
 from dandolo.api.call import Call
 from dandolo.api.faults import Fault, Kind
+from dandolo.api.merge import LISTS
 from dandolo.errors import GatewayError, InternalError, UpstreamInvalid, UpstreamUnavailable
+from dandolo.gateway.pins import remember
 from dandolo.gateway.streaming import relay_events
-from dandolo.gateway.waiting import MISSING
+from dandolo.gateway.waiting import MISSING, grace_s
 from dandolo.gateway.ways import WAYS_MAX, Lane, Way
 from dandolo.net.relay import BODY_BYTES_MAX, BytesRelay
 from dandolo.net.strand import Waiter
@@ -40,6 +43,12 @@ MODEL_MISSING_S = 60.0
 NO_OPTION_MODELS_MAX = 1024
 
 FIRST_BYTE = "the first byte of the provider's answer"
+_PAUSES: Mapping[Kind, tuple[float, str]] = {
+    Kind.ERROR_BUDGET: (faults.ERROR_BUDGET_S, "error budget used up"),
+    Kind.QUOTA: (ACCOUNT_PAUSE_S, "no credit"),
+    Kind.AUTH: (ACCOUNT_PAUSE_S, "key refused"),
+}
+"""How long whatever a fault is about, the account or a model on it, is left alone at least."""
 
 _now = time.monotonic
 
@@ -85,7 +94,7 @@ class Attempt:
             if isinstance(error, GatewayError) and error.counts and self._exchange.gateway.blames(error, now):
                 candidate.failed(number, epoch, now)
             elif isinstance(error, Outrun):
-                candidate.outrun(number, epoch, now)
+                candidate.outrun(number, epoch, now, grace_s(self._call))
             elif self._cooled is not None:
                 candidate.limited(number, epoch, now, self._cooled if self._cooled >= 0 else None)
             else:
@@ -93,6 +102,8 @@ class Attempt:
             raise
         else:
             candidate.succeeded(number, epoch, _now(), self._exchange.tokens_out())
+            if self._call.endpoint.dialect == "responses":
+                remember(self._exchange)
         finally:
             candidate.limit.slots.leave(_now(), self._exchange.tenant.name)
 
@@ -139,12 +150,13 @@ class Attempt:
                 assert response is not None
                 runtime.read_hints(response.fields, now)
                 if response.status in (400, 422) and self._hides_usage and include_usage == "try":
-                    # Perhaps our own addition was what it did not like: asked again without it, and remembered.
+                    # Perhaps our own addition was what it did not like: asked again without it.
                     self._hides_usage = False
                     option_dropped = True
-                    if len(runtime.no_usage_option) < NO_OPTION_MODELS_MAX:
-                        runtime.no_usage_option.add(model)
                     continue
+                if option_dropped and response.status == 200 and len(runtime.no_usage_option) < NO_OPTION_MODELS_MAX:
+                    # It was; any other outcome, the caller's leaving too, says nothing of it.
+                    runtime.no_usage_option.add(model)
                 if content is not None and response.status == 200 and not self._call.stream:
                     self._answer(response, content)
                 else:
@@ -157,10 +169,6 @@ class Attempt:
                 # The provider closed a kept-alive connection as we wrote: nothing was answered, so the same
                 # account is asked once more, on a fresh connection (RFC 9112 §9.3.1; promise 31).
                 stale_allowed = False
-            except GatewayError:
-                if option_dropped and not exchange.committed:
-                    runtime.no_usage_option.discard(model)
-                raise
             finally:
                 exchange.gateway.keep(runtime, connection, ended=ended)
 
@@ -196,7 +204,9 @@ class Attempt:
         if call.content_type is not None:
             prefix += b"content-type: %b\r\n" % call.content_type
         ways = self._lane.ways
-        if constant and call.json is not None and not exchange.admitted.steered and len(ways) < WAYS_MAX:
+        # What may travel with others takes no short way.
+        alone = call.endpoint.name not in LISTS or not exchange.plane.config.routing.batch_window
+        if constant and alone and call.json is not None and not exchange.admitted.steered and len(ways) < WAYS_MAX:
             ways[self._candidate] = Way(runtime, target, runtime.shared(prefix))
         return prefix
 
@@ -207,7 +217,10 @@ class Attempt:
             configured_s = timeouts.first_byte
             return plain_deadline_s(self._candidate.measured, configured_s) if others else configured_s
         configured_s = timeouts.first_byte_stream
-        return first_token_deadline_s(self._candidate.measured, configured_s) if others else configured_s
+        if not others:
+            return configured_s
+        peers = self._lane.route.pool.everybody
+        return first_token_deadline_s(self._candidate.measured, configured_s, grace_s(self._call), peers)
 
     async def _dial(self) -> Upstream:
         """A new connection, made by a task of its own: DNS and TLS need one."""
@@ -299,6 +312,7 @@ class Attempt:
             raise self._fault(fault)
         exchange.usage = usage.of(found)
         exchange.finish_reason = found.finish()
+        exchange.response_id = found.id
 
     async def _relay_events(self, connection: Upstream, response: Response, *, others: bool) -> None:
         exchange = self._exchange
@@ -345,18 +359,22 @@ class Attempt:
         if not self._runtime.breaking or not fault.take_over:
             return error
         now, candidate, wait_s = _now(), self._candidate, fault.retry_after_s
-        if fault.kind is Kind.RATE_LIMIT and fault.scope == "account":
-            self._cooled = -1.0 if wait_s is None else wait_s
-        elif fault.kind is Kind.RATE_LIMIT:
-            candidate.cool(now + (MODEL_PAUSE_S if wait_s is None else wait_s), RATE_LIMITED)
-        elif fault.kind is Kind.ERROR_BUDGET:
-            candidate.limit.cool(now + (wait_s or faults.ERROR_BUDGET_S), "error budget used up")
-        elif fault.kind is Kind.QUOTA:
-            candidate.limit.cool(now + max(wait_s or 0.0, ACCOUNT_PAUSE_S), "no credit")
-        elif fault.kind is Kind.AUTH:
-            candidate.limit.cool(now + ACCOUNT_PAUSE_S, "key refused")
+        if fault.scope == "request":
+            # Whatever it is about, the next call may fare better: a caller's must not send everybody's away.
+            return error
+        if fault.kind is Kind.RATE_LIMIT:
+            if fault.scope == "account":
+                self._cooled = -1.0 if wait_s is None else wait_s
+            else:
+                candidate.cool(now + (MODEL_PAUSE_S if wait_s is None else wait_s), RATE_LIMITED)
+        elif fault.kind in _PAUSES:
+            least_s, reason = _PAUSES[fault.kind]
+            whom = candidate.limit if fault.scope == "account" else candidate
+            whom.cool(now + max(wait_s or 0.0, least_s), reason)
         elif fault.kind is Kind.NOT_FOUND_MODEL:
-            candidate.cool(now + MODEL_MISSING_S, MISSING)
+            # Where it has just answered it is there: it was this call that asked for something else of it.
+            if now - candidate.measured.answered_at > MODEL_MISSING_S:
+                candidate.cool(now + MODEL_MISSING_S, MISSING)
         elif fault.kind in (Kind.OVERLOADED, Kind.MODEL_OFFLINE) and (wait_s is not None or not error.counts):
             candidate.cool(now + (MODEL_PAUSE_S if wait_s is None else wait_s), "overloaded")
         return error

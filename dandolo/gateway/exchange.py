@@ -17,118 +17,38 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from dandolo.api import usage as usages
 from dandolo.api.call import Call, read
 from dandolo.api.endpoints import MODELS
+from dandolo.api.merge import LISTS
 from dandolo.errors import GatewayError, InternalError
-from dandolo.gateway import answers, site, steering
-from dandolo.gateway.admission import Tenant
-from dandolo.gateway.annotation import annotation
+from dandolo.gateway import answers, steering
 from dandolo.gateway.attempt import Attempt, Outrun
+from dandolo.gateway.auto import is_auto, select
 from dandolo.gateway.choice import Ask, route_of
-from dandolo.gateway.explanation import header
-from dandolo.gateway.shortly import Begun, begin_shortly
-from dandolo.gateway.summary import estimated
-from dandolo.gateway.tap import StreamTap
-from dandolo.gateway.timing import Timed
-from dandolo.gateway.waiting import COOL_DOWN, give_up_trial, next_candidate, others
+from dandolo.gateway.explanation import about_choice
+from dandolo.gateway.heads import answer_head
+from dandolo.gateway.progress import Progress
+from dandolo.gateway.shortly import begin_shortly
+from dandolo.gateway.waiting import COOL_DOWN, give_up_trial, grace_s, next_candidate, others
 from dandolo.gateway.ways import Lane
-from dandolo.net.downstream import Downstream
-from dandolo.net.relay import BytesRelay, EventRelay
+from dandolo.net.relay import EventRelay
 from dandolo.net.strand import Strand
 from dandolo.net.sweep import NEVER
 from dandolo.route import retry
 from dandolo.route.candidate import Candidate
 from dandolo.route.catalog import Target
-from dandolo.route.explain import Explanation
 from dandolo.route.hedge import hedge_after_s
-from dandolo.route.queue import NORMAL
 from dandolo.wire.client import Response
-from dandolo.wire.server import Request
 
 if TYPE_CHECKING:
-    from dandolo.gateway.gateway import Admitted, Gateway
     from dandolo.gateway.hedging import Hedge
-
-REASON_BYTES_MAX = 256
 
 _log = logging.getLogger("dandolo")
 _now = time.monotonic
 
 
-class Exchange(Timed):
+class Exchange(Progress):
     """One request of one client. Created by the gateway, which is told once (`ended`) when it is over."""
-
-    # What is the same for every new exchange stands on the class: an exchange is made for each request.
-    suffix = ""
-    committed = False
-    provider_s = 0.0
-    """Seconds spent waiting for providers."""
-    queue_s = 0.0
-    """Seconds spent waiting for slots."""
-    bytes_out = 0
-    usage: usages.Usage | None = None
-    tap: StreamTap | None = None
-    relay: EventRelay | BytesRelay | None = None
-    finish_reason: str | None = None
-    call: Call | None = None
-    target: Target | None = None
-    attempts = 0
-    error: GatewayError | None = None
-    status = 0
-    first_byte_at: float | None = None
-    first_token_at: float | None = None
-    streamed = False
-    relayed = False
-    model = ""
-    code = ""
-    ended_at = 0.0
-    body_bytes = 0
-    method = b""
-    strand: Strand | None = None
-    begun: Begun | None = None
-    ended = False
-    lane: Lane | None = None
-    tried: list[Candidate] | None = None
-    """Who was asked, in order."""
-    attempting = False
-    """Whether an attempt of this story's own is under way."""
-    hedge: Hedge | None = None
-    _silent: Candidate | None = None
-    failures: tuple[str, ...] = ()
-    """Who failed before, and how: account and code."""
-    chosen: Candidate | None = None
-    """Chosen already, by the short way that then could not go on."""
-    region = ""
-    """Where it must be served, "" for anywhere."""
-    priority = NORMAL
-    explains = False
-    """Whether the answer tells how its provider was chosen."""
-    explanations: tuple[Explanation, ...] = ()
-    waits_locally = False
-    """The last failure was a short 429 that nobody can take over, which is waited out."""
-
-    def __init__(
-        self, gateway: Gateway, admitted: Admitted, client: Downstream, request: Request, request_id: bytes
-    ) -> None:
-        self.gateway = gateway
-        self.plane = admitted.plane
-        self.admitted = admitted
-        self.client = client
-        self.request = request
-        self.encoded_id = request_id
-        self.endpoint = admitted.endpoint
-        self.started = self.sent_at = _now()
-
-    @property
-    def id(self) -> str:
-        """The request's id, as the client was told."""
-        return self.encoded_id.decode("ascii")
-
-    @property
-    def tenant(self) -> Tenant:
-        """Whose request it is."""
-        return self.admitted.tenant
 
     def begin(self) -> None:
         """Start the story; `Gateway.ended` is called when it is over, possibly before this returns."""
@@ -180,9 +100,17 @@ class Exchange(Timed):
         if self.endpoint is MODELS:
             await self._list_models()
             return
-        lane = self._lane(call)
-        self.lane = lane
-        route = lane.route
+        if call.json is not None and is_auto(plane, call.model):
+            select(self, call)
+        lane = self.lane = self._lane(call)
+        if self.begun is None and call.endpoint.name in LISTS and plane.config.routing.batch_window:
+            await self.gateway.batches.ask(self, call, lane)
+        else:
+            await self.ask(call, lane)
+
+    async def ask(self, call: Call, lane: Lane) -> None:
+        """Ask one after another until somebody answers. Raises the last one's GatewayError when nobody does."""
+        plane, route = self.plane, lane.route
         ask = Ask(call, route, self.tenant.name)
         budget, routing = self.gateway.budget, plane.config.routing
         tried = self.tried = self.tried or []
@@ -209,34 +137,48 @@ class Exchange(Timed):
                 assert self.hedge is not None
                 await self.hedge.done
                 return
-            except GatewayError as error:
+            except GatewayError as failure:
                 self.attempting = False
-                if self.hedge is not None and self.hedge.running:
-                    try:
-                        # The other attempt that is under way is the next one.
-                        await self.hedge.done
-                    except (GatewayError, Outrun) as other:
-                        error = other if isinstance(other, GatewayError) else error
-                    else:
-                        return
-                tried = self.tried = self.tried or tried
-                self.error = error
-                if self.committed or not retry.may_take_over(error):
-                    raise
-                if self.attempts >= routing.attempts_max or _now() >= self.total_at:
-                    raise
-                self.failures = (*self.failures, f"{candidate.account} {error.code or error.status}")
-                if others(self, route, tried, _now()):
-                    if not budget.spend():
-                        raise
-                    continue
-                wait_s = retry.local_wait_s(error, self.total_at - _now(), random.random())  # noqa: S311 - jitter
-                if self.waits_locally or wait_s is None or not budget.spend():
-                    raise
-                # Nobody else is there: its own short wait is sat out, once.
-                self.waits_locally = True
-                await self.sleep(wait_s, COOL_DOWN)
-                tried.remove(candidate)
+                failed = failure
+            error = await self._last_of(failed, candidate)
+            if error is None:
+                return
+            tried = self.tried = self.tried or tried
+            self.error = error
+            if self.committed or not retry.may_take_over(error):
+                raise error
+            if self.attempts >= routing.attempts_max or _now() >= self.total_at:
+                raise error
+            if others(self, route, tried, _now()):
+                if not budget.spend():
+                    raise error
+                continue
+            wait_s = retry.local_wait_s(error, self.total_at - _now(), random.random())  # noqa: S311 - jitter
+            if self.waits_locally or wait_s is None or not budget.spend():
+                raise error
+            # Nobody else is there: its own short wait is sat out, once.
+            self.waits_locally = True
+            await self.sleep(wait_s, COOL_DOWN)
+            tried.remove(candidate)
+
+    async def _last_of(self, error: GatewayError, candidate: Candidate) -> GatewayError | None:
+        """What an attempt's failure comes to: itself, that of a hedge beside it, None when the hedge is the answer."""
+        self.note_failure(error, candidate)
+        if self.hedge is not None and self.hedge.running:
+            try:
+                # The other attempt that is under way is the next one.
+                await self.hedge.done
+            except GatewayError as other:
+                return other
+            except Outrun:
+                return error
+            return None
+        return error
+
+    def note_failure(self, error: GatewayError, candidate: Candidate) -> None:
+        """An attempt has failed with nothing sent: the answer will tell, should there be another."""
+        if not self.committed and retry.may_take_over(error):
+            self.failures = (*self.failures, f"{candidate.account} {error.code or error.status}")
 
     def _lane(self, call: Call) -> Lane:
         """What was worked out for such calls on this connection, or anew."""
@@ -244,21 +186,9 @@ class Exchange(Timed):
         lane = admitted.lane
         if lane is None or admitted.steered or not lane.fits(call, generation):
             lane = Lane(call, route_of(self, call), generation)
-            if not call.wishes:
+            if not (call.wishes or call.auto):
                 admitted.lane = lane
         return lane
-
-    def tokens_out(self) -> int:
-        """Tokens of the answer that has ended: as told, else as many as there were events; 0: unknown."""
-        tap = self.tap
-        if tap is not None:
-            tokens = tap.usage.output_tokens if tap.counted else tap.data_events
-        else:
-            tokens = self.usage.output_tokens if self.usage is not None else 0
-        lane = self.lane
-        if tokens and lane is not None and lane.route.pool.single is None:
-            lane.route.answered(tokens)
-        return tokens
 
     async def _list_models(self) -> None:
         body = await self.plane.models.answer(self)
@@ -266,6 +196,14 @@ class Exchange(Timed):
         self.bytes_out = len(body)
         head = answers.JSON + self.gateway.own_fields(self.encoded_id, "plain", self.admitted.origin)
         self.client.answer(200, head, body)
+
+    def send_whole(self, body: bytes) -> None:
+        """Send a plain answer under the head of the provider whose call was taken from."""
+        assert self.lent is not None
+        assert self.target is not None
+        self.commit(200)
+        self.bytes_out = len(body)
+        self.client.answer(200, self.head(self.lent, self.target), body)
 
     # -- what an attempt reports -----------------------------------------------------------------------
 
@@ -278,15 +216,15 @@ class Exchange(Timed):
 
     def plan_hedge(self, silent: Candidate, now: float) -> None:
         """Let somebody else be asked too if `silent`, asked `now` for a stream, stays so (where configured)."""
-        if self.plane.config.routing.hedge and self.hedge is None:
-            after_s = hedge_after_s(silent.measured)
+        if self.plane.config.routing.hedge and self.hedge is None and self.call is not None:
+            after_s = hedge_after_s(silent.measured, grace_s(self.call))
             if after_s is not None:
-                self._silent = silent
+                self.silent = silent
                 self.hedge_at(now + after_s)
 
     def hedge_now(self) -> None:
         """The provider asked last has been silent for longer than is usual."""
-        silent = self._silent
+        silent = self.silent
         if silent is not None and not self.committed and (self.tried is None or self.tried[-1] is silent):
             self.gateway.begin_hedge(self, silent)
 
@@ -310,61 +248,10 @@ class Exchange(Timed):
         wish = self.request.fields.get(b"x-dandolo-annotate")
         return self.plane.config.server.annotate if wish is None else wish.lower() == b"true"
 
+
     def head(self, response: Response, target: Target) -> bytes:
-        """The client's header lines: allowed ones of the provider's, then ours. Times in ms."""
-        now = _now()
-        provider_us = int(self.provider_s * 1e6)
-        overhead_us = max(0, int((now - self.started - self.queue_s) * 1e6) - provider_us)
-        overhead = b"%d.%03d" % divmod(overhead_us, 1000)
-        if self.attempts == 1 and not self.queue_s:
-            about = target.account.provider.answer_lines
-        else:
-            about = b"x-dandolo-provider: %b\r\nx-dandolo-attempts: %d\r\nx-dandolo-queue-ms: %d.%03d\r\n" % (
-                target.account.provider.encoded_name,
-                self.attempts,
-                *divmod(int(self.queue_s * 1e6), 1000),
-            )
-        head = (
-            b"%b%bx-request-id: %b\r\n%bx-dandolo-overhead-ms: %b\r\n"
-            b"server-timing: provider;dur=%d.%03d, dandolo;dur=%b\r\n"
-        ) % (
-            self.gateway.dates.line(now),
-            answers.provider_fields(response),
-            self.encoded_id,
-            about,
-            overhead,
-            provider_us // 1000,
-            provider_us % 1000,
-            overhead,
-        )
-        if self.endpoint.dialect == "messages":
-            head += b"request-id: %b\r\n" % self.encoded_id
-        if self.attempts > 1 or self.explains:
-            head += self._about_choice(now)
-        origin = self.admitted.origin
-        return head if origin is None else head + site.cors(origin)
-
-    def _about_choice(self, now: float) -> bytes:
-        """Who failed before, and if it was asked for, how each choice was made."""
-        head = b""
-        if self.failures:
-            head = b"x-dandolo-reason: %b\r\n" % "; ".join(self.failures).encode("ascii", "replace")[:REASON_BYTES_MAX]
-        if self.explains:
-            head += b"x-dandolo-explain: %b\r\n" % header(self.explanations, self.failures, now)
-        return head
-
-    def annotation(self) -> bytes:
-        """The closing event, when it is wanted."""
-        assert self.target is not None
-        return annotation(
-            self.target,
-            self.id,
-            started_unix=self.gateway.unix(self.started),
-            attempts=self.attempts,
-            total_s=_now() - self.started,
-            first_token_s=None if self.first_token_at is None else self.first_token_at - self.started,
-            counts=self.tap.usage if self.tap is not None and self.tap.counted else None,
-        )
+        """The client's header lines for a provider's answer."""
+        return answer_head(self, response, target)
 
     # -- endings ---------------------------------------------------------------------------------------
 
@@ -373,11 +260,7 @@ class Exchange(Timed):
         self.strand = None
         self.ended = True
         self.deadline = NEVER
-        if self.hedge is not None and self.hedge.running:
-            self.hedge.cancel()
-        if self.chosen is not None:
-            give_up_trial(self.chosen)
-            self.chosen = None
+        self.let_go_of_choice()
         relay = self.relay
         if relay is not None:
             self.bytes_out = relay.payload_bytes
@@ -385,7 +268,7 @@ class Exchange(Timed):
             if tap is not None:
                 self.usage = tap.usage if tap.counted else None
                 self.finish_reason = tap.finish_reason
-        if isinstance(error, asyncio.CancelledError):
+        if error is not None and self.cancelled(error):
             self.status = 499
         elif error is not None:
             if not isinstance(error, GatewayError):
@@ -398,32 +281,22 @@ class Exchange(Timed):
                 self._refuse(error)
         self.gateway.ended(self)
 
+    def let_go_of_choice(self) -> None:
+        """Whoever was chosen or asked beside is not needed any more."""
+        if self.hedge is not None and self.hedge.running:
+            self.hedge.cancel()
+        if self.chosen is not None:
+            give_up_trial(self.chosen)
+            self.chosen = None
+
+    @staticmethod
+    def cancelled(error: BaseException) -> bool:
+        """Whether a story ended because nobody wants its end."""
+        return isinstance(error, asyncio.CancelledError)
+
     def report(self, error: BaseException) -> None:
         """Log a mistake of our own."""
         _log.error("request %s failed within the gateway", self.id, exc_info=error)
-
-    def let_go(self) -> None:
-        """Keep what the record will say, and nothing that belongs to the connections or holds a body."""
-        self.ended_at = _now()
-        request, call = self.request, self.call
-        self.method = request.method
-        self.body_bytes = len(request.body)
-        if call is not None:
-            self.model = call.model
-            self.call = None
-        if self.relay is not None:
-            self.relayed = True
-            self.streamed = isinstance(self.relay, EventRelay)
-            if self.tap is not None and self.usage is None and self.committed:
-                self.usage = estimated(self.tap.usage, self.body_bytes, self.tap.data_events)
-            self.relay = self.tap = None
-        self.explanations = ()
-        self.hedge = self.lane = self.tried = self._silent = None
-        if self.error is not None:
-            self.code = self.error.code or ""
-            # Its traceback knows everything that was to be let go of.
-            self.error = None
-        del self.request, self.client
 
     def _refuse(self, error: GatewayError) -> None:
         self.status = error.status
@@ -435,7 +308,7 @@ class Exchange(Timed):
                 self.attempts,
             )
         if self.failures or self.explains:
-            head += self._about_choice(_now())
+            head += about_choice(self, _now())
         self.bytes_out = len(body)
         self.client.answer(error.status, head, body, close=error.close)
 

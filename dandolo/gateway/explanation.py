@@ -12,17 +12,21 @@ import msgspec
 
 from dandolo.api.openai import printable
 from dandolo.errors import RequestError
+from dandolo.gateway import auto
 from dandolo.gateway.choice import TOKENS_OUT_START
 from dandolo.gateway.fleet import Runtime
 from dandolo.route.candidate import Candidate
 from dandolo.route.explain import Explanation, Term, explain, why
+from dandolo.route.models import Selection
 from dandolo.route.pool import Pool
 from dandolo.route.preference import Need, Preference
 
 if TYPE_CHECKING:
+    from dandolo.gateway.exchange import Exchange
     from dandolo.gateway.plane import Plane
 
 HEADER_BYTES_MAX = 8 * 1024
+REASON_BYTES_MAX = 256
 CANDIDATES_MAX = 32
 ROUTES_MAX = 256
 
@@ -45,13 +49,30 @@ def told(explanation: Explanation, now: float, candidates_max: int = CANDIDATES_
     return said
 
 
-def header(explanations: Sequence[Explanation], failures: Sequence[str], now: float) -> bytes:
+def about_choice(exchange: Exchange, now: float) -> bytes:
+    """Header lines about a choice: who failed before, which model was chosen, and all of it if that was asked for."""
+    lines = b""
+    if exchange.failures:
+        lines = b"x-dandolo-reason: %b\r\n" % "; ".join(exchange.failures).encode("ascii", "replace")[:REASON_BYTES_MAX]
+    if exchange.selection is not None and exchange.target is not None:
+        lines += auto.header(exchange.selection, exchange.target.name)
+    if exchange.explains:
+        told_all = header(exchange.explanations, exchange.failures, exchange.selection, now)
+        lines += b"x-dandolo-explain: %b\r\n" % told_all
+    return lines
+
+
+def header(
+    explanations: Sequence[Explanation], failures: Sequence[str], selection: Selection | None, now: float
+) -> bytes:
     """The value of `x-dandolo-explain`: JSON in ASCII, a decision for each attempt. At most HEADER_BYTES_MAX.
 
     What would be longer is told of fewer candidates.
     """
     for candidates_max in (CANDIDATES_MAX, 8, 2, 0):
         said: dict[str, Any] = {"attempts": [told(one, now, candidates_max) for one in explanations]}
+        if selection is not None:
+            said["auto"] = auto.told(selection)
         if failures:
             said["failed"] = list(failures)
         value = ascii_json(said)

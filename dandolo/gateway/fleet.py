@@ -175,14 +175,12 @@ class Runtime:
 
     def _new_candidate(self, model: str) -> Candidate:
         if len(self._candidates) >= CANDIDATES_MAX:
-            # Callers can name models at will: what is well is forgotten first, so that nobody can wash an open
-            # breaker away.
-            ill = {
-                name: candidate
-                for name, candidate in self._candidates.items()
-                if candidate.breaker is not None and candidate.breaker.state != "closed"
-            }
-            self._candidates = ill if len(ill) < CANDIDATES_MAX else {}
+            # Callers can name models at will: names that never answered are forgotten first, so that nobody can wash
+            # away what is known of the others or that a breaker is open; then those that were first asked for.
+            kept = {name: candidate for name, candidate in self._candidates.items() if _known(candidate)}
+            for name in list(kept)[: max(0, len(kept) - CANDIDATES_MAX // 2)]:
+                del kept[name]
+            self._candidates = kept
         candidate = Candidate(
             self.account.provider.name,
             self.limit,
@@ -233,6 +231,12 @@ class Runtime:
         if scarcest is not None:
             _, remaining_, limit_, hold_s = scarcest
             self.limit.told(remaining_, limit_, now + hold_s)
+
+
+def _known(candidate: Candidate) -> bool:
+    """Whether anything is known of a candidate that would be missed."""
+    measured, breaker = candidate.measured, candidate.breaker
+    return bool(measured.first_s or measured.total_s) or (breaker is not None and breaker.state != "closed")
 
 
 def _per_token(usd_per_mtok: float | None) -> float | None:

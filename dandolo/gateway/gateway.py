@@ -17,9 +17,11 @@ from dandolo.config.schema import Config
 from dandolo.errors import GatewayError, ProtocolError, RequestError, UpstreamTimeout
 from dandolo.gateway import answers, site
 from dandolo.gateway.admission import Admission, Tenant
+from dandolo.gateway.batch import Batches
 from dandolo.gateway.exchange import Exchange
 from dandolo.gateway.fleet import Runtime
 from dandolo.gateway.hedging import begin_hedge
+from dandolo.gateway.pins import Pins
 from dandolo.gateway.plane import Plane
 from dandolo.gateway.steering import STEERING
 from dandolo.gateway.summary import record
@@ -80,6 +82,8 @@ class Gateway:
         self._take = take
         self._finished: list[Exchange] = []
         self.watch = Watch()
+        self.pins = Pins()
+        self.batches = Batches()
         self._due = 0.0
         self._request_prefix = b"req_" + secrets.token_hex(6).encode()
         self._unix_offset = time.time() - time.monotonic()

@@ -15,7 +15,7 @@ from dandolo.errors import GatewayError
 from dandolo.gateway.attempt import Attempt, Outrun
 from dandolo.gateway.choice import Ask
 from dandolo.gateway.exchange import Exchange
-from dandolo.gateway.waiting import give_up_trial
+from dandolo.gateway.waiting import give_up_trial, grace_s
 from dandolo.net.strand import Strand, Waiter
 from dandolo.net.sweep import NEVER
 from dandolo.route.candidate import Candidate
@@ -41,7 +41,7 @@ def begin_hedge(exchange: Exchange, silent: Candidate) -> Hedge | None:
     if not candidate.limit.slots.enter(tenant):
         give_up_trial(candidate)
         return None
-    if not may_hedge(silent.measured, now - exchange.sent_at, exchange.gateway.budget):
+    if not may_hedge(silent.measured, now - exchange.sent_at, exchange.gateway.budget, grace_s(call)):
         candidate.limit.slots.leave(now, tenant)
         give_up_trial(candidate)
         return None
@@ -65,6 +65,9 @@ class Hedge(Exchange):
         self.target = lane.route.targets[candidate]
         self.attempts = beside.attempts + 1
         self.total_at = beside.total_at
+        self.hurried = beside.hurried
+        self.explains, self.explanations = beside.explains, beside.explanations
+        self.selection = beside.selection
         self.failures = (f"{beside.target.account.label} silent",) if beside.target is not None else ()
         # What was spent waiting for the other was spent waiting for a provider.
         self.provider_s = self.started - beside.sent_at
@@ -112,6 +115,8 @@ class Hedge(Exchange):
         if error is None:
             self.done.set(None)
         elif isinstance(error, (GatewayError, asyncio.CancelledError)) or self._won:
+            if isinstance(error, GatewayError):
+                self._beside.note_failure(error, self.candidate)
             self.done.fail(error)
         else:
             if not isinstance(error, Outrun):

@@ -8,20 +8,22 @@ from typing import Any
 from dandolo.api.call import Call
 from dandolo.config.schema import Config
 from dandolo.gateway.admission import Admission
+from dandolo.gateway.auto import Known
 from dandolo.gateway.choice import Route, wish_for
 from dandolo.gateway.fleet import Fleet
 from dandolo.gateway.forwarding import Forwarding
 from dandolo.gateway.models import Models
 from dandolo.route.balance import Balancer
 from dandolo.route.catalog import Catalog, Target
+from dandolo.route.models import Table
 
 
 class Plane:
     """One configuration at work. An exchange keeps the plane it began with."""
 
     __slots__ = (
-        "admission", "balancer", "catalog", "config", "fleet", "forwarding", "generation", "models", "provider_names",
-        "routes", "routing_providers",
+        "admission", "balancer", "catalog", "config", "fleet", "forwarding", "generation", "models", "models_known",
+        "provider_names", "routes", "routing_providers", "table",
     )  # fmt: skip
 
     def __init__(self, config: Config) -> None:
@@ -34,6 +36,8 @@ class Plane:
         self.models = Models(self.catalog)
         self.balancer = Balancer(random.random, config.routing.weights)
         self.routes: dict[tuple[Any, ...], Route] = {}
+        self.table = Table(config.auto)
+        self.models_known: dict[tuple[tuple[str, ...] | None, str], list[Known]] = {}
         self.generation = 0
         """Counts what makes routes that were worked out outdated."""
         self.routing_providers = frozenset(
@@ -53,6 +57,7 @@ class Plane:
             for runtime in self.fleet:
                 runtime.describe()
             self.routes.clear()
+            self.models_known.clear()
 
     def inherit(self, before: Plane) -> None:
         """Go on with what is known of accounts and models that were there before."""

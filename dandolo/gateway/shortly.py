@@ -16,8 +16,9 @@ from dandolo.api import faults, usage
 from dandolo.api.call import read
 from dandolo.gateway.attempt import FIRST_BYTE
 from dandolo.gateway.choice import Ask
+from dandolo.gateway.pins import remember
 from dandolo.gateway.streaming import relay_events
-from dandolo.gateway.waiting import others
+from dandolo.gateway.waiting import grace_s, others
 from dandolo.gateway.ways import Lane
 from dandolo.net.relay import EventRelay
 from dandolo.net.strand import Waiter
@@ -85,7 +86,7 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
         wait_s = timeouts.first_byte_stream
         more = pool.single is None and others(exchange, route, (candidate,), now)
         if more:
-            wait_s = first_token_deadline_s(candidate.measured, wait_s)
+            wait_s = first_token_deadline_s(candidate.measured, wait_s, grace_s(call), pool.everybody)
     else:
         more = False
         wait_s = timeouts.first_byte
@@ -232,6 +233,8 @@ class Begun:
             exchange.gateway.keep(runtime, connection, ended=error is None)
         if error is None:
             tokens = exchange.tokens_out()
+            if exchange.endpoint.dialect == "responses":
+                remember(exchange)
             candidate.succeeded(self.number, self.epoch, now, tokens)
             if now >= runtime.hints_due and response is not None:
                 runtime.read_hints(response.fields, now)
@@ -248,6 +251,7 @@ def _check(exchange: Exchange, content: bytes) -> bool:
         return False
     exchange.usage = usage.of(found)
     exchange.finish_reason = found.finish()
+    exchange.response_id = found.id
     return True
 
 

@@ -6,9 +6,11 @@ Both ways of an exchange come here, the coroutine's (`gateway.attempt`) and the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dandolo.gateway import answers
+from dandolo.gateway.annotation import annotation
 from dandolo.gateway.tap import StreamTap
 from dandolo.net.relay import EventRelay
 from dandolo.net.upstream import Upstream
@@ -45,7 +47,7 @@ def relay_events(
         secrets=runtime.secrets,
         hide_usage=hides_usage,
         on_content=on_content,
-        closing=exchange.annotation if annotate else None,
+        closing=partial(annotation, exchange) if annotate else None,
     )
 
     def commit(first: bytes) -> None:

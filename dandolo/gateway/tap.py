@@ -45,7 +45,8 @@ class StreamTap:
 
     __slots__ = (
         "_all_needles", "_closing", "_dialect", "_hide", "_last", "_needles", "_on_content", "_profile", "_secrets",
-        "content_seen", "counted", "data_events", "error", "finish_reason", "terminated", "usage",
+        "content_seen", "counted", "data_events", "error", "finish_reason", "response_id",
+        "terminated", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +73,8 @@ class StreamTap:
         self.data_events = 0
         self.error: UpstreamError | None = None
         self.finish_reason: str | None = None
+        self.response_id = ""
+        """Under which id the provider keeps the answer (Responses)."""
         self.terminated = False
         self.usage = Usage()
 
@@ -209,6 +212,8 @@ class StreamTap:
             self.counted = found.type != "message_start"
         if self._dialect in ("responses", "messages") and _terminal(name, found):
             self.terminated = True
+            if found.response is not None:
+                self.response_id = found.response.id or ""
         # Ours to hide is the extra chunk only: usage that rides on content stays where the provider put it.
         return not (self._hide and counted and found.choices == [])
 

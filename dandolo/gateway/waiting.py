@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dandolo.api import steer
+from dandolo.api.call import Call
 from dandolo.errors import GatewayError, Refusal
 from dandolo.gateway.choice import Ask, Route
 from dandolo.net.strand import Waiter
@@ -20,6 +22,7 @@ from dandolo.route.balance import Blocked
 from dandolo.route.candidate import Candidate
 from dandolo.route.capacity import Slots
 from dandolo.route.explain import explain, why
+from dandolo.route.hedge import READ_AT_ONCE_TOKENS, reading_s
 from dandolo.route.joint import Joint
 from dandolo.route.limit import RATE_LIMITED
 from dandolo.route.pool import Pool
@@ -44,37 +47,39 @@ async def next_candidate(exchange: Exchange, route: Route, ask: Ask, tried: Sequ
     balancer = exchange.plane.balancer
     pool, tenant = route.pool, exchange.tenant.name
     slept_s = 0.0
+    kept: tuple[Candidate, ...] = ()
+    """Whose last slots are kept for other keys, as was found out on asking."""
     while True:
         now = _now()
+        anyway = False
         candidate, exchange.chosen = exchange.chosen, None
         if candidate is None:
-            arguments = (pool, now, ask.tokens_in, route.tokens_out, tried, ask.prefix, ask.room)
+            asked = (*tried, *kept) if kept else tried
+            arguments = (pool, now, ask.tokens_in, route.tokens_out, asked, ask.prefix, ask.room)
             if exchange.explains:
                 told = explain(balancer, *arguments)
                 exchange.explanations = (*exchange.explanations[1 - EXPLANATIONS_MAX :], told)
                 candidate = told.chosen
             else:
                 candidate = balancer.choose(*arguments)
-        certain = candidate is not None
         full: Sequence[Candidate] = ()
         if candidate is None:
             tokens = max(ask.tokens_in + route.tokens_out, ask.room)
             blocked = balancer.blocked(pool, now, tokens, tried, exchange.priority)
+            kept = ()
             if blocked.why == "none":
                 # By our estimate too long for everybody: the largest window may hold it all the same, and if not
                 # its provider says so with the right words.
                 ask.tokens_in = ask.room = 0.0
                 pool = pool.widest()
                 continue
-            if blocked.why == "full":
+            if blocked.full:
                 full = blocked.full
-            elif (anyway := _anyway(exchange, pool, blocked, now)) is not None:
-                candidate = anyway
-                certain = True
+            elif (candidate := _anyway(exchange, pool, blocked, now)) is not None:
+                anyway = True
             else:
                 slept_s += blocked.wait_s
-                waits = exchange.error is None or exchange.waits_locally
-                if blocked.why != "cooling" or slept_s > LOCAL_WAIT_MAX_S or not waits:
+                if blocked.why != "cooling" or slept_s > LOCAL_WAIT_MAX_S:
                     raise exchange.error or _left_alone(pool.everybody, blocked, now)
                 # Spread by a tenth, so that those who wait do not come all at once.
                 await exchange.sleep(blocked.wait_s * (1.0 + 0.1 * random.random()), COOL_DOWN)  # noqa: S311
@@ -82,14 +87,20 @@ async def next_candidate(exchange: Exchange, route: Route, ask: Ask, tried: Sequ
         if candidate is not None:
             if candidate.limit.slots.enter(tenant):
                 return candidate
-            # All taken, or the last ones are kept for others: a place in its queue, and no breaker's trial is held.
+            # No breaker's trial is held meanwhile.
             give_up_trial(candidate)
+            if not anyway:
+                # The last ones are kept for others: somebody else may be free, before a place in the queues is taken.
+                kept = (*kept, candidate)
+                continue
             full = (candidate,)
         candidate = await _queue(exchange, full)
+        now = _now()
         breaker = candidate.breaker
-        if certain or breaker is None or breaker.state == "closed" or breaker.admits(_now()):
+        # What was true when the wait began may be so no longer: it may have been refused or have failed since.
+        if anyway or (candidate.wait_s(now) <= 0 and (breaker is None or breaker.admits(now))):
             return candidate
-        candidate.limit.slots.leave(_now(), tenant)
+        candidate.limit.slots.leave(now, tenant)
 
 
 def _anyway(exchange: Exchange, pool: Pool, blocked: Blocked, now: float) -> Candidate | None:
@@ -117,6 +128,11 @@ def others(exchange: Exchange, route: Route, tried: Sequence[Candidate], now: fl
             if (breaker is None or breaker.retry_after_s(now) <= 0) and candidate.wait_s(now) <= LOCAL_WAIT_MAX_S:
                 return True
     return False
+
+
+def grace_s(call: Call) -> float:
+    """Seconds that a provider is granted for reading this call's prompt, beyond those of usual ones."""
+    return reading_s(steer.tokens_in(call)) if len(call.raw) > 4 * READ_AT_ONCE_TOKENS else 0.0
 
 
 def give_up_trial(candidate: Candidate) -> None:

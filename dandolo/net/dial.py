@@ -20,7 +20,9 @@ from typing import cast
 from urllib.parse import unquote, urlsplit
 
 from dandolo.errors import UpstreamTimeout, UpstreamUnavailable
+from dandolo.net.tls import TlsTransport
 from dandolo.net.upstream import Upstream
+from dandolo.wire.tls import harden
 
 DNS_TTL_S = 30.0
 SECOND_TRY_S = 0.25
@@ -66,6 +68,10 @@ class Destination:
     proxy: ForwardProxy | None = None
     link_local_allowed: bool = False
 
+    def __post_init__(self) -> None:
+        if self.tls is not None:
+            harden(self.tls)
+
 
 def refused_address(text: str) -> bool:
     """Whether an address is link-local or a cloud's metadata service (promise 20)."""
@@ -92,12 +98,9 @@ class Dialer:
             async with asyncio.timeout(timeout_s):
                 sock = await self._connect(destination)
                 try:
-                    transport, protocol = await loop.create_connection(
-                        lambda: Upstream(loop.time(), secure=destination.tls is not None),
-                        sock=sock,
-                        ssl=destination.tls,
-                        server_hostname=destination.host if destination.tls is not None else None,
-                    )
+                    if destination.tls is not None:
+                        return await _secured(sock, destination.tls, destination.host)
+                    _, protocol = await loop.create_connection(lambda: Upstream(loop.time(), secure=False), sock=sock)
                 except BaseException:
                     sock.close()
                     raise
@@ -111,7 +114,6 @@ class Dialer:
             raise UpstreamUnavailable(
                 f"no connection to {destination.host}:{destination.port}: {_reason(error)}"
             ) from None
-        del transport
         return protocol
 
     async def resolve(self, host: str, port: int) -> list[_Address]:
@@ -169,6 +171,32 @@ class Dialer:
             sock.close()
             raise
         return sock
+
+
+async def _secured(sock: socket.socket, context: ssl.SSLContext, host: str) -> Upstream:
+    """A connection over a connected socket, once the handshake is over. Cancelling closes it."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[Upstream | Exception] = loop.create_future()
+
+    def settle(with_: Upstream | Exception) -> None:
+        if not outcome.done():
+            outcome.set_result(with_)
+
+    def opened() -> Upstream:
+        upstream = Upstream(loop.time(), secure=True)
+        settle(upstream)
+        return upstream
+
+    layer = TlsTransport(context, host, opened, settle)
+    transport, _ = await loop.create_connection(lambda: layer, sock=sock)
+    try:
+        result = await outcome
+    except BaseException:
+        transport.abort()
+        raise
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 async def _first(addresses: Sequence[_Address]) -> socket.socket:

@@ -22,14 +22,15 @@ from collections.abc import Callable, Iterable, Mapping
 
 from dandolo.net.downstream import Downstream, Service
 from dandolo.net.tasks import Tasks
+from dandolo.net.tls import TlsTransport
 from dandolo.wire import proxy
+from dandolo.wire.tls import harden
 
 BACKLOG = 4096
 ACCEPTS_PER_TURN = 64
 PAUSE_S = 0.1
 LOG_INTERVAL_S = 10.0
 PROXY_HEADER_S = 5.0
-TLS_HANDSHAKE_S = 10.0
 
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _log = logging.getLogger("dandolo")
@@ -149,7 +150,7 @@ class Listener:
         self._service = service
         self._census = census
         self._tasks = tasks
-        self._tls = tls
+        self._tls = None if tls is None else harden(tls)
         self._proxy_protocol = proxy_protocol
         self._trusted = trusted
         self._busy_answer = busy_answer
@@ -224,21 +225,19 @@ class Listener:
         counted = peer
         connection: _Counted | None = None
 
-        def accepted() -> _Counted:
+        def accepted() -> asyncio.BaseProtocol:
             nonlocal connection
-            connection = _Counted(self._service, peer, self._tls is not None, self._census, counted)
-            return connection
+            made = connection = _Counted(self._service, peer, self._tls is not None, self._census, counted)
+            if self._tls is None:
+                return made
+            time_s = self._service.limits.header_read_s
+            return TlsTransport(self._tls, None, lambda: made, lambda _: made.uncount(), handshake_s=time_s)
 
         try:
             if self._proxy_protocol and trusted:
                 async with asyncio.timeout(PROXY_HEADER_S):
                     peer = await self._proxy_header(client) or peer
-            await self._loop.connect_accepted_socket(
-                accepted,
-                client,
-                ssl=self._tls,
-                ssl_handshake_timeout=TLS_HANDSHAKE_S if self._tls is not None else None,
-            )
+            await self._loop.connect_accepted_socket(accepted, client)
         except BaseException as error:
             client.close()
             if connection is None:
@@ -246,7 +245,7 @@ class Listener:
             else:
                 connection.uncount()
             # What a client does wrong before its first request is not worth a line in the log.
-            if not isinstance(error, (OSError, TimeoutError, ssl.SSLError, proxy.ProxyHeaderError)):
+            if not isinstance(error, (OSError, TimeoutError, proxy.ProxyHeaderError)):
                 raise
 
     async def _proxy_header(self, client: socket.socket) -> str | None:

@@ -10,6 +10,8 @@ import termios
 from array import array
 from socket import SO_LINGER, SOL_SOCKET
 
+from dandolo.net.tls import TlsTransport
+
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -34,6 +36,8 @@ def hung_up(transport: asyncio.BaseTransport) -> bool:
 
 def reset_on_close(transport: asyncio.BaseTransport) -> None:
     """Let the end of the connection be a reset, so that nobody takes what came for complete."""
+    if isinstance(transport, TlsTransport):
+        transport.withhold_end()
     socket = transport.get_extra_info("socket")
     if socket is not None:
         socket.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from dandolo.errors import UpstreamError, UpstreamInvalid, UpstreamUnavailable
 from dandolo.net.outbox import Outbox, running_outbox
@@ -74,7 +74,8 @@ class Upstream(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._gathered = 0
         self._paused = False
-        self._sips = False
+        # TLS reads in sips by itself.
+        self._sips = secure
         self._large = False
         self._poll = select.poll()
         self._outbox: Outbox = cast(Outbox, None)
@@ -197,9 +198,6 @@ class Upstream(asyncio.Protocol):
         """Remember the transport and its descriptor (the pre-use check polls it)."""
         self.transport = cast(asyncio.Transport, transport)
         self._outbox = running_outbox()
-        if self.secure:
-            # Of ciphertext, in front of the TLS engine.
-            cast(Any, transport).set_read_buffer_limits(high=SIP_BYTES_MAX)
         socket = transport.get_extra_info("socket")
         if socket is not None:
             self._poll.register(socket.fileno(), select.POLLIN)

@@ -3,13 +3,14 @@
     L    = first token (or the age of the oldest unanswered call, where that is alarming) + n_out / tokens_per_s
     cost = n_in · price_in + n_out · price_out
     load = max((in_flight + 1) / capacity, 1 − headroom)
-    S    = w_latency · Lmin/L + w_errors · max(0, 1 − err/.25) + w_load · max(−1, 1 − load) + w_cost · costmin/cost
+    S    = w_latency · Lmin/L + w_errors · max(−1, 1 − err/.17) + w_load · (1 − load²) + w_cost · costmin/cost
 
 over the candidates that can be asked now; then two in a hundred calls go anywhere, the others by a softmax
 of S / .02. Terms are relative to the best of the candidates, so that they mean the same for a model of
-0.2 s and one of 20 s; a draw instead of the maximum keeps workers from herding onto one provider between two
-looks at it, and the two in a hundred keep what is known of the others fresh. Above 16 candidates two are
-drawn and compared (Mitzenmacher 2001). What is not known of a candidate is taken from its peers' median.
+0.2 s and one of 20 s; load is squared, since a straight line leaves a good provider for slower ones while it
+is half idle. A draw instead of the maximum keeps workers from herding onto one provider between two looks at
+it, and the two in a hundred keep what is known of the others fresh. Above 16 candidates two are drawn and
+compared (Mitzenmacher 2001). What is not known of a candidate is taken from its peers' median.
 Time is monotonic seconds and always an argument.
 """
 
@@ -25,10 +26,16 @@ from dandolo.route.measure import ERRORS_HELD_S
 from dandolo.route.pool import Pool
 from dandolo.route.preference import Preference
 from dandolo.route.queue import NORMAL
+from dandolo.route.retry import LOCAL_WAIT_MAX_S
 
 TEMPERATURE = 0.02
 EXPLORATION = 0.02
-ERRORS_WORST = 0.25
+ERRORS_WORST = 0.17
+"""The error rate at which the term is spent. At a quarter, the estimate of a brownout of 30 % (an EWMA that
+wanders by a tenth) crossed again and again the rate at which a provider of four times the speed is worth it."""
+HEALTH_MIN = -1.0
+"""At twice ERRORS_WORST. Were the term to end at zero, a provider that fails always would be as good as one that
+fails a sixth of the time, and better than a sound one of a third of its speed: it went on being asked."""
 SCORED_MAX = 16
 DRAWS_OF_TWO = 4
 STICKY_SHARE = 0.9
@@ -54,8 +61,9 @@ class Blocked:
     """Why nobody can be asked now, and what to do.
 
     `why` "full": wait for a slot of any of `full`, the soonest first; "cooling": wait `wait_s` for `candidate`,
-    nothing has failed; "open": every breaker is open, `candidate` is the least bad and may be asked if the retry
-    budget allows, else 503 with Retry-After `wait_s`; "tried": all were asked already; "none": nobody fits the call.
+    nothing has failed, or in the queues of `full` if there are any, whose accounts are well again soon; "open":
+    every breaker is open, `candidate` is the least bad and may be asked if the retry budget allows, else 503 with
+    Retry-After `wait_s`; "tried": all were asked already; "none": nobody fits the call.
     """
 
     why: str
@@ -119,27 +127,27 @@ class Balancer:
         if pool.n_out is not None:
             n_out = pool.n_out
         due: Candidate | None = None
+        tight = tokens > pool.context_min
         for tier in pool.tiers:
             members: Sequence[Candidate] = tier
-            if tried or tokens > pool.context_min:
-                members = [c for c in tier if c not in tried and _fits(c, tokens)]
-            if pool.wish is not None:
-                members = [c for c in members if is_preferred(c, pool.wish)] or members
-            for candidate in members:
-                breaker = candidate.breaker
-                if breaker is not None and breaker.state != "closed" and not breaker.retry_after_s(now):
-                    if not tried and candidate.limit.cooled_until <= now and candidate.cooled_until <= now:
-                        # Somebody has to try whether it is well again, and nobody was let down yet.
-                        breaker.admits(now)
-                        return candidate
-                    due = due or candidate
-            if len(members) > SCORED_MAX:
-                found = self._of_two(members, now, n_in, n_out, weights)
-                if found is not None:
-                    return found
-            scores = self.score(members, now, n_in, n_out, weights)
-            if scores.able:
-                return self._pick(scores, self.random(), prefix)
+            if tried or tight:
+                members = [c for c in tier if c not in tried and not (tight and too_small(c, tokens))]
+            for group in (members,) if pool.wish is None else preferred_first(members, pool.wish):
+                for candidate in group:
+                    breaker = candidate.breaker
+                    if breaker is not None and breaker.state != "closed" and not breaker.retry_after_s(now):
+                        if not tried and candidate.limit.cooled_until <= now and candidate.cooled_until <= now:
+                            # Somebody has to try whether it is well again, and nobody was let down yet.
+                            breaker.admits(now)
+                            return candidate
+                        due = due or candidate
+                if len(group) > SCORED_MAX:
+                    found = self._of_two(group, now, n_in, n_out, weights)
+                    if found is not None:
+                        return found
+                scores = self.score(group, now, n_in, n_out, weights)
+                if scores.able:
+                    return self._pick(scores, self.random(), prefix)
         if due is not None and due.breaker is not None and due.breaker.admits(now):
             return due
         return None
@@ -189,7 +197,8 @@ class Balancer:
             if errors:
                 if now - measured.errors_at > ERRORS_HELD_S:
                     errors = measured.error_rate(now)
-                healths.append(1.0 - errors / ERRORS_WORST if errors < ERRORS_WORST else 0.0)
+                health = 1.0 - errors / ERRORS_WORST
+                healths.append(health if health > HEALTH_MIN else HEALTH_MIN)
             else:
                 healths.append(1.0)
             able.append(candidate)
@@ -212,7 +221,7 @@ class Balancer:
             totals = [
                 (best / latency if latency else of_latency)
                 + of_errors * health
-                + of_load * (1.0 - load)
+                + of_load * (1.0 - load * load)
                 + (cheapest / cost if cost > 0.0 else of_cost)
                 for latency, health, load, cost in zip(latencies, healths, loads, costs, strict=True)
             ]
@@ -290,18 +299,28 @@ class Balancer:
         priority: int = NORMAL,
     ) -> Blocked:
         """What to do after `choose` found nobody for a call of this many tokens and this class."""
-        left = [c for c in pool.everybody if c not in tried and _fits(c, tokens)]
+        # As `choose` has it: a pool of the widest windows finds nobody too small.
+        tight = tokens > pool.context_min
+        fit = [c for c in pool.everybody if not (tight and too_small(c, tokens))]
+        left = [c for c in fit if c not in tried]
         if not left:
-            return Blocked("tried" if any(_fits(c, tokens) for c in pool.everybody) else "none", None, 0.0)
+            return Blocked("tried" if fit else "none", None, 0.0)
         shut = {id(c): c.breaker.retry_after_s(now) if c.breaker is not None else 0.0 for c in left}
         well = [c for c in left if not shut[id(c)]]
         full = [c for c in well if c.wait_s(now) <= 0]
+        # Accounts that cool down hand nothing on before that has ended, and may then be the first to. Of a model's
+        # own pause, or of what headers told, their queues know nothing.
+        cooling = sorted(
+            (c for c in well if c.cooled_until <= now and 0 < c.limit.wait_s(now) <= c.limit.cooled_until - now),
+            key=lambda c: c.limit.cooled_until,
+        )
         if full:
             full.sort(key=lambda c: (c.limit.slots.wait_s(priority), c.limit.slots.waiting))
-            return Blocked("full", full[0], full[0].limit.slots.wait_s(priority), tuple(full))
+            return Blocked("full", full[0], full[0].limit.slots.wait_s(priority), (*full, *cooling))
         if well:
             soonest = min(well, key=lambda c: c.wait_s(now))
-            return Blocked("cooling", soonest, soonest.wait_s(now))
+            soon = tuple(c for c in cooling if c.limit.cooled_until - now <= LOCAL_WAIT_MAX_S)
+            return Blocked("cooling", soonest, soonest.wait_s(now), soon)
         least_bad = min(left, key=lambda c: (c.wait_s(now) > 0, shut[id(c)]))
         return Blocked("open", least_bad, max(1.0, min(shut.values())))
 
@@ -314,8 +333,15 @@ def is_preferred(candidate: Candidate, wish: Preference) -> bool:
     return wish.tokens_per_s_min is None or not 0.0 < measured.tokens_per_s < wish.tokens_per_s_min
 
 
-def _fits(candidate: Candidate, tokens: float) -> bool:
-    return candidate.context_tokens is None or tokens <= candidate.context_tokens
+def preferred_first(members: Sequence[Candidate], wish: Preference) -> tuple[list[Candidate], list[Candidate]]:
+    """Those who are as quick as the caller prefers, and the others, who are asked when none of these can be."""
+    quick = [candidate for candidate in members if is_preferred(candidate, wish)]
+    return quick, [candidate for candidate in members if candidate not in quick]
+
+
+def too_small(candidate: Candidate, tokens: float) -> bool:
+    """Whether a candidate's window is known not to hold a call of so many tokens."""
+    return candidate.context_tokens is not None and tokens > candidate.context_tokens
 
 
 def _fill(values: list[float], unknown: float) -> None:

@@ -41,7 +41,7 @@ class Breaker:
 
     __slots__ = (
         "_calls", "_consecutive", "_cuts", "_open_until", "_probe_due", "_probe_until", "_random", "_successes",
-        "_trips", "epoch", "reason", "state",
+        "_trips", "epoch", "reason", "row_since", "state",
     )  # fmt: skip
 
     def __init__(self, random: Callable[[], float]) -> None:
@@ -49,6 +49,8 @@ class Breaker:
         self.epoch = 0
         self._random = random
         self._consecutive = 0
+        self.row_since = 0.0
+        """When the first failure of the row that has not ended was told, 0 without one."""
         self._cuts = 0
         self._calls: deque[tuple[float, bool]] = deque(maxlen=WINDOW_CALLS_MAX)
         self._open_until = 0.0
@@ -81,14 +83,17 @@ class Breaker:
             return max(0.0, self._open_until - now)
         return max(0.0, self._probe_until - now) if self.state == "half-open" else 0.0
 
-    def answered(self, now: float, epoch: int | None = None) -> None:
+    def answered(self, now: float, epoch: int | None = None, stale: bool = False) -> None:
         """Content has begun to come; the call's end is reported apart.
 
         It ends a row of failures and counts in the window now: were it to wait for the end, the failures of a
-        busy provider, which come fast, would outnumber its successes, which take their time.
+        busy provider, which come fast, would outnumber its successes, which take their time. `stale`: the call
+        was sent before the row began, and all that were sent since have failed: it tells of better times.
         """
         if (epoch is None or epoch == self.epoch) and self.state == "closed":
-            self._consecutive = 0
+            if not stale:
+                self._consecutive = 0
+                self.row_since = 0.0
             self._calls.append((now, True))
 
     def succeeded(self, now: float, epoch: int | None = None, answered: bool = True) -> None:
@@ -102,6 +107,7 @@ class Breaker:
         if self.state == "closed":
             if answered:
                 self._consecutive = 0
+                self.row_since = 0.0
                 self._calls.append((now, True))
         elif self.state == "half-open":
             self._probe_until = 0.0
@@ -123,6 +129,8 @@ class Breaker:
             self._cuts += 1
         else:
             self._consecutive += 1
+            if self._consecutive == 1:
+                self.row_since = now
         if self.state == "half-open":
             self._open(now, "a trial call failed")
             return
@@ -194,6 +202,7 @@ class Breaker:
         # The first probe comes before the first trial, else a user would be it.
         self._probe_due = now + min(PROBE_EVERY_S, length / 2)
         self._consecutive = 0
+        self.row_since = 0.0
         self._cuts = 0
         self.reason = reason
         self._calls.clear()

@@ -8,7 +8,7 @@ the order they need.
 from __future__ import annotations
 
 from dandolo.route.breaker import Breaker
-from dandolo.route.limit import Limit
+from dandolo.route.limit import SLOWED_CALLS, SLOWED_FACTOR, Limit
 from dandolo.route.measure import Measured
 
 
@@ -77,9 +77,21 @@ class Candidate:
 
     def first_content(self, call: int, epoch: int, now: float) -> None:
         """The first content, reasoning or tool delta of a stream has come (no comment, no role-only chunk)."""
-        self.measured.first_content(call, now)
-        if self.breaker is not None:
-            self.breaker.answered(now, epoch)
+        measured = self.measured
+        since = measured.first_content(call, now)
+        low_s, usual_s = measured.first_low_s, measured.first_usual_s
+        # In a queue the quickest are slower than the slow ones usually are. A mean would take a few long prompts for
+        # a queue: with first tokens as uneven as prompts are, that shut out most calls of a provider that was well.
+        if (
+            low_s > SLOWED_FACTOR * usual_s
+            and measured.unanswered * (1.0 - usual_s / low_s) > SLOWED_CALLS
+            and self.limit.slowed(now, low_s, usual_s)
+        ):
+            measured.first_usual_s = low_s
+        breaker = self.breaker
+        if breaker is not None:
+            row = breaker.row_since
+            breaker.answered(now, epoch, row > since and measured.newest_at <= row)
 
     def succeeded(self, call: int, epoch: int, now: float, tokens: int = 0) -> None:
         """The answer is complete, with `tokens` of output (0: not told)."""
@@ -112,13 +124,13 @@ class Candidate:
         if self.breaker is not None:
             self.breaker.abandoned(epoch)
 
-    def outrun(self, call: int, epoch: int, now: float) -> None:
+    def outrun(self, call: int, epoch: int, now: float, reading_s: float = 0.0) -> None:
         """It was still silent when the other of a hedge had content.
 
         Were that to say nothing, hedging would hide a provider that answers nobody: its wait counts as a
         first token of at least that long, and when it is out of all proportion as a failure.
         """
-        failed = self.measured.outrun(call, now)
+        failed = self.measured.outrun(call, now, reading_s)
         if self.breaker is not None:
             if failed:
                 self.breaker.failed(now, epoch)

@@ -16,19 +16,25 @@ from dandolo.route.queue import BYTES_MAX, NORMAL, WAITERS_MAX, Place, Queue, Ti
 __all__ = ["RETRY_AFTER_MAX_S", "WAITERS_MAX", "ReservedSlots", "Slots", "Ticket"]
 
 RETRY_AFTER_MAX_S = 30.0
+RESUMED_SHARE = 0.125
+RESUMED_MIN = 4
+"""Of the limit, handed on at a time after a cool-down, and at least so many: one by one a limit of four would stand
+empty for most of the time between two refusals."""
 
 
 class Slots:
     """Calls in flight of one account, at most `limit`, with a queue of at most `waiters_max` and `bytes_max`.
 
-    `waiting` is how many stand in the queue.
+    `waiting` is how many stand in the queue. Before `held_until` (a cool-down, monotonic) no slot is handed on:
+    it comes free, and the first `expire` after that time hands the free ones to those who wait.
     """
 
-    __slots__ = ("_freed", "_granting", "_leave_interval_s", "_left_at", "_queue", "in_use", "limit")
+    __slots__ = ("_freed", "_granting", "_leave_interval_s", "_left_at", "_queue", "held_until", "in_use", "limit")
 
     def __init__(self, limit: int, waiters_max: int = WAITERS_MAX, bytes_max: int = BYTES_MAX) -> None:
         self.limit = limit
         self.in_use = 0
+        self.held_until = 0.0
         self._queue = Queue(waiters_max, bytes_max)
         self._left_at = 0.0
         self._leave_interval_s = 0.0
@@ -47,7 +53,8 @@ class Slots:
 
     def enter(self, key: str = "") -> bool:
         """Take a slot if one is free. True obliges the caller to call `leave` once (with the same key)."""
-        if self.in_use >= self.limit:
+        if self.in_use >= self.limit or self._queue.count:
+            # After a cool-down slots are free for a moment although somebody waits, who is not to be overtaken.
             return False
         self.in_use += 1
         return True
@@ -57,16 +64,26 @@ class Slots:
     ) -> None:
         """Wait for a slot, in a class (`queue.HIGH`, `NORMAL`, `LOW`), holding `size` bytes meanwhile.
 
-        Raises Refusal (503, with Retry-After) when the queue is full. The ticket is granted (`set`) or,
-        once it has waited too long, refused (`fail`); without `now` it is never refused.
+        Raises Refusal (503, with Retry-After) when the queue is full and nobody of a lower class can give way. The
+        ticket is granted (`set`) or, once it has waited too long or gives way to a higher class, refused (`fail`);
+        without `now` it is never too late.
         """
+        gone: list[Place] = []
         if self._queue.full(size):
-            raise Refusal(
-                f"all {self.limit} slots of the provider are in use and {self._queue.count} calls wait already; "
-                "try again later",
-                retry_after_s=self.retry_after_s(),
-            )
+            gone = self._queue.make_room(priority, size, now)
+            if not gone:
+                raise self._crowded()
         self._queue.push(ticket, priority, now, size, key)
+        for place in gone:
+            if not place.ticket.done:
+                place.ticket.fail(self._crowded())
+
+    def _crowded(self) -> Refusal:
+        return Refusal(
+            f"all {self.limit} slots of the provider are in use and {self._queue.count} calls wait already; "
+            "try again later",
+            retry_after_s=self.retry_after_s(),
+        )
 
     def withdraw(self, ticket: Ticket) -> None:
         """Stop waiting. A ticket that was granted meanwhile must `leave` instead."""
@@ -94,19 +111,30 @@ class Slots:
         """Change the limit. Slots beyond a smaller one are not handed on when they are left."""
         more = limit - max(self.limit, self.in_use)
         self.limit = limit
-        if more > 0 and self._queue.count:
-            more = min(more, self._queue.count)
-            self.in_use += more
-            self._freed += more
-            if not self._granting:
-                self._grant(now)
+        if more > 0 and self._queue.count and now >= self.held_until:
+            self._hand_on(more, now)
 
     def expire(self, now: float) -> int:
-        """Refuse those who have waited too long; how many. To be called now and then, every 100 ms say."""
+        """Refuse those who have waited too long; how many. To be called now and then, every 100 ms say.
+
+        Where slots came free while they were held, it also hands them on, a share at a time: whoever cooled
+        down has just been refused, and all of them at once would be refused again.
+        """
         dropped = self._queue.expire(now)
         for place in dropped:
             place.ticket.fail(self._too_long(place, now))
+        if self._queue.count and self.in_use < self.limit and now >= self.held_until:
+            self._hand_on(min(self.limit - self.in_use, max(RESUMED_MIN, int(RESUMED_SHARE * self.limit))), now)
         return len(dropped)
+
+    def _hand_on(self, free: int, now: float) -> None:
+        """Give up to `free` slots that nobody holds to those who wait."""
+        if self._granting:
+            return
+        free = min(free, self._queue.count)
+        self.in_use += free
+        self._freed += free
+        self._grant(now)
 
     def _too_long(self, place: Place, now: float) -> Refusal:
         return Refusal(
@@ -123,8 +151,8 @@ class Slots:
                 self.expire(now)
             while self._freed:
                 self._freed -= 1
-                # A limit that has shrunk takes back what is beyond it.
-                place = self._next(now) if self.in_use <= self.limit else None
+                # A limit that has shrunk takes back what is beyond it; a cool-down may begin at any grant.
+                place = self._next(now) if self.in_use <= self.limit and now >= self.held_until else None
                 if place is None:
                     self.in_use -= 1
                 else:
@@ -171,7 +199,7 @@ class ReservedSlots(Slots):
 
     def enter(self, key: str = "") -> bool:
         """Take a slot if one is free for this key."""
-        if not self._may(key, self.in_use):
+        if not self._may(key, self.in_use) or (self._queue.count and key not in self._held):
             return False
         self.in_use += 1
         if key in self._held:

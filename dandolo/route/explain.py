@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dandolo.route.balance import Balancer, is_preferred
+from dandolo.route.balance import Balancer, preferred_first, too_small
 from dandolo.route.candidate import Candidate
 from dandolo.route.pool import Pool
 
@@ -78,50 +78,49 @@ def explain(
     weights = pool.weights or balancer.weights
     scored: dict[int, Term] = {}
     held: Candidate | None = None
+    tight = tokens > pool.context_min
     for tier in pool.tiers:
         members = []
         for candidate in tier:
             if candidate in tried:
                 left_out[id(candidate)] = "tried"
-            elif candidate.context_tokens is not None and tokens > candidate.context_tokens:
+            elif tight and too_small(candidate, tokens):
                 left_out[id(candidate)] = "context"
-            elif scored:
-                left_out[id(candidate)] = candidate.blocked(now) or "tier"
             else:
                 members.append(candidate)
-        if pool.wish is not None:
-            wish = pool.wish
-            preferred = [candidate for candidate in members if is_preferred(candidate, wish)]
-            if preferred:
-                left_out |= {id(candidate): "preference" for candidate in members if candidate not in preferred}
-                members = preferred
-        scores = balancer.score(members, now, n_in, compared, weights)
-        for candidate in members:
-            if candidate not in scores.able:
-                left_out[id(candidate)] = candidate.blocked(now) or "breaker"
-        if not scores.able or scored:
-            continue
-        if prefix is not None:
-            held = balancer.held(scores, prefix)
-        chances = balancer.chances(scores)
-        best, cheapest = min(scores.latencies), min(scores.costs)
-        for index, candidate in enumerate(scores.able):
-            latency, cost = scores.latencies[index], scores.costs[index]
-            scored[id(candidate)] = _term(
-                candidate,
-                now,
-                None,
-                score=scores.totals[index],
-                of_latency=weights.latency * (best / latency if latency else 1.0),
-                of_errors=weights.errors * scores.healths[index],
-                of_load=weights.load * (1.0 - scores.loads[index]),
-                of_cost=weights.cost * (cheapest / cost if cost > 0 else 1.0),
-                probability=chances[index],
-                latency_s=latency or None,
-                cost_usd=candidate.cost_usd(n_in, n_out),
-                error_rate=candidate.measured.error_rate(now),
-                load=scores.loads[index],
-            )
+        for group in (members,) if pool.wish is None else preferred_first(members, pool.wish):
+            if scored:
+                # Somebody before them can be asked.
+                behind = "tier" if pool.wish is None or len(group) == len(members) else "preference"
+                left_out |= {id(candidate): candidate.blocked(now) or behind for candidate in group}
+                continue
+            scores = balancer.score(group, now, n_in, compared, weights)
+            for candidate in group:
+                if candidate not in scores.able:
+                    left_out[id(candidate)] = candidate.blocked(now) or "breaker"
+            if not scores.able:
+                continue
+            if prefix is not None:
+                held = balancer.held(scores, prefix)
+            chances = balancer.chances(scores)
+            best, cheapest = min(scores.latencies), min(scores.costs)
+            for index, candidate in enumerate(scores.able):
+                latency, cost = scores.latencies[index], scores.costs[index]
+                scored[id(candidate)] = _term(
+                    candidate,
+                    now,
+                    None,
+                    score=scores.totals[index],
+                    of_latency=weights.latency * (best / latency if latency else 1.0),
+                    of_errors=weights.errors * scores.healths[index],
+                    of_load=weights.load * (1.0 - scores.loads[index] * scores.loads[index]),
+                    of_cost=weights.cost * (cheapest / cost if cost > 0 else 1.0),
+                    probability=chances[index],
+                    latency_s=latency or None,
+                    cost_usd=candidate.cost_usd(n_in, n_out),
+                    error_rate=candidate.measured.error_rate(now),
+                    load=scores.loads[index],
+                )
     source = balancer.random
 
     def noted() -> float:

@@ -8,39 +8,56 @@ which this loop did not run is added to every wait, and after it a timeout speak
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from dandolo.route.candidate import Candidate
 from dandolo.route.measure import Measured
 from dandolo.route.retry import Budget
 
 HEDGE_FACTOR = 1.5
 HEDGE_MIN_S = 0.15
 DEADLINE_FACTOR = 4.0
-DEADLINE_MIN_S = 2.0
+DEADLINE_MIN_S = 1.0
+DEADLINE_COLD_S = 10.0
+READ_AT_ONCE_TOKENS = 4096.0
+READ_TOKENS_PER_S = 1000.0
+"""A first token waits for the prompt to be read, at a thousand a second where that is slow. What was measured of short
+prompts must not judge a provider by a long one: anybody could close it to all others by three of them."""
 PLAIN_DEADLINE_FACTOR = 8.0
 PLAIN_DEADLINE_MIN_S = 30.0
 LAG_S = 0.05
 LAG_REMEMBERED_S = 1.0
 
 
-def hedge_after_s(measured: Measured) -> float | None:
+def reading_s(tokens: float) -> float:
+    """Seconds to grant for reading a prompt of so many tokens, beyond what is measured of usual ones."""
+    return max(0.0, tokens - READ_AT_ONCE_TOKENS) / READ_TOKENS_PER_S
+
+
+def hedge_after_s(measured: Measured, reading_s: float = 0.0) -> float | None:
     """Seconds without content after which somebody else may be asked too; None while nothing is known."""
     p95 = measured.first_p95_s
-    return max(HEDGE_MIN_S, HEDGE_FACTOR * p95) if p95 else None
+    return max(HEDGE_MIN_S, HEDGE_FACTOR * p95) + reading_s if p95 else None
 
 
-def may_hedge(measured: Measured, waited_s: float, budget: Budget) -> bool:
+def may_hedge(measured: Measured, waited_s: float, budget: Budget, reading_s: float = 0.0) -> bool:
     """Whether to ask somebody else too, now that `waited_s` have passed. True has taken a token of `budget`."""
-    after = hedge_after_s(measured)
+    after = hedge_after_s(measured, reading_s)
     return after is not None and waited_s >= after and budget.spend()
 
 
-def first_token_deadline_s(measured: Measured, configured_s: float) -> float:
+def first_token_deadline_s(
+    measured: Measured, configured_s: float, reading_s: float = 0.0, peers: Sequence[Candidate] = ()
+) -> float:
     """Seconds without content after which the provider is given up, where somebody else can take over.
 
-    Four times the 95th percentile, at least DEADLINE_MIN_S, never above what is configured, which also
-    holds while nothing is known.
+    Four times the 95th percentile, at least DEADLINE_MIN_S, never above what is configured. While nothing is known
+    of it, the slowest of `peers` stands in, with DEADLINE_COLD_S at least; nothing known of anybody: as configured.
     """
-    p95 = measured.first_p95_s
-    return min(configured_s, max(DEADLINE_MIN_S, DEADLINE_FACTOR * p95)) if p95 else configured_s
+    p95, least_s = measured.first_p95_s, DEADLINE_MIN_S
+    if not p95:
+        p95, least_s = max((peer.measured.first_p95_s for peer in peers), default=0.0), DEADLINE_COLD_S
+    return min(configured_s, max(least_s, DEADLINE_FACTOR * p95) + reading_s) if p95 else configured_s
 
 
 def plain_deadline_s(measured: Measured, configured_s: float) -> float:

@@ -31,7 +31,10 @@ class Joint:
         size: int = 0,
         key: str = "",
     ) -> None:
-        """Wait at each of `everywhere`, of which none has a slot free. Raises Refusal when all queues are full."""
+        """Wait at each of `everywhere`, of which none has a slot to give now (taken, or held by a cool-down).
+
+        Raises Refusal when all queues are full.
+        """
         refusal: Refusal | None = None
         for slots in everywhere:
             place = _Place(self, slots)

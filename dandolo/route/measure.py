@@ -8,6 +8,7 @@ constant time (the oldest unanswered call: amortised). Time is monotonic seconds
 
 from __future__ import annotations
 
+from collections import deque
 from math import exp
 
 ALPHA = 0.1
@@ -19,7 +20,13 @@ P95_STEP = 0.15
 P95_START = 2.0
 ERRORS_HELD_S = 15.0
 ERRORS_GONE_S = 30.0
-"""Without traffic the error rate stays for 15 s and is then let go of in a straight line until 30 s."""
+"""Without a failure the error rate stays for 15 s and is then let go of in a straight line until 30 s."""
+ERRORS_CONFIRMED_S = 60.0
+"""A failure up to so long after the last one brings back all that was let go of for want of news."""
+RECENT_MAX = 32
+LOOK_EVERY = 8
+USUAL_ALPHA = 0.1
+"""The latest 32 first tokens are looked at after every eighth; what is usual moves a tenth of the way each time."""
 SAMPLE_S = 0.002
 """Of plain calls that end more often than that not each is noted: what changes in between is noise."""
 STALL_FACTOR = 2.5
@@ -27,6 +34,7 @@ OUTRUN_FACTOR = 2.0
 STALL_COLD_S = 5.0
 STALL_MIN_S = 0.5
 NEVER = float("inf")
+NONE_AT = -1e9
 
 _GAP_S = 1.0536
 """−10 s · ln(1 − ALPHA): up to this pause ALPHA is the larger of the two, and no exponential is needed."""
@@ -35,21 +43,27 @@ _GAP_S = 1.0536
 class Measured:
     """One account × model as it answers. All public fields are for reading.
 
-    `first_s` first-token EWMA in seconds, `first_p95_s` its 95th percentile, `tokens_per_s` speed of
-    streams, `total_s` and `total_tokens` EWMAs of plain calls; each 0 while unknown. `errors` is the error
-    EWMA as of `errors_at` (read `error_rate`). `oldest_at` is when the oldest stream without content began,
-    NEVER without one; `stall_s` the age at which that speaks against the provider.
+    `first_s` first-token EWMA in seconds, `first_p95_s` its 95th percentile, `tokens_per_s` speed of streams,
+    `total_s` and `total_tokens` EWMAs of plain calls; each 0 while unknown. `first_low_s` is the lower quartile of
+    the latest first tokens, `first_usual_s` the upper one in the long run. `errors` is the error EWMA and
+    `errors_at` the time of the last failure (read `error_rate`). `oldest_at` is when the oldest stream without
+    content began, NEVER without one; `stall_s` the age at which that speaks against the provider.
     """
 
     __slots__ = (
-        "_next", "_plain", "_speed_at", "_streaming", "_total_at", "_unanswered", "errors", "errors_at", "first_at",
-        "first_p95_s", "first_s", "oldest_at", "stall_s", "tokens_per_s", "total_s", "total_tokens",
+        "_look_in", "_next", "_plain", "_recent", "_speed_at", "_streaming", "_total_at", "_unanswered", "errors",
+        "errors_at", "first_at", "first_low_s", "first_p95_s", "first_s", "first_usual_s", "oldest_at", "stall_s",
+        "tokens_per_s", "total_s", "total_tokens",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.first_s = 0.0
         self.first_at = 0.0
         self.first_p95_s = 0.0
+        self.first_low_s = 0.0
+        self.first_usual_s = 0.0
+        self._recent: deque[float] = deque(maxlen=RECENT_MAX)
+        self._look_in = LOOK_EVERY
         self.tokens_per_s = 0.0
         self.total_s = 0.0
         self.total_tokens = 0.0
@@ -58,7 +72,7 @@ class Measured:
         self.oldest_at = NEVER
         self.stall_s = STALL_COLD_S
         self._speed_at = 0.0
-        self._total_at = -1e9
+        self._total_at = NONE_AT
         self._next = 0
         self._unanswered: dict[int, float] = {}
         self._streaming: dict[int, float] = {}
@@ -80,17 +94,23 @@ class Measured:
         self._unanswered[call] = now
         return call
 
-    def first_content(self, call: int, now: float) -> None:
-        """The first content of a stream has come. Said twice it counts once."""
+    def first_content(self, call: int, now: float) -> float:
+        """The first content of a stream has come. Said twice it counts once. Returns when the call began."""
         since = self._unanswered.pop(call, None)
         if since is None:
-            return
+            return now
         self._streaming[call] = now
         if since <= self.oldest_at:
             # The scan passes over places that were freed; it is in C, and a dict keeps fewer of them than
             # thrice its entries, so the whole is constant a call in practice.
             self.oldest_at = next(iter(self._unanswered.values()), NEVER)
         first_s = now - since
+        recent = self._recent
+        recent.append(first_s)
+        self._look_in -= 1
+        if not self._look_in:
+            self._look_in = LOOK_EVERY
+            self._look(sorted(recent))
         known = self.first_s
         if known:
             p95 = self.first_p95_s
@@ -106,6 +126,19 @@ class Measured:
         self.first_p95_s = p95
         stall = STALL_FACTOR * p95
         self.stall_s = stall if stall > STALL_MIN_S else STALL_MIN_S
+        return since
+
+    def _look(self, recent: list[float]) -> None:
+        """Compare the latest first tokens with the usual ones."""
+        if len(recent) < RECENT_MAX:
+            return
+        self.first_low_s = low = recent[RECENT_MAX // 4]
+        high = recent[3 * RECENT_MAX // 4]
+        if not self.first_usual_s:
+            self.first_usual_s = high
+        elif low <= self.first_usual_s:
+            # What a queue makes of them is not usual, and is not learned from.
+            self.first_usual_s += USUAL_ALPHA * (high - self.first_usual_s)
 
     def finished(self, call: int, now: float, tokens: int) -> None:
         """A call ended well with `tokens` of output (0: not told). Said twice it counts once."""
@@ -130,10 +163,9 @@ class Measured:
                 self.tokens_per_s = speed
                 self._speed_at = now
         if self.errors:
-            self.errors = (1.0 - ALPHA) * self.error_rate(now)
+            self.errors *= 1.0 - ALPHA
             if self.errors < 1e-3:
                 self.errors = 0.0
-            self.errors_at = now
 
     def failed(self, call: int, now: float) -> bool:
         """A call failed in a way that speaks against the provider. It tells nothing of latency.
@@ -142,7 +174,8 @@ class Measured:
         """
         answered = call in self._streaming
         self._forget(call)
-        errors = self.error_rate(now)
+        # Time lets somebody try again; it is no evidence. The first failure says that nothing has changed.
+        errors = self.errors if now - self.errors_at < ERRORS_CONFIRMED_S else self.error_rate(now)
         self.errors = errors + ALPHA * (1.0 - errors)
         self.errors_at = now
         return answered
@@ -151,17 +184,18 @@ class Measured:
         """A call ended without saying anything: the client left, a 4xx, a 429."""
         self._forget(call)
 
-    def outrun(self, call: int, now: float) -> bool:
+    def outrun(self, call: int, now: float, reading_s: float = 0.0) -> bool:
         """A call was given up because another had content first. Returns whether its wait speaks against it.
 
-        Beyond twice the 95th percentile it counts as a failure, else as a first token of at least that long.
+        Beyond twice the 95th percentile it counts as a failure, else as a first token of at least that long; but for
+        `reading_s` that its prompt may take.
         Never does it move the percentile: timers that follow from it would grow with every wait they cut.
         """
         since = self._unanswered.get(call)
         if since is None:
             self._forget(call)
             return False
-        waited_s, p95 = now - since, self.first_p95_s
+        waited_s, p95 = now - since - reading_s, self.first_p95_s
         if p95 and waited_s > OUTRUN_FACTOR * p95:
             self.failed(call, now)
             return True
@@ -182,8 +216,18 @@ class Measured:
         """Calls under way."""
         return len(self._unanswered) + len(self._streaming) + len(self._plain)
 
+    @property
+    def unanswered(self) -> int:
+        """Streams under way that have no content yet."""
+        return len(self._unanswered)
+
+    @property
+    def newest_at(self) -> float:
+        """When the youngest stream without content began, 0 without one."""
+        return next(reversed(self._unanswered.values()), 0.0)
+
     def error_rate(self, now: float) -> float:
-        """The error EWMA, 0 … 1, decayed by the time without traffic."""
+        """The error EWMA, 0 … 1, decayed by the time without a failure."""
         errors = self.errors
         if not errors:
             return 0.0
@@ -192,6 +236,11 @@ class Measured:
             return errors
         left = (ERRORS_GONE_S - idle) / (ERRORS_GONE_S - ERRORS_HELD_S)
         return errors * left if left > 0.0 else 0.0
+
+    @property
+    def answered_at(self) -> float:
+        """When a first content or a plain answer last came, NONE_AT when none ever did."""
+        return max(self.first_at if self.first_s else NONE_AT, self._total_at)
 
     def oldest_s(self, now: float) -> float:
         """Age of the oldest stream that has no content yet, 0 without one."""

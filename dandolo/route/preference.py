@@ -15,6 +15,8 @@ from dandolo.config.schema import Weights
 
 Sort = Literal["price", "throughput", "latency"]
 NAMES_MAX = 64
+NUMBER_MAX = 1e12
+"""Of a price or a bound. JSON knows whole numbers that no float can hold."""
 SORTED: Mapping[Sort, Weights] = {
     "price": Weights(latency=0.02, errors=0.3, load=0.02, cost=2.0),
     "throughput": Weights(latency=2.0, errors=0.3, load=0.1, cost=0.0),
@@ -113,7 +115,7 @@ def _bound(value: Mapping[str, Any], field: str) -> float | None:
     given = list(bound.values()) if isinstance(bound, Mapping) else [bound]
     numbers = [one for one in given if one is not None]
     for one in numbers:
-        if isinstance(one, bool) or not isinstance(one, int | float) or not 0 < one < float("inf"):
+        if isinstance(one, bool) or not isinstance(one, int | float) or not 0 < one <= NUMBER_MAX:
             raise ValueError(f"provider.{field} is {_kind(one)}; expected a number above 0 or an object of percentiles")
     if not numbers:
         return None
@@ -156,14 +158,14 @@ def _price(prices: Mapping[str, Any] | None, field: str) -> float | None:
     if value is None:
         return None
     number: float | None = None
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= NUMBER_MAX:
         number = float(value)
     elif isinstance(value, str):  # OpenRouter's own prices are strings
         try:
             number = float(value)
         except ValueError:
             pass
-    if number is None or not 0 <= number < float("inf"):
+    if number is None or not 0 <= number <= NUMBER_MAX:
         raise ValueError(
             f"provider.max_price.{field} is {_kind(value)}; expected a number of USD per million tokens, 0 or more"
         )

@@ -76,6 +76,25 @@ class Queue:
         """Whether one more of `size` bytes would be beyond a bound. An empty queue takes any size."""
         return self.count >= self.waiters_max or (self.count > 0 and self.size + size > self.bytes_max)
 
+    def make_room(self, priority: int, size: int, now: float | None) -> list[Place]:
+        """Those of lower classes who must go for one more of `size` bytes in `priority`, taken out.
+
+        The lowest class first, and of it who would be served last; the caller refuses them. Nobody goes when that
+        would not be enough.
+        """
+        lower = [place for members in self._classes[priority + 1 :] for place in members.values()]
+        if not lower or (self.size - sum(place.size for place in lower) + size > self.bytes_max):
+            return []
+        gone: list[Place] = []
+        for below in range(len(WEIGHTS) - 1, priority, -1):
+            members = self._classes[below]
+            oldest = now is not None and self.standing(below, now)
+            while members and self.full(size):
+                place = members[next(iter(members)) if oldest else next(reversed(members))]
+                self._take(place)
+                gone.append(place)
+        return gone
+
     def push(self, ticket: Ticket, priority: int, now: float | None, size: int, key: str) -> None:
         """Put a ticket at the end of its class. `now` None: its age is unknown, it is never dropped."""
         place = Place(ticket, priority, NEVER if now is None else now, size, key)

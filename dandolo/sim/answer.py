@@ -169,8 +169,8 @@ def pieces_of(asked: Asked, model: str, limit: Any, index: int = 0) -> tuple[lis
     total = asked.script.tokens
     if total < len(facts):  # fewer pieces than facts: the last piece carries the rest, nothing is lost
         facts = [*facts[: total - 1], "".join(facts[total - 1 :])]
-    size = len(_FILLER)
-    pieces = facts + [f" {_FILLER[i % size]}" for i in range(total - len(facts))]
+    words = asked.script.words or _FILLER
+    pieces = facts + [f" {words[i % len(words)]}" for i in range(total - len(facts))]
     if isinstance(limit, int) and not isinstance(limit, bool) and 0 < limit < len(pieces):
         return pieces[:limit], True
     return pieces, False

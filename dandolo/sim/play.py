@@ -120,7 +120,7 @@ def decide(
             headers = retry_headers(script.retry_form, wait_s, wall)
             raise Refused(429, "Rate limit reached for requests", "rate_limit_exceeded", headers)
         if script.max_concurrency and in_flight > script.max_concurrency:
-            raise Refused(script.overload_status, "Too many concurrent requests", "model_overloaded")
+            raise Refused(script.overload_status, "Too many concurrent requests", script.overload_code)
         if pace.fails():
             return error_answer(asked, script.error_status, "simulated failure", form=script.error_form)
         messages = asked.route()[0].startswith("messages")

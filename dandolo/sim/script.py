@@ -147,15 +147,17 @@ class Script:
 
     A head is sent `latency_s` after the request, the first event of a stream `first_token_s` after the head,
     the others at `tokens_per_s` (0: at once). A plain generated answer takes as long as its stream would.
-    `tokens` is the number of content pieces, `reasoning_tokens` pieces come before it as reasoning.
+    `tokens` is the number of content pieces, `reasoning_tokens` pieces come before it as reasoning. `words`, if any,
+    stand in the place of the usual ones after an answer's opening facts, in order and again from the first: with
+    words of its own a provider can be told by every piece of its text.
 
     `error_rate` (0..1) of the requests are answered `error_status` in `error_form`, chosen by `seed` and the
     request's sequence number, so that the same run gives the same errors.
 
     `rate_limit` requests per `rate_window_s` and key are served (0: no limit), others get 429, whose wait is
     told in `retry_form`. Above `max_concurrency` requests in flight (0: no limit) the answer is
-    `overload_status`. `faults` are used in order, one a request; afterwards `default_fault`, if any.
-    `strict_models` answers 404 for models the provider does not list.
+    `overload_status` with `overload_code`. `faults` are used in order, one a request; afterwards `default_fault`,
+    if any. `strict_models` answers 404 for models the provider does not list.
     """
 
     latency_s: float = 0.0
@@ -163,6 +165,7 @@ class Script:
     tokens_per_s: float = 0.0
     tokens: int = 16
     reasoning_tokens: int = 0
+    words: Sequence[str] = ()
     jitter: float = 0.0
     seed: int = 0
     error_rate: float = 0.0
@@ -173,12 +176,14 @@ class Script:
     retry_form: RetryForm = "seconds"
     max_concurrency: int = 0
     overload_status: int = 429
+    overload_code: str = "model_overloaded"
     strict_models: bool = False
     faults: Sequence[Fault] = ()
     default_fault: Fault | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "faults", tuple(self.faults))
+        object.__setattr__(self, "words", tuple(self.words))
         if not (0 <= self.error_rate <= 1 and 0 <= self.jitter <= 1):
             raise ValueError("error_rate and jitter are shares between 0 and 1")
         if min(self.latency_s, self.first_token_s, self.tokens_per_s, self.rate_window_s) < 0:

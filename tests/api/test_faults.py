@@ -223,6 +223,14 @@ CASES = [
     ("redirect", "generic", 302, b"", Kind.REDIRECT, "account", True, True, 502, "upstream_invalid_response"),
     ("unusable 200", "generic", 200, b"<html>", Kind.INVALID, "request", True, True, 502,
      "upstream_invalid_response"),
+    ("openai 429 larger than a minute's limit", "openai", 429,
+     b'{"error":{"message":"Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 61200.",'
+     b'"type":"tokens","param":null,"code":"rate_limit_exceeded"}}',
+     Kind.RATE_LIMIT, "request", True, False, 429, "rate_limit_exceeded"),
+    ("openrouter 402 longer than the credit left", "openrouter", 402,
+     b'{"error":{"message":"This request requires more credits, or fewer max_tokens. You requested up to 65536 tokens,'
+     b' but can only afford 1432.","code":402}}',
+     Kind.QUOTA, "request", True, False, 402, "insufficient_quota"),
     ("headers too large", "generic", 431, b"", Kind.INVALID, "request", True, False, 502,
      "upstream_invalid_response"),
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from bench.routing import __main__ as command
 from bench.routing import report
 from bench.routing.acceptance import Verdict, verdicts
+from bench.routing.bounds import bounds
 from bench.routing.overload import overload, storm
 from bench.routing.scenarios import PRICES, SHORT, Result, run
-from bench.routing.world import Clock, fresh
+from bench.routing.world import Clock, Queueing, fresh
 
 SEEDS = (1, 2, 3)
 
@@ -59,6 +61,31 @@ def test_overload_is_shed_by_class_and_a_plain_queue_is_not() -> None:
     assert ours.recovered_s <= 5.0
     assert plain.high < 50.0
     assert plain.goodput < ours.goodput
+
+
+def test_a_queue_out_of_sight_is_kept_short_by_first_tokens_and_by_refusals_alone_is_not() -> None:
+    ours, deaf = (overload(policy, 1, load_s=90.0, load=1.2, hidden=True) for policy in ("recommended", "deaf"))
+    assert ours.goodput >= 0.75
+    assert ours.high >= 85.0
+    assert ours.recovered_s <= 10.0
+    assert deaf.goodput < 0.6
+
+
+def test_a_server_that_queues_serves_in_order_and_refuses_nobody() -> None:
+    server, draw = Queueing("q", 0.5, 50.0, 1e-6, 1e9, places=2), random.Random(3)
+    answers = [server.ask(0.0, 100, draw) for _ in range(40)]
+    answers = [answer for answer in answers if answer.kind == "ok"]
+    assert len(answers) >= 38
+    for index, answer in enumerate(answers[2:], 2):
+        under_way = sum(other.end_at > answer.first_at for other in answers[:index])
+        assert under_way <= 1, "more than its places were served at a time"
+
+
+def test_what_a_world_allows() -> None:
+    two, many = bounds(104), bounds(101)
+    assert (two.providers, two.success) == (2, pytest.approx(99.8))
+    assert many.success > 99.99
+    assert two.wait_p99_s > many.wait_p99_s > 0.0, "few slots come free more seldom"
 
 
 def test_retries_end_with_the_outage_and_without_a_budget_never() -> None:

@@ -50,6 +50,32 @@ def contract(tmp_path: Path) -> str:
     return text
 
 
+def test_a_table_for_auto_is_read_whole():
+    text = (
+        MINIMAL
+        + """
+[auto]
+max_latency = "2s"
+max_cost_usd = 0
+cost_weight = 4
+[[auto.models]]
+name = "venice/llama-3.3-70b"
+quality = { question = 1, code = 0.7 }
+context_tokens = 65_536
+capabilities = ["tools"]
+latency = "800ms"
+[[auto.models]]
+name = "other"
+"""
+    )
+    auto = parse(text, "d.toml", ENVIRON).auto
+    assert (auto.max_latency, auto.max_cost_usd, auto.quality, auto.cost_weight) == (2.0, 0.0, 0.8, 4.0)
+    first, second = auto.models
+    assert dict(first.quality) == {"question": 1.0, "code": 0.7}
+    assert (first.context_tokens, first.capabilities, first.latency) == (65_536, ("tools",), 0.8)
+    assert (dict(second.quality), second.context_tokens, second.capabilities, second.latency) == ({}, None, None, None)
+
+
 def test_the_contract_works_as_written(tmp_path):
     config = parse(contract(tmp_path), str(tmp_path / "dandolo.toml"), ENVIRON)
     assert config.server.listen == (Listen("tcp", "127.0.0.1", 8080),)

@@ -29,6 +29,22 @@ def running(directory: Path, sim: SimProvider, **more: Any) -> Iterator[Gateway]
         yield gateway
 
 
+@contextmanager
+def facing(script: Script, secure: bool, directory: Path) -> Iterator[tuple[Gateway, SimProvider]]:
+    """A gateway and its provider, which speaks TLS or does not."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if secure else None
+    sim = SimProvider("sim", script=script, ssl=context)
+    with SimThread(sim):
+        options: dict[str, str] = {}
+        if context is not None:
+            authority, ca = trustme.CA(), directory / "ca.pem"
+            authority.issue_cert("localhost").configure_cert(context)
+            authority.cert_pem.write_to_path(str(ca))
+            options = {"base_url": f"https://localhost:{sim.port}/v1", "ca": str(ca)}
+        with Gateway(directory, [Provider(sim, options=options)], routing={"breaker": False}) as gateway:
+            yield gateway, sim
+
+
 def at_rest(gateway: Gateway) -> bool:
     """Whether nothing is under way any more."""
     metrics = gateway.metrics()
@@ -163,11 +179,12 @@ def test_unread_stream_pauses_its_provider_and_goes_on_when_read(tmp_path: Path)
 
 
 @pytest.mark.promise("37")
-def test_a_hundred_unread_streams_take_little_memory(tmp_path: Path) -> None:
-    sim = SimProvider("sim", script=always("raw", data=flood(16 * MIB), size=64 << 10, then="keep"))
-    with running(tmp_path, sim) as gateway, ExitStack() as stack:
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_a_hundred_unread_streams_take_little_memory(secure: bool, tmp_path: Path) -> None:
+    script = always("raw", data=flood(16 * MIB), size=64 << 10, then="keep")
+    with facing(script, secure, tmp_path) as (gateway, sim), ExitStack() as stack:
         assert gateway.ask(get("/healthz")).status == 200
-        before = gateway.rss_bytes()
+        rss_bytes = gateway.rss_bytes()
         clients = [stack.enter_context(gateway.client(receive_bytes=4096)) for _ in range(100)]
         for client in clients:
             client.send(request(body=chat(stream=True)))
@@ -180,7 +197,7 @@ def test_a_hundred_unread_streams_take_little_memory(tmp_path: Path) -> None:
             return len(set(sizes[-3:])) == 1
 
         until(settled, 20.0, "the provider was never paused")
-        grown = gateway.rss_bytes() - before
+        grown = gateway.rss_bytes() - rss_bytes
         assert grown <= 100 * 256 * 1024, grown
         assert gateway.ask(get("/healthz")).status == 200
         stack.close()
@@ -191,21 +208,13 @@ def test_a_hundred_unread_streams_take_little_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 def test_large_reads_arrive_whole(secure: bool, tmp_path: Path) -> None:
     data = flood(3 * MIB)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if secure else None
-    sim = SimProvider("sim", script=always("raw", data=data, size=256 << 10, then="keep"), ssl=context)
-    with SimThread(sim):
-        options: dict[str, str] = {}
-        if context is not None:
-            authority, ca = trustme.CA(), tmp_path / "ca.pem"
-            authority.issue_cert("localhost").configure_cert(context)
-            authority.cert_pem.write_to_path(str(ca))
-            options = {"base_url": f"https://localhost:{sim.port}/v1", "ca": str(ca)}
-        with Gateway(tmp_path, [Provider(sim, options=options)]) as gateway, gateway.client() as client:
-            for _ in range(3):
-                client.send(request(body=chat(stream=True)))
-                answer = client.answer()
-                assert answer.complete
-                assert len(answer.events) == data.count(b"data: ")
+    script = always("raw", data=data, size=256 << 10, then="keep")
+    with facing(script, secure, tmp_path) as (gateway, sim), gateway.client() as client:
+        for _ in range(3):
+            client.send(request(body=chat(stream=True)))
+            answer = client.answer()
+            assert answer.complete
+            assert len(answer.events) == data.count(b"data: ")
         assert sim.connections_opened == 1
 
 

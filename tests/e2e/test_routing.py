@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import PROVIDER_KEY, Answer, Gateway, Provider, chat, get, request, until
 
 from dandolo.sim.script import Fault, Script
 from dandolo.sim.server import SimProvider
 from dandolo.sim.thread import SimThread
-from tests.e2e.harness import PROVIDER_KEY, Answer, Gateway, Provider, chat, request, until
 
 EQUAL = {"role": "primary"}
 
@@ -29,7 +29,7 @@ def running(
         Provider(sim, options={**options, **more.pop(sim.name, {})}, models=more.pop(f"{sim.name}_models", ()))
         for sim in sims
     ]
-    models = {"all": [f"{sim.name}/sim" for sim in sims]}
+    models = more.pop("models", {"all": [f"{sim.name}/sim" for sim in sims]})
     with SimThread(*sims), Gateway(directory, providers, models=models, **more) as gateway:
         yield gateway
 
@@ -195,16 +195,53 @@ def test_models_of_a_request_are_fallbacks_in_order(tmp_path: Path) -> None:
 
 def test_conversation_stays_with_whom_it_began(tmp_path: Path) -> None:
     a, b = (SimProvider(name, script=Script(latency_s=0.05)) for name in "ab")
+    explain = {"x-dandolo-explain": "true"}
+
+    def how(answer: Answer) -> str:
+        return explained(answer)["attempts"][0]["how"]
+
     with running(tmp_path, a, b) as gateway:
         for session in range(6):
-            answers = {who(ask(gateway, prompt_cache_key=f"session-{session}")) for _ in range(6)}
-            assert len(answers) == 1
+            answers = [ask(gateway, headers=explain, prompt_cache_key=f"session-{session}") for _ in range(6)]
+            assert len({who(answer) for answer in answers}) == 1
+            assert [how(answer) for answer in answers] == ["draw"] + ["sticky"] * 5
         long = [{"role": "system", "content": "be brief. " * 500}, {"role": "user", "content": "one"}]
-        first = who(ask(gateway, messages=long))
+        first = ask(gateway, headers=explain, messages=long)
         for turn in range(6):
             long = [*long, {"role": "assistant", "content": "ok"}, {"role": "user", "content": f"turn {turn}"}]
-            assert who(ask(gateway, messages=long)) == first
-        assert len({who(ask(gateway)) for _ in range(30)}) == 2
+            answer = ask(gateway, headers=explain, messages=long)
+            assert (who(answer), how(answer)) == (who(first), "sticky")
+        assert how(ask(gateway, headers=explain)) == "draw"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_stored_responses_are_asked_of_whoever_made_them_and_only_by_their_owner(tmp_path: Path, stream: bool) -> None:
+    a, b = (SimProvider(name, script=Script(latency_s=0.05)) for name in "ab")
+    keys = [{"name": "one", "key": "k-one"}, {"name": "two", "key": "k-two"}]
+    with running(tmp_path, a, b, keys=keys) as gateway:
+
+        def respond(key: str = "k-one", **more: Any) -> Answer:
+            body = {"model": "all", "input": "hello", "stream": stream, **more}
+            return gateway.ask(request("/v1/responses", body, key=key))
+
+        for _ in range(8):
+            made = respond()
+            maker = who(made)
+            if stream:
+                last = json.loads(made.events[-1])
+                number = last["response"]["id"]
+            else:
+                number = made.json["id"]
+            assert who(respond(previous_response_id=number)) == maker
+            assert who(gateway.ask(get(f"/v1/responses/{number}", key="k-one"))) == maker
+            for other in (
+                respond("k-two", previous_response_id=number),
+                gateway.ask(get(f"/v1/responses/{number}", key="k-two")),
+                gateway.ask(request(f"/v1/responses/{number}", None, method="DELETE", key="k-two")),
+            ):
+                assert (other.status, other.error["code"]) == (404, "response_not_found")
+        assert a.requests
+        assert b.requests
 
 
 # -- capacity ------------------------------------------------------------------------------------------------
@@ -274,6 +311,19 @@ def test_rate_limit_of_one_is_no_failure_while_another_can_answer(tmp_path: Path
         answers = [ask(gateway) for _ in range(20)]
         assert {answer.status for answer in answers} == {200}
         assert len(limited.requests) <= 3
+
+
+@pytest.mark.parametrize("status", [429, 500])
+def test_failed_call_waits_for_another_that_cools_down_for_a_moment(tmp_path: Path, status: int) -> None:
+    first, other = SimProvider("first"), SimProvider("other")
+    roles = {"first": {"role": "primary"}, "other": {"role": "secondary"}}
+    with running(tmp_path, first, other, **roles) as gateway:
+        other.script = Script(faults=[Fault("status", status=429, headers=[("retry-after-ms", "1500")])])
+        # Longer than this client has time, so that it is told and the account cools down.
+        assert ask(gateway, "other/sim", headers={"x-dandolo-timeout": "1s"}).status == 429
+        first.script = Script(faults=[Fault("status", status=status)])
+        answer = ask(gateway)
+        assert (who(answer), answer.header("x-dandolo-attempts")) == ("other", "2")
 
 
 def test_all_cooling_down_for_long_is_told_with_the_wait(tmp_path: Path) -> None:
@@ -463,3 +513,87 @@ def test_reload_forgets_nothing_that_was_measured(tmp_path: Path) -> None:
         until(lambda: "reloaded" in gateway.said())
         answer = ask(gateway)
         assert (who(answer), len(a.requests)) == ("b", asked)
+
+
+# -- auto ----------------------------------------------------------------------------------------------------
+
+AUTO = """
+[auto]
+quality = 0.5
+[[auto.models]]
+name = "chatty"
+quality = { question = 0.9, code = 0.6, tools = 0.6 }
+[[auto.models]]
+name = "coder"
+quality = { question = 0.7, code = 0.95, tools = 0.9 }
+capabilities = ["tools"]
+[[auto.models]]
+name = "wide"
+quality = { question = 0.6, code = 0.6, long_context = 0.9 }
+context_tokens = 200000
+"""
+PRICED: dict[str, Any] = {
+    "models": {},
+    "sim_models": [
+        {"id": "chatty", "input_usd_per_mtok": 0.1, "output_usd_per_mtok": 0.2, "context_tokens": 4000},
+        {"id": "coder", "input_usd_per_mtok": 1.0, "output_usd_per_mtok": 3.0, "context_tokens": 8000},
+        {"id": "wide", "input_usd_per_mtok": 0.1, "output_usd_per_mtok": 0.2},
+    ]
+}
+CODE = "Write a Python function that parses an ISO date with a regular expression:\n```python\ndef parse(text):\n```"
+
+
+def asked(gateway: Gateway, text: str, headers: Mapping[str, str] | None = None, **more: Any) -> Answer:
+    return ask(gateway, "auto", headers, messages=[{"role": "user", "content": text}], **more)
+
+
+def test_auto_chooses_a_model_by_what_is_asked(tmp_path: Path) -> None:
+    sim = SimProvider("sim")
+    with running(tmp_path, sim, toml=AUTO, **PRICED) as gateway:
+        for text, model in (
+            ("What is the capital of Peru?", "chatty"),
+            (CODE, "coder"),
+            ("Summarise: " + "the ledger says nothing of it. " * 2000, "wide"),
+        ):
+            answer = asked(gateway, text, auto={"quality": 0.5})
+            assert (answer.status, answer.header("x-dandolo-model")) == (200, model)
+            sent = json.loads(sim.requests[-1].body)
+            assert sent["model"] == model
+            assert "auto" not in sent
+            assert gateway.record(answer)["upstream_model"] == model
+        answer = asked(gateway, CODE, headers={"x-dandolo-explain": "true"})
+        told = explained(answer)["auto"]
+        assert (told["use"], told["models"][0]["name"]) == ("code", "coder")
+
+
+def test_auto_that_fits_nothing_names_the_bound_and_the_nearest(tmp_path: Path) -> None:
+    sim = SimProvider("sim")
+    with running(tmp_path, sim, toml=AUTO, **PRICED) as gateway:
+        answer = asked(gateway, CODE, auto={"max_cost": 1e-9})
+        assert (answer.status, answer.error["code"]) == (422, "no_model_fits")
+        assert "max_cost" in answer.error["message"]
+        answer = asked(gateway, "hello", headers={"x-dandolo-quality": "much"})
+        assert answer.status == 400
+        assert not sim.requests
+
+
+def test_auto_falls_back_to_the_next_model(tmp_path: Path) -> None:
+    fault = Fault("status", status=503, times=0)
+    sim = SimProvider("sim", script=Script(faults=[fault]))
+    with running(tmp_path, sim, toml=AUTO, **PRICED) as gateway:
+        answer = asked(gateway, "What is the capital of Peru?")
+        assert answer.status == 503
+        sim.script = Script(faults=[Fault("status", status=503)])
+        answer = asked(gateway, "What is the capital of Chile?", models=["coder"])
+        assert (answer.status, answer.header("x-dandolo-attempts")) == (200, "2")
+        assert json.loads(sim.requests[-2].body)["model"] == "chatty"
+        assert json.loads(sim.requests[-1].body)["model"] != "chatty"
+
+
+def test_auto_sees_only_models_that_the_key_may_use(tmp_path: Path) -> None:
+    sim = SimProvider("sim")
+    keys = [{"name": "narrow", "key": "k-narrow", "models": ["chatty"]}]
+    with running(tmp_path, sim, toml=AUTO, keys=keys, **PRICED) as gateway:
+        body = chat(model="auto", messages=[{"role": "user", "content": CODE}])
+        answer = gateway.ask(request(body=body, key="k-narrow"))
+        assert (answer.status, answer.header("x-dandolo-model")) == (200, "chatty")

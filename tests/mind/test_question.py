@@ -16,7 +16,7 @@ import trustme
 import uvloop
 
 from dandolo.errors import UpstreamError, UpstreamInvalid, UpstreamTimeout, UpstreamUnavailable
-from dandolo.mind.question import INTERIM_MAX, Reply, Request, ask
+from dandolo.mind.question import INTERIM_MAX, PIECES_MAX, Reply, Request, ask
 from dandolo.net.dial import Destination, Dialer
 from dandolo.sim import SimProvider
 
@@ -158,6 +158,19 @@ def test_a_body_that_fails_leaves_the_head(run: Run, data: bytes, then: str, pro
             reply = await ask(Dialer(), destination, GET, everything, TIMEOUT_S)
             assert (reply.status, reply.body) == (200, None)
             assert problem in reply.problem
+
+    run(main())
+
+
+def test_a_body_in_crumbs_is_given_up(run: Run) -> None:
+    """Each costs as much as a large piece: a million of them would keep everybody else waiting."""
+    crumbs = OK + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * (PIECES_MAX + 1)
+
+    async def main() -> None:
+        async with serving(saying(crumbs, "wait")) as destination:
+            reply = await ask(Dialer(), destination, GET, lambda status, head: 1 << 20, TIMEOUT_S)
+        assert (reply.status, reply.body) == (200, None)
+        assert "pieces" in reply.problem
 
     run(main())
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from dandolo.net.downstream import DownstreamLimits
 from dandolo.net.listen import Census, Listener, describe, from_systemd, open_tcp, open_unix, trusts
@@ -38,6 +41,9 @@ class Door:
 
     def admit(self, connection: Any, request: Any) -> int:
         return 1024
+
+    def enter_again(self, connection: Any, request: Any) -> bool:
+        return False
 
     def body_grew(self, connection: Any, size: int) -> None:
         pass
@@ -136,6 +142,103 @@ def test_nobody_else_is_believed_to_be_a_proxy() -> None:
         assert (await ask(port)).endswith(b"127.0.0.1")
 
     listening(main, proxy_protocol=True)
+
+
+@pytest.fixture(scope="module")
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    authority = trustme.CA()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(server)
+    authority.configure_trust(client)
+    return server, client
+
+
+def test_a_client_with_tls_is_served_until_it_leaves(contexts: Any) -> None:
+    server, client = contexts
+
+    async def main(port: int, census: Census, door: Door) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client, server_hostname="localhost")
+        for _ in range(3):
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readuntil(b"127.0.0.1")).startswith(b"HTTP/1.1 200 OK\r\n")
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (await asyncio.wait_for(reader.read(), 10)).endswith(b"127.0.0.1")
+        writer.close()
+
+    listening(main, tls=server)
+    assert server.options & ssl.OP_NO_RENEGOTIATION
+
+
+def test_a_proxys_header_comes_before_tls(contexts: Any) -> None:
+    server, client = contexts
+
+    async def main(port: int, census: Census, door: Door) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(PROXIED[0][1])
+        await writer.start_tls(client, server_hostname="localhost")
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (await asyncio.wait_for(reader.read(), 10)).endswith(b"\r\n\r\n203.0.113.7")
+        writer.close()
+
+    listening(main, tls=server, proxy_protocol=True, trusted=LOOPBACK)
+
+
+def test_a_refused_request_can_be_read_whole_over_tls_too(contexts: Any) -> None:
+    server, client = contexts
+
+    async def main(port: int, census: Census, door: Door) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client, server_hostname="localhost")
+        writer.write(b"BROKEN\r\n\r\n" + b"x" * 300_000)
+        answer = await asyncio.wait_for(reader.read(), 10)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"Connection: close" in answer
+        writer.close()
+
+    listening(main, tls=server)
+
+
+def test_a_storm_of_handshakes_that_fail_leaves_nothing_and_no_line(
+    contexts: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = [b"GET / HTTP/1.1\r\n\r\n", bytes(100), b"\x16\x03\x01\x00\x05hello", b""]
+
+    async def main(port: int, census: Census, door: Door) -> None:
+        async def one(number: int) -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(first[number % len(first)])
+                if number % 3 == 0:
+                    writer.transport.abort()
+                else:
+                    writer.write_eof()
+                assert len(await reader.read()) <= 7
+            except ConnectionError:
+                pass
+            finally:
+                writer.close()
+
+        for start in range(0, 200, 50):
+            await asyncio.gather(*(one(start + i) for i in range(50)))
+        while census.count:
+            await asyncio.sleep(0.001)
+        assert not census._by_address
+
+    listening(main, tls=contexts[0])
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_handshake_has_the_time_of_a_head(contexts: Any) -> None:
+    async def main(port: int, census: Census, door: Door) -> None:
+        door.limits = DownstreamLimits(head=HeadLimits(), header_read_s=0.1)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"\x16\x03\x01")
+        try:
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+        except ConnectionError:
+            pass
+        writer.close()
+
+    listening(main, tls=contexts[0])
 
 
 async def connected(port: int, census: Census, count: int) -> list[asyncio.StreamWriter]:

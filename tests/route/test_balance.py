@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dandolo.config.schema import Weights
-from dandolo.route.balance import STICKY_MAX, Balancer
+from dandolo.route.balance import ERRORS_WORST, STICKY_MAX, Balancer
 from dandolo.route.breaker import Breaker
 from dandolo.route.candidate import Candidate
 from dandolo.route.capacity import Slots
@@ -83,14 +83,35 @@ def test_the_score_is_the_formula() -> None:
     slow = candidate("slow", 1.0, 50.0, price=1e-6, errors=0.1)
     assert score(fast, slow) == pytest.approx(
         [
-            0.4 + 0.3 + 0.2 * (1 - 0.5) + 0.1 * 0.25,
-            0.4 * 1.5 / 3.0 + 0.3 * (1 - 0.1 / 0.25) + 0.2 * (1 - 0.1) + 0.1,
+            0.4 + 0.3 + 0.2 * (1 - 0.5**2) + 0.1 * 0.25,
+            0.4 * 1.5 / 3.0 + 0.3 * (1 - 0.1 / ERRORS_WORST) + 0.2 * (1 - 0.1**2) + 0.1,
         ]
     )
 
 
-def test_an_error_rate_of_a_quarter_is_as_bad_as_any() -> None:
-    assert score(candidate(errors=0.25)) == score(candidate(errors=0.9))
+def test_errors_count_up_to_twice_the_rate_at_which_their_term_is_spent() -> None:
+    spent, twice = score(candidate(errors=ERRORS_WORST))[0], score(candidate(errors=2 * ERRORS_WORST))[0]
+    assert twice == pytest.approx(spent - 0.3)
+    assert score(candidate(errors=0.9))[0] == pytest.approx(twice)
+
+
+def test_a_brownout_is_not_outweighed_by_four_times_the_speed() -> None:
+    failing, sound = score(candidate("quick", 0.25, 200.0, errors=0.25), candidate("slow", 1.0, 50.0))
+    assert sound > failing
+
+
+def test_a_dead_provider_ranks_below_a_sound_one_of_a_third_of_its_speed() -> None:
+    dead = candidate("dead", 0.3, 130.0, errors=0.6, limit=100)
+    slow = candidate("slow", 0.9, 43.0, in_use=6, price=1.3e-6)
+    failing, sound = score(dead, slow)
+    assert sound > failing + 0.1
+
+
+def test_a_good_provider_is_not_left_while_it_is_half_idle() -> None:
+    busy, idle = score(candidate("good", 0.5, 60.0, in_use=3), candidate("worse", 0.6, 50.0))
+    assert busy > idle
+    full, idle = score(candidate("good", 0.5, 60.0, in_use=9), candidate("worse", 0.6, 50.0))
+    assert full < idle
 
 
 def test_a_fast_provider_with_forty_percent_errors_ranks_below_a_slow_healthy_one() -> None:
@@ -102,7 +123,7 @@ def test_headroom_counts_as_load_until_it_expires() -> None:
     made = candidate()
     free = score(made)[0]
     made.limit.told(2, 10, until=NOW + 1)
-    assert score(made)[0] == pytest.approx(free - 0.2 * (0.8 - 0.1))
+    assert score(made)[0] == pytest.approx(free - 0.2 * (0.8**2 - 0.1**2))
     made.limit.told_until = NOW - 1
     assert score(made)[0] == free
 
@@ -123,7 +144,7 @@ def test_cold_candidates_start_from_their_peers_median() -> None:
 
 
 def test_free_candidates_have_the_whole_cost_term() -> None:
-    assert score(candidate(price=0.0), candidate(price=1e-6)) == pytest.approx([0.98 + 0.1 - 0.1, 0.98 - 0.1])
+    assert score(candidate(price=0.0), candidate(price=1e-6)) == pytest.approx([0.998, 0.998 - 0.1])
 
 
 def test_the_draw_follows_the_softmax_and_explores() -> None:
@@ -323,6 +344,29 @@ def test_a_preferred_speed_puts_the_others_behind_and_nobody_out() -> None:
     assert balancer().choose(pool, NOW) in (slow, quick)
 
 
+def test_a_preference_is_for_nobody_who_cannot_be_asked() -> None:
+    """Those behind are free: to wait for a slot of theirs would be to wait for nobody."""
+    quick, slow = candidate("quick", 0.2), candidate("slow", 3.0)
+    pool = Pool([quick, slow], Need(preference=Preference(first_max_s=1.0)))
+    quick.limit.cool(NOW + 30)
+    assert balancer().choose(pool, NOW) is slow
+    told = explain(balancer(), pool, NOW)
+    assert (told.chosen, told.how) == (slow, "only")
+    assert [term.left_out for term in told.terms] == ["cool-down", None]
+
+
+def test_the_widest_window_is_too_small_for_nobody() -> None:
+    """Also when somebody was asked before, and in the words of an explanation."""
+    a, b = candidate("a", context=64), candidate("b", context=64)
+    pool = Pool([a, b]).widest()
+    assert balancer().choose(pool, NOW, 0, 256, (a,)) is b
+    assert explain(balancer(), pool, NOW, 0, 256, (a,)).chosen is b
+    assert {term.left_out for term in explain(balancer(), pool, NOW, 0, 256).terms} == {None}
+    b.limit.cool(NOW + 3)
+    assert balancer().blocked(pool, NOW, 256, (a,)).why == "cooling"
+    assert balancer().blocked(pool, NOW, 256, (a, b)).why == "tried"
+
+
 def test_requirements_leave_out_who_is_not_known_to_meet_them() -> None:
     unknown, able = candidate("unknown"), candidate("able")
     able.capabilities = frozenset({"tools"})
@@ -349,6 +393,26 @@ def test_blocked_says_what_to_do() -> None:
     assert why(shut) == ("open", "shut", 1.0)
     assert why(full, tried=(full,)) == ("tried", None, 0.0)
     assert why() == ("none", None, 0.0)
+
+
+def test_who_waits_for_a_slot_waits_also_where_a_cool_down_will_end() -> None:
+    full, cooling, shut = candidate("full", in_use=10), candidate("cooling"), opened(candidate("shut"))
+    cooling.limit.cool(NOW + 1)
+    told = balancer(0.5).blocked(Pool([cooling, full, shut]), NOW)
+    assert (told.why, told.candidate) == ("full", full)
+    assert told.full == (full, cooling)
+
+
+def test_accounts_that_cool_down_for_a_moment_have_queues_to_wait_in() -> None:
+    full, soon, late, model = candidate("full", in_use=10), candidate("soon"), candidate("late"), candidate("model")
+    soon.limit.cool(NOW + 3)
+    late.limit.cool(NOW + 20)
+    model.cool(NOW + 1, "overloaded")  # which its account's queue does not know
+    assert balancer(0.5).blocked(Pool([soon, late, model]), NOW).full == (soon,)
+    assert balancer(0.5).blocked(Pool([full, late, soon, model]), NOW).full == (full, soon, late)
+    assert balancer(0.5).blocked(Pool([late, model]), NOW).full == ()
+    soon.limit.told(0, 60, until=NOW + 4)  # nor does it know of headers
+    assert balancer(0.5).blocked(Pool([soon, late]), NOW).full == ()
 
 
 def test_an_explanation_adds_up_and_is_what_was_done() -> None:

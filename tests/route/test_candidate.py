@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
+import random
+
 import pytest
 
 from dandolo.route.breaker import PROBE_EVERY_S, PROBE_EXTENDS_S, Breaker
@@ -48,6 +51,81 @@ def test_a_few_errors_among_many_long_streams_open_nothing() -> None:
             call, epoch, _ = under_way.pop(0)
             made.succeeded(call, epoch, now, 50)
     assert breaker.state == "closed"
+
+
+def test_answers_from_before_an_outage_do_not_keep_it_asked() -> None:
+    """A provider dies with calls under way: those still answer, whatever is sent from then on fails."""
+    made, breaker = candidate()
+    before = [made.begin(9.9) for _ in range(5)]
+    for step, (call, epoch) in enumerate(before[:2]):
+        fail(made, 1, 10.0 + step * 0.1)
+        made.first_content(call, epoch, 10.05 + step * 0.1)
+    assert breaker.state == "closed"
+    fail(made, 1, 10.2)
+    assert (breaker.state, breaker.reason) == ("open", "3 failures in a row")
+
+
+def test_an_answer_while_others_sent_since_may_still_come_ends_the_row() -> None:
+    made, breaker = candidate()
+    old = made.begin(9.9)
+    fail(made, 2, 10.0)
+    made.begin(10.1)
+    made.first_content(*old, 10.2)
+    fail(made, 2, 10.3)
+    assert breaker.state == "closed"
+
+
+def test_first_tokens_that_come_late_with_many_waiting_lower_the_limit() -> None:
+    made, _ = candidate()
+    for step in range(40):
+        call, epoch = made.begin(step * 0.1)
+        made.first_content(call, epoch, step * 0.1 + 0.3)
+    slots = made.limit.slots
+    waiting = []
+    for _ in range(60):
+        assert slots.enter()
+        waiting.append(made.begin(10.0))
+    for step, (call, epoch) in enumerate(waiting[:40]):
+        made.first_content(call, epoch, 12.0 + step * 0.05)
+    assert made.limit.value < 50
+    assert slots.limit == int(made.limit.value)
+    assert made.limit.wait_s(14.0) == 0.0
+
+
+def test_a_late_first_token_or_two_lower_nothing() -> None:
+    made, _ = candidate()
+    for step in range(40):
+        call, epoch = made.begin(step * 0.1)
+        made.first_content(call, epoch, step * 0.1 + 0.3)
+    for at in range(20):
+        call, epoch = made.begin(10.0 + 5 * at)
+        made.first_content(call, epoch, 12.0 + 5 * at)
+    assert made.measured.first_s > 1.9
+    assert made.limit.value == 100
+
+
+@pytest.mark.parametrize("spread", ["two kinds", "long tail", "even"])
+def test_uneven_first_tokens_are_no_queue(spread: str) -> None:
+    """Prompts differ in length, and so do the times they take: that alone must never shut out calls."""
+    made, _ = candidate()
+    draw = random.Random(spread)
+    first_s = {
+        "two kinds": lambda: 0.3 if draw.random() < 0.7 else 4.0,
+        "long tail": lambda: 0.5 * draw.lognormvariate(0, 1.0),
+        "even": lambda: 0.5 * draw.lognormvariate(0, 0.3),
+    }[spread]
+    under_way: list[tuple[float, int, int]] = []
+    now = 0.0
+    for _ in range(8000):
+        now += draw.expovariate(30.0)
+        while under_way and under_way[0][0] <= now:
+            at, call, epoch = under_way.pop(0)
+            made.first_content(call, epoch, at)
+            made.succeeded(call, epoch, at, 10)
+            made.limit.slots.leave(at)
+        assert made.limit.slots.enter(), "a healthy provider was taken for an overloaded one"
+        bisect.insort(under_way, (now + first_s(), *made.begin(now)))
+    assert made.limit.value == made.limit.bound
 
 
 def test_streams_that_are_all_cut_open_it_though_each_had_content() -> None:

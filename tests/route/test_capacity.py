@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dandolo.errors import Refusal
 from dandolo.net.strand import Strand, Waiter
-from dandolo.route.capacity import RETRY_AFTER_MAX_S, Slots
+from dandolo.route.capacity import RETRY_AFTER_MAX_S, ReservedSlots, Slots
 
 
 class Place:
@@ -45,6 +45,68 @@ def test_waiters_are_served_in_the_order_they_came() -> None:
     assert granted == [0, 1, 2, 3, 4]
     slots.leave(9.0)
     assert (slots.in_use, slots.waiting) == (0, 0)
+
+
+def test_slots_that_come_free_in_a_cool_down_are_handed_on_after_it() -> None:
+    slots, granted = Slots(64), []
+    for _ in range(64):
+        slots.enter()
+    for name in range(18):
+        slots.queue(Place(name, granted), 1.5)
+    slots.held_until = 2.0
+    for _ in range(40):
+        slots.leave(1.6)
+    slots.expire(1.9)
+    assert (granted, slots.in_use, slots.waiting) == ([], 24, 18)
+    slots.expire(2.0)
+    assert granted == list(range(8)), "all at once would be refused at once"
+    slots.expire(2.1)
+    slots.expire(2.2)
+    assert (granted, slots.in_use, slots.waiting) == (list(range(18)), 42, 0)
+
+
+@pytest.mark.parametrize("slots", [Slots(5), ReservedSlots(5, {"vip": 0.2})], ids=["plain", "reserved"])
+def test_nobody_overtakes_those_who_wait_when_a_cool_down_ends(slots: Slots) -> None:
+    granted: list[int] = []
+    while slots.enter():
+        pass
+    slots.queue(Place(0, granted), 1.0)
+    slots.held_until = 2.0
+    slots.leave(1.5)
+    assert not slots.enter()
+    slots.expire(2.0)
+    assert granted == [0]
+    slots.leave(2.1)
+    assert slots.enter()
+
+
+def test_small_limits_are_filled_at_once_after_a_cool_down() -> None:
+    slots, granted = Slots(4), list[int]()
+    for _ in range(4):
+        slots.enter()
+    for name in range(6):
+        slots.queue(Place(name, granted), 1.5)
+    slots.held_until = 2.0
+    for _ in range(4):
+        slots.leave(1.6)
+    slots.expire(2.0)
+    assert (granted, slots.in_use) == ([0, 1, 2, 3], 4)
+
+
+def test_a_cool_down_that_begins_at_a_grant_stops_the_next() -> None:
+    slots, granted = Slots(4), []
+    for _ in range(4):
+        slots.enter()
+
+    class Refused(Place):
+        def set(self, value: bool) -> None:
+            super().set(value)
+            slots.held_until = 5.0
+
+    for name in range(3):
+        slots.queue(Refused(name, granted), 0.0)
+    slots.resize(6, 1.0)
+    assert (granted, slots.in_use, slots.waiting) == ([0], 5, 2)
 
 
 def test_who_withdraws_is_not_served() -> None:

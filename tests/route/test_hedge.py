@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dandolo.route.candidate import Candidate
+from dandolo.route.capacity import Slots
 from dandolo.route.hedge import (
+    DEADLINE_COLD_S,
     DEADLINE_MIN_S,
     HEDGE_MIN_S,
     LAG_REMEMBERED_S,
@@ -14,7 +17,9 @@ from dandolo.route.hedge import (
     first_token_deadline_s,
     hedge_after_s,
     may_hedge,
+    reading_s,
 )
+from dandolo.route.limit import Limit
 from dandolo.route.measure import Measured
 from dandolo.route.retry import TOKENS_MAX, TOKENS_PER_REQUEST, Budget
 
@@ -36,6 +41,34 @@ def test_a_hedge_comes_at_one_and_a_half_times_the_95th_percentile(p95: float, a
 )
 def test_the_first_token_deadline_is_learned(p95: float, configured: float, deadline: float) -> None:
     assert first_token_deadline_s(measured(p95), configured) == deadline
+
+
+@pytest.mark.parametrize(("tokens", "seconds"), [(0.0, 0.0), (4096.0, 0.0), (14_096.0, 10.0)])
+def test_a_long_prompt_is_granted_the_time_to_read_it(tokens: float, seconds: float) -> None:
+    made = measured(1.0)
+    assert reading_s(tokens) == seconds
+    assert hedge_after_s(made, reading_s(tokens)) == 1.5 + seconds
+    assert first_token_deadline_s(made, 600.0, reading_s(tokens)) == 4.0 + seconds
+    assert first_token_deadline_s(made, 5.0, reading_s(tokens)) == min(5.0, 4.0 + seconds)
+    assert may_hedge(made, 5.0, Budget(), reading_s(tokens)) is (seconds < 3.5)
+    call = made.begin(0.0)
+    assert made.outrun(call, 5.0, reading_s(tokens)) is (seconds < 3.0)
+
+
+@pytest.mark.parametrize(
+    ("peers", "configured", "deadline"),
+    [((), 600.0, 600.0), ((0.0, 0.0), 600.0, 600.0), ((0.1, 0.0), 600.0, DEADLINE_COLD_S), ((0.1, 5.0), 600.0, 20.0),
+     ((0.1,), 7.0, 7.0)],
+)  # fmt: skip
+def test_unknown_black_hole_is_given_up_by_what_is_known_of_its_peers(
+    peers: tuple[float, ...], configured: float, deadline: float
+) -> None:
+    others = []
+    for p95 in peers:
+        others.append(Candidate("peer", Limit(Slots(8)), None))
+        others[-1].measured.first_p95_s = p95
+    assert first_token_deadline_s(measured(0.0), configured, 0.0, others) == deadline
+    assert first_token_deadline_s(measured(3.0), 600.0, 0.0, others) == 12.0
 
 
 def test_keep_alive_comments_satisfy_no_first_token_deadline() -> None:

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from dandolo.route.measure import (
     ALPHA,
     CLIP,
+    ERRORS_CONFIRMED_S,
     ERRORS_GONE_S,
     ERRORS_HELD_S,
     NEVER,
+    RECENT_MAX,
     STALL_COLD_S,
     STALL_MIN_S,
     Measured,
@@ -78,6 +80,70 @@ def test_errors_are_let_go_of_without_traffic(idle: float, left: float) -> None:
     made = Measured()
     made.failed(made.begin(0.0), 1.0)
     assert made.error_rate(1.0 + idle) == pytest.approx(ALPHA * left)
+
+
+def test_time_without_a_failure_is_no_evidence() -> None:
+    """A trial after the time for it: one failure brings back what was known, a success does not forget it."""
+    made = Measured()
+    for _ in range(20):
+        made.failed(made.begin(0.0), 0.0)
+    known = made.errors
+    assert made.error_rate(ERRORS_GONE_S) == 0.0
+    made.failed(made.begin(ERRORS_GONE_S), ERRORS_GONE_S)
+    assert made.error_rate(ERRORS_GONE_S) == pytest.approx(known + ALPHA * (1 - known))
+    later = 2 * ERRORS_GONE_S
+    streamed(made, later, 0.1)
+    assert made.error_rate(later) == 0.0, "a success was taken for a failure"
+    made.failed(made.begin(later + 1), later + 1)
+    assert made.error_rate(later + 1) > 0.8
+
+
+def test_what_is_long_ago_is_not_brought_back() -> None:
+    made = Measured()
+    for _ in range(20):
+        made.failed(made.begin(0.0), 0.0)
+    made.failed(made.begin(0.0), ERRORS_CONFIRMED_S + 1)
+    assert made.error_rate(ERRORS_CONFIRMED_S + 1) == pytest.approx(ALPHA)
+
+
+def test_what_is_usual_is_the_slow_quarter_and_a_queue_does_not_change_it() -> None:
+    made, now = Measured(), 0.0
+    for step in range(400):
+        now += 0.1
+        streamed(made, now, 0.2 if step % 2 else 0.6)
+    assert made.first_usual_s == pytest.approx(0.6)
+    assert made.first_low_s == pytest.approx(0.2)
+    for _ in range(400):
+        now += 0.1
+        streamed(made, now, 3.0)
+    assert made.first_low_s == pytest.approx(3.0)
+    assert made.first_usual_s < 1.5
+    usual = made.first_usual_s
+    for _ in range(4000):
+        now += 0.1
+        streamed(made, now, 3.0)
+    assert made.first_usual_s == usual
+    for _ in range(800):
+        now += 0.1
+        streamed(made, now, 0.3)
+    assert made.first_usual_s == pytest.approx(0.3, rel=0.05)
+
+
+def test_few_first_tokens_say_nothing_of_what_is_usual() -> None:
+    made = Measured()
+    for step in range(RECENT_MAX - 1):
+        streamed(made, step * 0.1, 0.5)
+    assert made.first_usual_s == 0.0
+
+
+def test_streams_without_content_are_counted_and_the_youngest_known() -> None:
+    made = Measured()
+    assert (made.unanswered, made.newest_at) == (0, 0.0)
+    first, second = made.begin(1.0), made.begin(2.0)
+    assert (made.unanswered, made.newest_at) == (2, 2.0)
+    assert made.first_content(first, 3.0) == 1.0
+    made.failed(second, 4.0)
+    assert (made.unanswered, made.newest_at) == (0, 0.0)
 
 
 def test_errors_rise_by_a_tenth_and_fall_by_a_tenth() -> None:

@@ -113,6 +113,34 @@ def test_the_queue_is_bounded_in_bytes() -> None:
     assert (slots.waiting, slots.waiting_bytes) == (1, 500)
 
 
+@pytest.mark.parametrize(("now", "who"), [(0.5, "late"), (2.0, "early")])
+def test_a_full_queue_of_low_makes_room_for_high(now: float, who: str) -> None:
+    """Else a flood of the lowest class would be what refuses the highest. Who would be served last goes."""
+    slots = Slots(1, waiters_max=3)
+    slots.enter()
+    places = {name: Place(name, []) for name in ("early", "middle", "late", "vip")}
+    for name in ("early", "middle", "late"):
+        slots.queue(places[name], 0.0, LOW)
+    slots.queue(places["vip"], now, HIGH)
+    assert slots.waiting == 3
+    assert [name for name, place in places.items() if place.error is not None] == [who]
+    with pytest.raises(Refusal):
+        slots.queue(Place("more", []), now, LOW)
+
+
+def test_nobody_gives_way_to_what_would_not_fit_all_the_same() -> None:
+    slots = Slots(1, bytes_max=100)
+    slots.enter()
+    high, low = Place("high", []), Place("low", [])
+    slots.queue(high, 0.0, HIGH, 90)
+    slots.queue(low, 0.0, LOW, 10)
+    with pytest.raises(Refusal):
+        slots.queue(Place("large", []), 0.0, NORMAL, 20)
+    assert (low.done, slots.waiting, slots.waiting_bytes) == (False, 2, 100)
+    slots.queue(Place("small", []), 0.0, NORMAL, 10)
+    assert (low.done, high.done, slots.waiting_bytes) == (True, False, 100)
+
+
 def test_a_smaller_limit_takes_slots_back_and_a_larger_one_hands_them_on() -> None:
     slots, told = Slots(3), []
     for _ in range(3):
@@ -202,7 +230,7 @@ _steps = st.lists(
 def test_slots_never_leak_and_never_go_negative(
     limit: int, steps: list[tuple[str, int, str, float]], reserved: bool, draw: random.Random
 ) -> None:
-    slots: Slots = ReservedSlots(limit, {"a": 0.3, "b": 0.2}) if reserved else Slots(limit)
+    slots: Slots = ReservedSlots(limit, {"a": 0.3, "b": 0.2}, 9) if reserved else Slots(limit, 9)
     told: list[object] = []
     waiting: list[tuple[Place, str]] = []
     held: list[str] = []
@@ -214,7 +242,10 @@ def test_slots_never_leak_and_never_go_negative(
                 held.append(key)
             else:
                 place = Place(name, told)
-                slots.queue(place, now, priority, 3, key)
+                try:
+                    slots.queue(place, now, priority, 3, key)
+                except Refusal:
+                    continue
                 waiting.append((place, key))
         elif step == "leave" and held:
             slots.leave(now, held.pop(draw.randrange(len(held))))

@@ -407,3 +407,12 @@ def test_head_has_no_body(sims: SimThread) -> None:
 
 def test_unasked_stream_field_is_ignored() -> None:
     assert b'"stream": true' in streamed()
+
+
+def test_words_of_its_own_tell_a_provider_by_every_piece(sims: SimThread) -> None:
+    sim = sims["openai"]
+    sim.script = Script(tokens=9, words=("own-0", "own-1", "own-2"))
+    with openai.OpenAI(base_url=sim.base_url, api_key="sk-right", max_retries=0) as client:
+        text = client.chat.completions.create(model="m", messages=MESSAGES).choices[0].message.content
+    assert text is not None
+    assert text.split(" ")[5:] == ["own-0", "own-1", "own-2", "own-0"]

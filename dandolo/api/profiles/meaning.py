@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dandolo.api.profiles.profile import Kind, Scope
+from dandolo.api.profiles.profile import Kind, Scope, TextRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +241,13 @@ STATUS_OF: Mapping[str, int] = {
 """The status of an error inside a 200 that has only a general type."""
 
 _CLIENTS = frozenset({400, 413, 422, 500})
+
+SIZES = (
+    TextRule(429, "request too large", Kind.RATE_LIMIT, "request"),
+    TextRule(402, "fewer max_tokens", Kind.QUOTA, "request"),
+)
+"""Limits that this request alone is too large for (OpenAI and Groq: a minute's tokens; OpenRouter: what the credit left
+would pay for): others may take it, and smaller ones go on to the same account."""
 
 TEXTS: tuple[tuple[frozenset[int], re.Pattern[str], Kind], ...] = (
     (

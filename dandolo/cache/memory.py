@@ -1,0 +1,349 @@
+"""L1: answers in this worker's memory, ready to be written. Synchronous, without lock, await or clock of its own.
+
+S3-FIFO (Yang, Qiu, Zhang, Yue, Rashmi, *FIFO queues are all you need for cache eviction*, SOSP 2023): what is new
+waits in a small queue, a tenth of the whole; what was asked for at least once meanwhile moves to the main queue,
+the rest leaves, and its key is remembered by a ghost as long as main. A key that comes back while it is a ghost
+enters main at once. Main is a FIFO, too, whose entries go round again as often as they were asked for, three times at
+most. One-off prompts, nearly half of all, thus never displace what is asked again (`bench/cache/results/memory.md`).
+The paper moves on at two requests; one is measured to be better here.
+
+A purge by tag, scope, model or class costs the same however much it hits: its time is noted and one counter
+raised, and an entry proves itself anew when it is next asked for. Because times are compared, a copy that comes
+back later from another tier is caught as well.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from dandolo.cache.entry import Entry
+
+ENTRIES_MAX = 1_000
+BYTES_MAX = 64 * 1024 * 1024
+SHARE_MAX = 20
+"""No object over a twentieth of the bytes: a few of them would displace everything."""
+SMALL_SHARE = 10
+"""The small queue is a tenth of the whole."""
+FREQUENCY_MAX = 3
+ENTRY_BYTES = 900
+"""What an entry costs beside its head and body: objects, their fields, places in three tables. Measured, about."""
+PURGES_MAX = 4_096
+"""Purged names remembered; beyond that whatever is older than the oldest of them goes."""
+
+Purged = Literal["tag", "scope", "model", "class"]
+
+
+class Kept:
+    """An entry as L1 holds it. `head` are the header lines that do not vary, `entry.body` what follows them."""
+
+    __slots__ = ("created", "entry", "expires", "frequency", "generation", "head", "in_main", "key", "scope", "size")
+
+    def __init__(self, entry: Entry, head: bytes, scope: str, generation: int) -> None:
+        self.entry = entry
+        self.key = entry.key
+        self.head = head
+        self.scope = scope
+        self.created = entry.created
+        self.expires = entry.expires
+        self.frequency = 0
+        self.generation = generation
+        self.in_main = False
+        self.size = len(head) + len(entry.body) + ENTRY_BYTES
+
+    def fresh(self, now: float) -> bool:
+        """Whether it may be given without further ado. A soft purge ends this before the entry says so."""
+        return now < self.expires
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStats:
+    """Counts since the start, and sizes now.
+
+    `hits_at_double` estimates the hits that twice the size would have given: those there were, and misses of
+    keys that had been displaced lately.
+    """
+
+    entries: int
+    bytes: int
+    entries_max: int
+    bytes_max: int
+    hits: int
+    misses: int
+    expired: int
+    purged: int
+    evicted: int
+    refused: int
+    hits_at_double: int
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits per lookup, 0 … 1."""
+        return self.hits / max(1, self.hits + self.misses)
+
+    @property
+    def hit_rate_at_double(self) -> float:
+        """The estimate for twice the size, 0 … 1."""
+        return self.hits_at_double / max(1, self.hits + self.misses)
+
+
+class Memory:
+    """The first tier. Times are seconds of one steady clock, the one of the entries' own times."""
+
+    __slots__ = (
+        "_bytes_max", "_displaced", "_entries_max", "_evicted", "_expired", "_generation", "_ghost", "_hits", "_kept",
+        "_main", "_misses", "_nearly", "_purged", "_purges", "_refused", "_small", "_small_bytes", "bytes",
+    )  # fmt: skip
+
+    def __init__(self, entries_max: int = ENTRIES_MAX, bytes_max: int = BYTES_MAX) -> None:
+        if entries_max < 1 or bytes_max < 1:
+            raise ValueError("a memory tier holds at least one entry and one byte")
+        self._entries_max = entries_max
+        self._bytes_max = bytes_max
+        self._kept: dict[bytes, Kept] = {}
+        self._small: OrderedDict[bytes, Kept] = OrderedDict()
+        self._main: OrderedDict[bytes, Kept] = OrderedDict()
+        self._ghost: OrderedDict[bytes, None] = OrderedDict()
+        # What left main: no ghost of the algorithm, only of the estimate.
+        self._displaced: OrderedDict[bytes, None] = OrderedDict()
+        self._purges = _Purges()
+        self._generation = 0
+        self.bytes = 0
+        self._small_bytes = 0
+        self._hits = self._misses = self._expired = self._purged = self._evicted = self._refused = self._nearly = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._kept
+
+    def get(self, key: bytes, now: float) -> Kept | None:
+        """The fresh answer under `key`. Never one that has expired or was purged."""
+        kept = self._kept.get(key)
+        if kept is not None:
+            if now < kept.expires and kept.generation == self._generation:
+                if kept.frequency < FREQUENCY_MAX:
+                    kept.frequency += 1
+                self._hits += 1
+                return kept
+            return self._doubtful(kept, now)
+        self._misses += 1
+        if key in self._ghost or key in self._displaced:
+            self._nearly += 1
+        return None
+
+    def stale(self, key: bytes, now: float, *, for_error: bool = False) -> Kept | None:
+        """What is left under `key` though it may have expired: to be given while it is fetched anew.
+
+        With `for_error`: to be given since it cannot be fetched. Counts neither as hit nor as miss.
+        """
+        kept = self._kept.get(key)
+        if kept is None or not self._proven(kept):
+            return None
+        until = kept.entry.usable_until if for_error else kept.entry.stale_until
+        return kept if now < until else None
+
+    def put(self, entry: Entry, head: bytes, scope: str, now: float, asked_at: float | None = None) -> bool:
+        """Keep an answer; whether it is kept. What was under its key goes in either case.
+
+        Not kept: what is too large, has expired, or was purged since it was asked for (`asked_at`; left out: since it
+        was made). No other than this call makes room, and it returns with both caps kept.
+        """
+        kept = Kept(entry, head, scope, self._generation)
+        purged_at, softly_at = self._purges.latest(kept)
+        since = kept.created if asked_at is None else asked_at
+        if softly_at >= since:
+            kept.expires = min(kept.expires, softly_at)
+        if kept.size * SHARE_MAX > self._bytes_max or purged_at >= since or now >= entry.usable_until:
+            self._refused += 1
+            self.delete(entry.key)
+            return False
+        old = self._kept.get(entry.key)
+        if old is not None:
+            self._remove(old)
+            kept.frequency, kept.in_main = old.frequency, old.in_main
+        elif entry.key in self._ghost:
+            del self._ghost[entry.key]
+            kept.in_main = True
+        if kept.in_main:
+            self._main[entry.key] = kept
+        else:
+            self._small[entry.key] = kept
+            self._small_bytes += kept.size
+        self._displaced.pop(entry.key, None)
+        self._kept[entry.key] = kept
+        self.bytes += kept.size
+        while len(self._kept) > self._entries_max or self.bytes > self._bytes_max:
+            self._evict()
+        return entry.key in self._kept
+
+    def delete(self, key: bytes) -> bool:
+        """Forget one answer; whether there was one."""
+        kept = self._kept.get(key)
+        if kept is None:
+            return False
+        self._remove(kept)
+        return True
+
+    # -- purging -----------------------------------------------------------------------------------------------
+
+    def purge_key(self, key: bytes, now: float, *, soft: bool = False) -> bool:
+        """Forget one answer, or for a soft purge let it expire now; whether there was one."""
+        kept = self._kept.get(key)
+        if kept is None or not soft:
+            return self.delete(key)
+        kept.expires = min(kept.expires, now)
+        return True
+
+    def purge(self, what: Purged, name: str, now: float, *, soft: bool = False) -> None:
+        """Forget all answers of a tag, scope, model or class (its name, say "QUESTION") that were made until `now`."""
+        self._purges.add((what, name), now, soft=soft)
+        self._generation += 1
+
+    def purge_all(self, now: float, *, soft: bool = False) -> None:
+        """Forget everything made until `now`, wherever it may come back from."""
+        self._purges.add_all(now, soft=soft)
+        self._generation += 1
+        if not soft:
+            self._purged += len(self._kept)
+            for table in (self._kept, self._small, self._main, self._ghost, self._displaced):
+                table.clear()
+            self.bytes = self._small_bytes = 0
+
+    # -- telling -----------------------------------------------------------------------------------------------
+
+    def hottest(self, count: int) -> Iterator[Kept]:
+        """Up to `count` entries of the main queue, the youngest first: what is worth handing on."""
+        for _, kept in zip(range(count), reversed(self._main.values()), strict=False):
+            yield kept
+
+    def stats(self) -> MemoryStats:
+        """Counts and sizes. Purged entries that nobody has asked for since are still in the sizes."""
+        return MemoryStats(
+            entries=len(self._kept),
+            bytes=self.bytes,
+            entries_max=self._entries_max,
+            bytes_max=self._bytes_max,
+            hits=self._hits,
+            misses=self._misses,
+            expired=self._expired,
+            purged=self._purged,
+            evicted=self._evicted,
+            refused=self._refused,
+            hits_at_double=self._hits + self._nearly,
+        )
+
+    # -- within ------------------------------------------------------------------------------------------------
+
+    def _doubtful(self, kept: Kept, now: float) -> Kept | None:
+        """A hit that has expired, or that must prove that no purge since it was last asked for meant it."""
+        if self._proven(kept):
+            if now < kept.expires:
+                return self.get(kept.key, now)
+            if now >= kept.entry.usable_until:
+                self._remove(kept)
+            self._expired += 1
+        self._misses += 1
+        return None
+
+    def _proven(self, kept: Kept) -> bool:
+        """Whether no hard purge meant this entry; otherwise it is removed. Applies soft ones."""
+        if kept.generation == self._generation:
+            return True
+        purged_at, softly_at = self._purges.latest(kept)
+        if purged_at >= kept.created:
+            self._remove(kept)
+            self._purged += 1
+            return False
+        if softly_at >= kept.created:
+            kept.expires = min(kept.expires, softly_at)
+        kept.generation = self._generation
+        return True
+
+    def _remove(self, kept: Kept) -> None:
+        del self._kept[kept.key]
+        self.bytes -= kept.size
+        if kept.in_main:
+            del self._main[kept.key]
+        else:
+            del self._small[kept.key]
+            self._small_bytes -= kept.size
+
+    def _evict(self) -> None:
+        """Make one step: an entry leaves, or moves on from small to main. Main's rounds end, since each costs a use."""
+        small = self._small
+        if small and (
+            not self._main
+            or len(small) * SMALL_SHARE > self._entries_max
+            or self._small_bytes * SMALL_SHARE > self._bytes_max
+        ):
+            key, kept = small.popitem(last=False)
+            self._small_bytes -= kept.size
+            if kept.frequency:
+                kept.frequency = 0
+                kept.in_main = True
+                self._main[key] = kept
+                return
+            self._ghost[key] = None
+            if len(self._ghost) > self._entries_max - self._entries_max // SMALL_SHARE:
+                self._ghost.popitem(last=False)
+        else:
+            while True:
+                key, kept = self._main.popitem(last=False)
+                if not kept.frequency:
+                    break
+                kept.frequency -= 1
+                self._main[key] = kept
+            self._displaced[key] = None
+            if len(self._displaced) > self._entries_max:
+                self._displaced.popitem(last=False)
+        del self._kept[key]
+        self.bytes -= kept.size
+        self._evicted += 1
+
+
+class _Latest(NamedTuple):
+    hard: float
+    soft: float
+
+
+_NEVER = float("-inf")
+
+
+class _Purges:
+    """When what was purged last. Bounded: forgetting a purge purges everything as old as it."""
+
+    __slots__ = ("_hard", "_hard_all", "_soft", "_soft_all")
+
+    def __init__(self) -> None:
+        self._hard: OrderedDict[tuple[Purged, str], float] = OrderedDict()
+        self._soft: OrderedDict[tuple[Purged, str], float] = OrderedDict()
+        self._hard_all = _NEVER
+        self._soft_all = _NEVER
+
+    def add(self, name: tuple[Purged, str], now: float, *, soft: bool) -> None:
+        table = self._soft if soft else self._hard
+        table[name] = max(now, table.pop(name, _NEVER))
+        if len(table) > PURGES_MAX:
+            self.add_all(table.popitem(last=False)[1], soft=soft)
+
+    def add_all(self, now: float, *, soft: bool) -> None:
+        if soft:
+            self._soft_all = max(now, self._soft_all)
+        else:
+            self._hard_all = max(now, self._hard_all)
+
+    def latest(self, kept: Kept) -> _Latest:
+        """The last hard and the last soft purge that meant an entry."""
+        hard, soft = self._hard_all, self._soft_all
+        if self._hard or self._soft:
+            entry = kept.entry
+            names: list[tuple[Purged, str]] = [("tag", tag) for tag in entry.tags]
+            names += (("scope", kept.scope), ("model", entry.model), ("class", entry.kind.name))
+            for name in names:
+                hard = max(hard, self._hard.get(name, _NEVER))
+                soft = max(soft, self._soft.get(name, _NEVER))
+        return _Latest(hard, soft)

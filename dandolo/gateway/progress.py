@@ -1,0 +1,160 @@
+"""What is known of a request as its story goes on: what it asked, who was asked, what came of it, what is left to say.
+
+The story itself is `gateway.exchange`; this holds its state, and what follows from that alone.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from dandolo.api import usage as usages
+from dandolo.api.call import Call
+from dandolo.errors import GatewayError
+from dandolo.gateway.admission import Tenant
+from dandolo.gateway.summary import estimated
+from dandolo.gateway.tap import StreamTap
+from dandolo.gateway.timing import Timed
+from dandolo.net.downstream import Downstream
+from dandolo.net.relay import BytesRelay, EventRelay
+from dandolo.net.strand import Strand
+from dandolo.route.candidate import Candidate
+from dandolo.route.catalog import Target
+from dandolo.route.explain import Explanation
+from dandolo.route.models import Selection
+from dandolo.route.queue import NORMAL
+from dandolo.wire.client import Response
+from dandolo.wire.server import Request
+
+if TYPE_CHECKING:
+    from dandolo.gateway.detached import Detached
+    from dandolo.gateway.gateway import Admitted, Gateway
+    from dandolo.gateway.hedging import Hedge
+    from dandolo.gateway.shortly import Begun
+    from dandolo.gateway.ways import Lane
+
+_now = time.monotonic
+
+
+class Progress(Timed):
+    """The state of an exchange."""
+
+    # What is the same for every new exchange stands on the class: an exchange is made for each request.
+    suffix = ""
+    committed = False
+    provider_s = 0.0
+    """Seconds spent waiting for providers."""
+    queue_s = 0.0
+    """Seconds spent waiting for slots."""
+    bytes_out = 0
+    usage: usages.Usage | None = None
+    tap: StreamTap | None = None
+    relay: EventRelay | BytesRelay | None = None
+    finish_reason: str | None = None
+    lent: Response | None = None
+    """The head of the answer to a call that was made for several."""
+    response_id: str | None = None
+    """The id of the provider's plain answer."""
+    call: Call | None = None
+    target: Target | None = None
+    attempts = 0
+    error: GatewayError | None = None
+    status = 0
+    first_byte_at: float | None = None
+    first_token_at: float | None = None
+    streamed = False
+    relayed = False
+    model = ""
+    code = ""
+    ended_at = 0.0
+    body_bytes = 0
+    method = b""
+    strand: Strand | None = None
+    begun: Begun | None = None
+    ended = False
+    lane: Lane | None = None
+    tried: list[Candidate] | None = None
+    """Who was asked, in order."""
+    attempting = False
+    """Whether an attempt of this story's own is under way."""
+    hedge: Hedge | None = None
+    silent: Candidate | None = None
+    failures: tuple[str, ...] = ()
+    """Who failed before, and how: account and code."""
+    chosen: Candidate | None = None
+    """Chosen already, by the short way that then could not go on."""
+    region = ""
+    """Where it must be served, "" for anywhere."""
+    priority = NORMAL
+    explains = False
+    """Whether the answer tells how its provider was chosen."""
+    selection: Selection | None = None
+    """How a model was chosen, where the caller left that to us."""
+    explanations: tuple[Explanation, ...] = ()
+    waits_locally = False
+    """The last failure was a short 429 that nobody can take over, which is waited out."""
+
+    def __init__(
+        self, gateway: Gateway, admitted: Admitted, client: Downstream, request: Request, request_id: bytes
+    ) -> None:
+        self.gateway = gateway
+        self.plane = admitted.plane
+        self.admitted = admitted
+        self.client = client
+        self.request = request
+        self.encoded_id = request_id
+        self.endpoint = admitted.endpoint
+        self.started = self.sent_at = _now()
+
+    @property
+    def id(self) -> str:
+        """The request's id, as the client was told."""
+        return self.encoded_id.decode("ascii")
+
+    @property
+    def tenant(self) -> Tenant:
+        """Whose request it is."""
+        return self.admitted.tenant
+
+    def tokens_out(self) -> int:
+        """Tokens of the answer that has ended: as told, else as many as there were events; 0: unknown."""
+        tap = self.tap
+        if tap is not None:
+            tokens = tap.usage.output_tokens if tap.counted else tap.data_events
+        else:
+            tokens = self.usage.output_tokens if self.usage is not None else 0
+        lane = self.lane
+        if tokens and lane is not None and lane.route.pool.single is None:
+            lane.route.answered(tokens)
+        return tokens
+
+    def take_from(self, detached: Detached) -> None:
+        """A call made for several has answered: what it took is what this one took."""
+        self.target, self.attempts, self.failures = detached.target, detached.attempts, detached.failures
+        self.sent_at, self.provider_s = detached.sent_at, _now() - detached.started
+        self.first_byte_at = detached.first_byte_at
+        self.lent = detached.response
+
+    def let_go(self) -> None:
+        """Keep what the record will say, and nothing that belongs to the connections or holds a body."""
+        self.ended_at = _now()
+        request, call = self.request, self.call
+        self.method = request.method
+        self.body_bytes = len(request.body)
+        if call is not None:
+            self.model = call.model
+            self.call = None
+        if self.relay is not None:
+            self.relayed = True
+            self.streamed = isinstance(self.relay, EventRelay)
+            if self.tap is not None and self.usage is None and self.committed:
+                self.usage = estimated(self.tap.usage, self.body_bytes, self.tap.data_events)
+            self.relay = self.tap = None
+        self.explanations = ()
+        self.selection = None
+        self.hedge = self.lane = self.tried = self.silent = None
+        if self.error is not None:
+            self.code = self.error.code or ""
+            # Its traceback knows everything that was to be let go of.
+            self.error = None
+        del self.request, self.client
