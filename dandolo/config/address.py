@@ -118,7 +118,7 @@ def origin() -> Kind:
     return Kind("origin", '"https://app.example", or "*" where keys are set', read)
 
 
-def _split(value: str, schemes: tuple[str, ...]) -> SplitResult:
+def split_url(value: str, schemes: tuple[str, ...]) -> SplitResult:
     """The parts of an absolute URL; the reasons of Unfit never show it, since it may hold a password."""
     form = " or ".join(f"{scheme}://" for scheme in schemes)
     if not _URL.fullmatch(value):
@@ -139,7 +139,7 @@ def base_url() -> Kind:
     def read(value: object, at: At) -> str:
         if not isinstance(value, str):
             raise Unfit(f"observed {describe(value)}, expected a URL such as https://api.example/v1")
-        parts = _split(value, ("http", "https"))
+        parts = split_url(value, ("http", "https"))
         if "@" in parts.netloc:
             raise Unfit("a URL must not hold credentials: use key = { … } (the value is not shown)")
         return value.rstrip("/")
@@ -156,11 +156,11 @@ def secret_url(*schemes: str, unset_is_none: bool = False) -> Kind:
                 raise Unfit(
                     f"a URL with credentials is a secret: put it elsewhere and write {secret.REFERENCE_FORM} here"
                 )
-            _split(value, schemes)
+            split_url(value, schemes)
             return secret.Secret(value)
         found = secret.resolve(value, at.reading.environ, at.reading.base, unset_is_none=unset_is_none)
         if found is not None:
-            _split(found.reveal(), schemes)
+            split_url(found.reveal(), schemes)
         return found
 
     listed = ", ".join(f"{scheme}://" for scheme in schemes)

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from dandolo.config import address, kinds
+from dandolo.config import kinds, redisurl
 from dandolo.config.secret import Secret
 from dandolo.config.spec import absent, key, section
 
@@ -23,10 +24,11 @@ class CacheMemory:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheRedis:
     url: Secret = key(
-        address.secret_url("redis", "rediss", "redis+cluster", "rediss+cluster"),
+        redisurl.redis_url(),
         '"redis://127.0.0.1:6379/0"',
         "server, or cluster; rediss:// is TLS",
     )
+    ca: Path | None = absent(kinds.readable_file("a PEM bundle"), "private CA bundle (PEM)", example='"/path/ca.pem"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
