@@ -1,0 +1,1 @@
+"""The cache, measured by itself: `python -m bench.cache.normal` and its neighbours."""

@@ -1,0 +1,160 @@
+"""Token by token: capitals, contractions, spelling variants and number words of an English text.
+
+Each fold has its own licence. Capitals go unless the word is another word with one (`Polish`, `MB`, `IT`);
+contractions open unless `'s` may be "has"; British spellings become American unless both stand in the text;
+number words become digits only as plain counts. In a text about words (`MENTION`) none of this happens:
+there only the languages' names and the opener lose their capitals.
+"""
+
+from __future__ import annotations
+
+from dandolo.cache.normal import words as w
+
+_SENTENCE_END = frozenset(".!?")
+_PAUSE = frozenset(",-")
+_UNIT_NAMES = {
+    "kilometers": "km", "kilometer": "km", "kilograms": "kg", "kilogram": "kg", "centimeters": "cm",
+    "centimeter": "cm", "millimeters": "mm", "millimeter": "mm", "feet": "ft", "percent": "percent",
+}  # fmt: skip
+_RISKY_CAPITALS = w.words_of("it us who no he or and so as in at am be me id ok la ma pa")
+_LANGUAGE_NAMES = w.LANGUAGES - w.AMBIGUOUS
+_CLEARLY_ENGLISH = w.words_of("the of and how what why which to from with this that does should would could")
+_OPENS_ELSEWHERE = w.words_of("was will has plan test format note plot")
+"""Openers that are everyday words of other languages too."""
+_GREETINGS = w.words_of("hi hello hey hiya")
+
+
+def is_english(lows: list[str]) -> bool:
+    """Whether the text is surely English: an English opener, or English words and no foreign ones."""
+    first = lows[0]
+    if first in w.WH or first in w.CONTRACTIONS:
+        return True
+    present = set(lows)
+    if first in _GREETINGS and len(lows) > 2 and not w.WH.isdisjoint(lows[1:5]):
+        return True
+    if not w.FOREIGN.isdisjoint(present):
+        return len(_CLEARLY_ENGLISH & present) > 1
+    if first in w.OPENER and first not in _OPENS_ELSEWHERE:
+        return True
+    present.discard(first)
+    return not w.ENGLISH.isdisjoint(present)
+
+
+def fold(tokens: list[str], lows: list[str]) -> tuple[list[str], bool]:
+    """`tokens` with the licensed folds applied, and whether the text is about words."""
+    present = set(lows)
+    letters = [token for token in tokens if token.isalpha()]
+    shouted = len(letters) > 2 and all(token.isupper() for token in letters)
+    titled = len(letters) > 2 and not shouted and all(token[0].isupper() for token in letters)
+    about_words = not w.MENTION.isdisjoint(present)
+    if about_words:
+        return _about_words(tokens, lows, shouted), True
+    programming = not w.PROGRAMMING.isdisjoint(present)
+    spelling = w.AMERICAN.isdisjoint(present)
+    folded: list[str] = []
+    opening = True
+    last = len(tokens) - 1
+    for at, token in enumerate(tokens):
+        low = lows[at]
+        if token == low:
+            word = low
+        else:
+            word = _cased(token, low, opening, programming, shouted, titled, lows[at - 1] if at else "")
+        opening = token in _SENTENCE_END or (token in _PAUSE and at > 0 and lows[at - 1] in _GREETINGS)
+        if word in w.CONTRACTIONS:
+            following = lows[at + 1] if at < last else ""
+            unsure = following in w.IS_OR_HAS or following.endswith("ed") or not following
+            folded += (word,) if unsure and word.endswith("'s") else w.CONTRACTIONS[word]
+            continue
+        if word == "i'd" and at < last and lows[at + 1] in ("like", "love"):
+            folded += ("i", "would")
+            continue
+        if word in w.BRITISH and spelling and token == low:
+            word = w.BRITISH[word]
+        elif word in w.NUMBERS and token == low:
+            word = _count(lows, at, last)
+        if word in _UNIT_NAMES and folded and folded[-1][-1].isdigit():
+            word = _UNIT_NAMES[word]
+        elif word == "cent" and at > 1 and folded[-1] == "per" and folded[-2][-1].isdigit():
+            folded[-1] = "percent"
+            continue
+        elif word in ("fahrenheit", "celsius") and at > 1 and folded[-1] in ("degrees", "degree"):
+            if folded[-2][-1].isdigit():
+                folded[-1] = "°F" if word == "fahrenheit" else "°C"
+                continue
+        elif word.endswith(",000") and _grouped(word):
+            word = word.replace(",", "")
+        folded.append(word)
+    return folded, False
+
+
+def _about_words(tokens: list[str], lows: list[str], shouted: bool) -> list[str]:
+    if shouted:
+        return tokens
+    folded = list(tokens)
+    for at, low in enumerate(lows):
+        opens = not at or (tokens[at - 1] in _SENTENCE_END | _PAUSE and lows[0] in w.OPENER | _GREETINGS)
+        if low in _LANGUAGE_NAMES or (opens and low in w.OPENER) or low in ("i", "i'm", "i'd"):
+            folded[at] = low
+    if lows[0] in _GREETINGS:
+        folded[0] = lows[0]
+    if folded[0] == "what's":
+        folded[:1] = ("what", "is")
+    return folded
+
+
+def _cased(written: str, low: str, opening: bool, programming: bool, shouted: bool, titled: bool, before: str) -> str:
+    """`written`, which has a capital, as it stands in the form."""
+    if not written.isalpha() and not written.replace("-", "").replace("'", "").isalpha():
+        return low if low in w.NUMBERED and written in (low.upper(), low.title(), w.NUMBERED[low]) else written
+    if len(written) == 1:
+        small = written == "I" or (written == "A" and opening and not shouted)
+        return low if small else written
+    base = low[:-2] if low.endswith("'s") else low
+    if base in w.AMBIGUOUS:
+        if opening and not shouted and written[1:] == low[1:] and (low in w.ALWAYS_SMALL or low in w.OPENER):
+            return low
+        if programming and base in w.PROGRAMMING_NAMES and not shouted:
+            return low
+        if base == "us" and before == "the":
+            return "US"
+        if base == "windows" and before == "on":
+            return low
+        if base == "who" and opening:
+            return written if written.isupper() and not shouted else low
+        if (base in w.EMPHASIS) or ((shouted or titled) and base in w.ENGLISH and base not in _RISKY_CAPITALS):
+            return low
+        if base in ("am", "pm") and before[-1:].isdigit():
+            return low
+        return written
+    if base in w.UNIT_CASE:
+        return written
+    rest = written[1:]
+    if rest.islower() or written.isupper() or low in w.MIXED_CASE:
+        return low
+    if "-" in written or "'" in written:
+        pieces = written.replace("'", "-").split("-")
+        known = all(piece[1:].islower() or piece.isupper() or len(piece) == 1 for piece in pieces)
+        return low if known and max(map(len, pieces)) > 2 and not any(p in w.UNIT_CASE for p in pieces) else written
+    if written[-1] == "s" and written[:-1].isupper() and len(written) > 3:
+        return low
+    return written
+
+
+def _count(lows: list[str], at: int, last: int) -> str:
+    """A number word as digits where it counts the plain word after it and stands alone; else as it is."""
+    word = lows[at]
+    if at == last:
+        return word
+    following, before = lows[at + 1], lows[at - 1] if at else ""
+    if not following.isalpha() or following in w.NUMBER_PARTS or before in w.NUMBER_PARTS:
+        return word
+    if before[-1:].isdigit() or not following.isascii() or not w.NUMERAL_SUBJECT.isdisjoint(lows):
+        return word
+    return w.NUMBERS[word]
+
+
+def _grouped(number: str) -> bool:
+    """1,000 and 250,000, whose commas can be nothing but thousands; not 1,000,5 and not 0,000."""
+    head, *groups = number.lstrip("$€£¥").split(",")
+    return head.isdigit() and head[0] != "0" and len(head) < 4 and all(len(g) == 3 and g.isdigit() for g in groups)
