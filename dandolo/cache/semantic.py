@@ -89,13 +89,14 @@ def _english(tokens: list[str], about_words: bool) -> str:
     question_mark = asked.question_mark
     if left[-1] == SYMBOL_MARK + "?" and courtesy.mark_stands_apart(left):
         left, question_mark = left[:-1], True
+    # "You like it?" asks, "You like it." tells; where the words ask, the mark says nothing new.
+    question_mark = question_mark and not frames.asks_without_mark(left)
     if "," in left and not about_words:
         left = frames.without_pause(left)
     if not about_words:
         left = frames.rewrite(left)
     form = " ".join(left)
-    # "You like it?" asks, "You like it." tells; where the words ask, the mark says nothing new.
-    return f"{form} ?" if question_mark and not frames.asks_without_mark(left) else form
+    return f"{form} ?" if question_mark and left[0] not in w.QUESTION else form
 
 
 def _foreign(head: str) -> str:

@@ -59,7 +59,7 @@ _ARTEFACT = w.words_of(
     limerick sentence headline outline example examples explanation overview table recipe"""
 )
 _FOR_ME = w.words_of(
-    "convert translate calculate compute explain summarize summarise solve sort check define rewrite list proofread"
+    "convert translate calculate compute explain summarize summarise solve sort check define rewrite list proofread write generate draft compose draw"
 )
 _GIVE = w.words_of("give write show tell list create generate suggest recommend")
 _QUANTITY = w.words_of("a an the some two three four five six seven eight nine ten")
@@ -118,11 +118,18 @@ def _strip_start(t: list[str], about_words: bool) -> tuple[int, bool, bool]:
                 break
         elif first in _HESITATION:
             to = _past(t, at + 1)
+            if to < size and t[to] in _HESITATION and t[to] != first:
+                at = to
+                continue
             if to >= size - 1 or t[to] not in w.OPENER or (to == at + 1 and t[to] in ("what", "be")):
                 break
         elif first in _PLEASE:
             to = _past(t, at + 1)
-            if to >= size or t[to] not in w.OPENER or (t[to] in w.MODAL | {"do"} and t[to + 1 : to + 2] != ["you"]):
+            if (
+                to >= size
+                or t[to] not in w.OPENER - _PLEASE
+                or (t[to] in w.MODAL | {"do"} and t[to + 1 : to + 2] != ["you"])
+            ):
                 break
         elif first in ("can", "could", "would", "will") and t[at + 1] == "you":
             to = _request(t, at)

@@ -18,7 +18,10 @@ _UNIT_NAMES = {
 }  # fmt: skip
 _RISKY_CAPITALS = w.words_of("it us who no he or and so as in at am be me id ok la ma pa")
 _LANGUAGE_NAMES = w.LANGUAGES - w.AMBIGUOUS
-_CLEARLY_ENGLISH = w.words_of("the of and how what why which to from with this that does should would could")
+_CLEARLY_ENGLISH = w.words_of(
+    """the of and how what why which to from with this that does should would could you your have has my it's there
+    their they when where who about using between for"""
+)
 _OPENS_ELSEWHERE = w.words_of("was will has plan test format note plot")
 """Openers that are everyday words of other languages too."""
 _GREETINGS = w.words_of("hi hello hey hiya")
@@ -59,7 +62,9 @@ def fold(tokens: list[str], lows: list[str]) -> tuple[list[str], bool]:
         if token == low:
             word = low
         else:
-            word = _cased(token, low, opening, programming, shouted, titled, lows[at - 1] if at else "")
+            before = lows[at - 1] if at else ""
+            alone = at == last or tokens[at + 1] == lows[at + 1]
+            word = _cased(token, low, before, opening, alone, programming, shouted, titled)
         opening = token in _SENTENCE_END or (token in _PAUSE and at > 0 and lows[at - 1] in _GREETINGS)
         if word in w.CONTRACTIONS:
             following = lows[at + 1] if at < last else ""
@@ -103,16 +108,19 @@ def _about_words(tokens: list[str], lows: list[str], shouted: bool) -> list[str]
     return folded
 
 
-def _cased(written: str, low: str, opening: bool, programming: bool, shouted: bool, titled: bool, before: str) -> str:
+def _cased(
+    written: str, low: str, before: str, opening: bool, alone: bool, programming: bool, shouted: bool, titled: bool
+) -> str:
     """`written`, which has a capital, as it stands in the form."""
-    if not written.isalpha() and not written.replace("-", "").replace("'", "").isalpha():
+    plain = written.isalpha()
+    if not plain and not (written[0].isalpha() and written.replace("-", "").replace("'", "").isalpha()):
         return low if low in w.NUMBERED and written in (low.upper(), low.title(), w.NUMBERED[low]) else written
     if len(written) == 1:
         small = written == "I" or (written == "A" and opening and not shouted)
         return low if small else written
     base = low[:-2] if low.endswith("'s") else low
     if base in w.AMBIGUOUS:
-        if opening and not shouted and written[1:] == low[1:] and (low in w.ALWAYS_SMALL or low in w.OPENER):
+        if opening and not shouted and written[1:] == low[1:] and (base in w.ALWAYS_SMALL or low in w.OPENER):
             return low
         if programming and base in w.PROGRAMMING_NAMES and not shouted:
             return low
@@ -128,6 +136,8 @@ def _cased(written: str, low: str, opening: bool, programming: bool, shouted: bo
             return low
         return written
     if base in w.UNIT_CASE:
+        return written
+    if before == "the" and alone and not shouted and not titled and base not in w.AFTER_THE and not written.isupper():
         return written
     rest = written[1:]
     if rest.islower() or written.isupper() or low in w.MIXED_CASE:

@@ -28,6 +28,7 @@ _WHICH = w.words_of(
     """year country city planet language continent state company animal element ocean river mountain month century
     decade president"""
 )
+_ASKING = w.words_of("what how why which where")
 _SUBORDINATE = w.words_of("before after when if in on while during without using with for once")
 _WHEN = w.words_of("year month century decade")
 _SYMMETRIC = w.words_of("difference similarities")
@@ -48,7 +49,11 @@ def straighten(t: list[str]) -> list[str]:
         else:
             head, thing = t[:1], t[1:at]
         rest = t[at + 1 :]
-        plain = bool(thing) and (thing[0] in w.DETERMINER or len(thing) == 1) and len(thing) <= 6
+        plain = bool(thing) and (
+            len(thing) == 1
+            or (thing[0] in w.DETERMINER and len(thing) <= 6)
+            or (opener in ("where", "who") and len(thing) <= 3)
+        )
         closed = not rest or (opener in ("why", "where", "when") and len(rest) <= 3) or rest[0] in _PARTICIPLE
         if opener in ("which", "whose", "whom") or (opener in ("what", "who") and rest and rest[0] not in _PARTICIPLE):
             closed = False
@@ -82,10 +87,15 @@ def asks_without_mark(t: list[str]) -> bool:
     """Whether the order of words alone makes `t` a question: an opener, or a clause and then an inversion."""
     if t[0] in w.QUESTION:
         return True
-    if t[0] not in _SUBORDINATE:
+    subordinate = t[0] in _SUBORDINATE
+    if subordinate and not _ASKING.isdisjoint(t[2:]):
+        return True
+    if not subordinate and "," not in t:
         return False
-    pairs = pairwise(t[2:])
-    return any((one in w.AUXILIARY and two in w.PRONOUN) or (one in w.WH and two in w.AUXILIARY) for one, two in pairs)
+    for at, (one, two) in enumerate(pairwise(t)):
+        if at > 1 and one in w.AUXILIARY and two in w.PRONOUN and (subordinate or t[at - 1] == ","):
+            return True
+    return False
 
 
 def rewrite(t: list[str]) -> list[str]:
@@ -110,7 +120,10 @@ def rewrite(t: list[str]) -> list[str]:
 def _attribute(t: list[str]) -> list[str] | None:
     """The whole text as "what is the <attribute> of <thing>", or None."""
     size = len(t)
-    at = 2 if size > 3 and (t[0], t[1]) in (("what", "is"), ("tell", "me"), ("give", "me")) else 0
+    at = 0
+    if size > 3 and t[0] in ("what", "tell", "give"):
+        at = 2 if (t[0], t[1]) in (("what", "is"), ("tell", "me"), ("give", "me")) else 0
+        at = 1 if t[0] != "what" and t[1] == "the" else at
     if at + 2 < size and t[at] == "the" and (two := _noun(t, at + 1)) and t[at + 1 + two : at + 2 + two] == ["of"]:
         at += 1
     if (two := _noun(t, at)) and at + two + 1 < size and t[at + two] == "of":

@@ -142,7 +142,7 @@ def _take_apart(chunk: str, tokens: list[str]) -> bool:
     if not any(char.isalnum() for char in chunk):
         only_literal = len(chunk) == 1 and PLACE <= ord(chunk) <= PLACE + LITERALS_MAX
         tokens.append(chunk if only_literal else SYMBOL_MARK + chunk)
-        return not only_literal
+        return not only_literal and len(chunk) > 1
     tokens.append(chunk)
     return True
 

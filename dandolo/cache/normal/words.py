@@ -57,8 +57,8 @@ MENTION = words_of(
 
 SYMBOL = words_of(
     """regex regexp regexes glob wildcard operator operators punctuation symbol symbols sign signs mark marks
-    character characters pattern patterns quantifier ruby rails macro macros method methods prolog scheme lisp clojure factorial
-    swift kotlin typescript julia""",
+    character characters pattern patterns quantifier ruby rails macro macros method methods prolog scheme lisp
+    clojure factorial swift kotlin typescript julia""",
 )
 """Words beside which a question or exclamation mark may be part of what is asked about."""
 
@@ -97,6 +97,10 @@ AMBIGUOUS = PROGRAMMING_NAMES | words_of(
     harry potter miller carpenter fisher hunter mason taylor turner walker ward wells west north south east day
     may summer winter autumn spring rice root ball bird crane drake swan finch robin jay martin peacock phoenix
     mint elementary arch void slackware tails whole alpine amp nut cpt pap crisp nasa sis sim sos fat fit ham pet
+    doors police cure rock voice wire bones scrubs glee pulp suede garage oasis rush journey boston eagles animals
+    birds clash jam smiths strokes killers hives ring rings thing things host stand firm client circle castle trial
+    stranger plague road beloved atonement emma ulysses swarm rent cats hamilton wicked evita grease tenet memento
+    arrival gladiator speed ghost heat rocky aliens predator scream saw ring splash big elf ted her wanted hook
     dot era tip rip nap map cap cop pub tan sin cos log net lan wan van man mac bus bid bit alas aim hal ira hiv
     ussr dos dip eta iota mesa pico nano emacs vi ed sed cut sort tail head less more top who date time""",
 )
@@ -117,11 +121,21 @@ UNIT_CASE = words_of(
 NUMBERED: dict[str, str] = {
     name.lower(): name
     for name in (
-        "COVID-19", "GPT-3", "GPT-4", "GPT-5", "UTF-8", "UTF-16", "HTML5", "CSS3", "MP3", "MP4", "IPv4", "IPv6", "Web3", "ES6",
-        "SHA-256", "SHA256", "MD5", "Base64", "Python3", "HTTP/2", "HTTP/3", "WW2", "WW1", "PS5", "PS4", "USB-C",
+        "COVID-19", "GPT-3", "GPT-4", "GPT-5", "UTF-8", "UTF-16", "HTML5", "CSS3", "MP3", "MP4", "IPv4",
+        "IPv6", "Web3", "ES6", "SHA-256", "SHA256", "MD5", "Base64", "Python3", "HTTP/2", "HTTP/3", "WW2", "WW1", "PS5", "PS4", "USB-C",
     )
 }  # fmt: skip
 """Names with digits whose capitals say nothing. Not CO2: Co2 is another substance."""
+
+AFTER_THE = words_of(
+    """netherlands philippines bahamas maldives usa uk eu un sahara gobi nile rhine thames danube alps andes himalayas
+    pacific atlantic mediterranean arctic antarctic balkans caribbean louvre vatican kremlin colosseum parthenon
+    titanic bible quran torah internet renaissance holocaust olympics beatles pantheon acropolis iliad odyssey aeneid
+    hobbit congo ganges mississippi volga seine euphrates tigris caucasus pyrenees urals crimea bronx hague ussr
+    romans greeks vikings aztecs incas mayans ottomans egyptians persians french british english germans chinese
+    japanese americans russians""",
+)
+"""Names that stand alone after "the" and are nothing without their capital; of others (the Doors) we cannot tell."""
 
 MIXED_CASE = words_of(
     """github gitlab javascript typescript postgresql mysql mongodb nosql graphql youtube linkedin tiktok
@@ -138,8 +152,8 @@ ENGLISH = words_of(
 """Words that speak for English where no opener does."""
 
 FOREIGN = words_of(
-    """der die das und ist ein eine nicht mit für le la les des est que qui une dans pour el los las una por para
-    il di che non per un del nel wat het een van niet en de og är och att som med til nie jest się na czy ve bir
+    """der das und ist ein eine nicht mit für le la les des est que qui une dans pour el los las una por para
+    il di che non un del nel wat het een van niet en de og är och att som med til nie jest się na czy ve bir
     bu da do os uma não com em é o e y es se su al lo gli i na si jak co je""",
 ) - words_of("i do")
 """Words that speak against it: one of them and no opener, and nothing is folded."""
