@@ -19,6 +19,9 @@ _GREETED = w.words_of("there all everyone everybody folks guys team again assist
 _DAYTIME = w.words_of("morning afternoon evening day")
 _PLEASE = w.words_of("please pls plz kindly")
 _HESITATION = w.words_of("so ok okay well um uh uhm hmm hm alright anyway")
+_AFTER_GREETING = w.WH | w.VERBS | _PLEASE | w.words_of("can could would i")
+"""What a greeting goes before without a pause; "hello is what in Thai" is about the greeting."""
+_POINTING = w.words_of("it that this")
 _STOP = frozenset(",.!-–—…")
 _END = frozenset(".!?")
 
@@ -48,7 +51,7 @@ _THANKS = tuple(
 )  # fmt: skip
 
 _TO_ME = w.words_of("tell give show send write")
-_SPEECH = w.words_of("explain describe clarify define elaborate outline summarize summarise")
+_SPEECH = w.words_of("explain describe clarify define elaborate summarize summarise")
 _WORK = w.words_of(
     """write create generate translate convert calculate compute solve proofread rewrite rephrase paraphrase
     summarize summarise sort draft compose fix simplify check give list suggest recommend make"""
@@ -59,7 +62,8 @@ _ARTEFACT = w.words_of(
     limerick sentence headline outline example examples explanation overview table recipe"""
 )
 _FOR_ME = w.words_of(
-    "convert translate calculate compute explain summarize summarise solve sort check define rewrite list proofread write generate draft compose draw"
+    """convert translate calculate compute explain summarize summarise solve sort check define rewrite list proofread
+    write generate draft compose draw"""
 )
 _GIVE = w.words_of("give write show tell list create generate suggest recommend")
 _QUANTITY = w.words_of("a an the some two three four five six seven eight nine ten")
@@ -113,15 +117,20 @@ def _strip_start(t: list[str], about_words: bool) -> tuple[int, bool, bool]:
             to = at + (2 if first == "good" else 1)
             if to < size and t[to] in _GREETED:
                 to += 1
+            pause = to
             to = _past(t, to)
-            if to >= size or t[to] not in w.OPENER or _phrasebook(t, to):
+            if to >= size or t[to] not in (w.OPENER if to > pause else _AFTER_GREETING) or _phrasebook(t, to):
+                break
+            if about_words and _points_back(t):
                 break
         elif first in _HESITATION:
             to = _past(t, at + 1)
             if to < size and t[to] in _HESITATION and t[to] != first:
                 at = to
                 continue
-            if to >= size - 1 or t[to] not in w.OPENER or (to == at + 1 and t[to] in ("what", "be")):
+            if to < size and _phrasebook(t, to):
+                break
+            if to >= size - 1 or t[to] not in w.OPENER or (to == at + 1 and t[to] == "what"):
                 break
         elif first in _PLEASE:
             to = _past(t, at + 1)
@@ -151,6 +160,13 @@ def _strip_start(t: list[str], about_words: bool) -> tuple[int, bool, bool]:
                 break
         at = to
     return at, embedded, ability
+
+
+def _points_back(t: list[str]) -> bool:
+    """Whether "it" or "that" may be the very courtesy: "Good evening, how do you say that in French?"."""
+    if _POINTING.isdisjoint(t) or ":" in t:
+        return False
+    return not any(word >= "\ue000" for word in t)
 
 
 def _past(t: list[str], at: int) -> int:
@@ -245,11 +261,13 @@ def _sentence_may_end(t: list[str], end: int, run: list[str]) -> bool:
 def _thanks(t: list[str], about_words: bool) -> int:
     """How many tokens are left before the thanks or please that end `t`; 0 where there are none to take off."""
     size = len(t)
-    if size < 4:
+    if size < 4 or (about_words and _points_back(t)):
         return 0
     last = t[-1]
     if last in _PLEASE:
         end = size - 1
+        if end < 4 and t[end - 1] not in _STOP:
+            return 0
         if t[end - 1] in _STOP:
             end -= 1
             if t[:end].count(",") > 1:
@@ -257,7 +275,7 @@ def _thanks(t: list[str], about_words: bool) -> int:
         before = t[end - 1]
         if about_words and not (before in w.LANGUAGES or before >= "\ue000"):
             return 0
-        return 0 if before in _PLEASE_IS_CONTENT or before in w.AUXILIARY else end
+        return 0 if before in _PLEASE_IS_CONTENT or before in w.AUXILIARY or before in w.VERBS else end
     for phrase in _THANKS:
         if last == phrase[-1] and tuple(t[-len(phrase) :]) == phrase:
             break
@@ -274,7 +292,7 @@ def _thanks(t: list[str], about_words: bool) -> int:
         return 0
     if separator in _STOP:
         return end - 1 if t[:end].count(",") < 2 else 0
-    return 0 if phrase == ("cheers",) or separator in _THANKS_IS_CONTENT else end
+    return 0 if end < 4 or phrase == ("cheers",) or separator in _THANKS_IS_CONTENT or separator in w.VERBS else end
 
 
 def mark_stands_apart(t: list[str]) -> bool:

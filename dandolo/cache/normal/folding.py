@@ -24,6 +24,9 @@ _CLEARLY_ENGLISH = w.words_of(
 )
 _OPENS_ELSEWHERE = w.words_of("was will has plan test format note plot")
 """Openers that are everyday words of other languages too."""
+_BEFORE_A_VARIABLE = w.words_of("is are was were of in for the with between by to letter variable current matrix")
+_AFTER_A_VARIABLE = w.words_of("is are was were and or does has equals plus minus times")
+_COUNTED_AFTER = w.VERBS | w.words_of("me in for with within after every first last next top about takes take")
 _GREETINGS = w.words_of("hi hello hey hiya")
 
 
@@ -61,10 +64,17 @@ def fold(tokens: list[str], lows: list[str]) -> tuple[list[str], bool]:
         low = lows[at]
         if token == low:
             word = low
+            if (
+                low == "us"
+                and at
+                and lows[at - 1] == "the"
+                and (at == last or lows[at + 1] not in ("vs", "versus", "and"))
+            ):
+                word = "US"
         else:
             before = lows[at - 1] if at else ""
-            alone = at == last or tokens[at + 1] == lows[at + 1]
-            word = _cased(token, low, before, opening, alone, programming, shouted, titled)
+            following = tokens[at + 1] if at < last else ""
+            word = _cased(token, low, before, following, opening, programming, shouted, titled)
         opening = token in _SENTENCE_END or (token in _PAUSE and at > 0 and lows[at - 1] in _GREETINGS)
         if word in w.CONTRACTIONS:
             following = lows[at + 1] if at < last else ""
@@ -109,15 +119,19 @@ def _about_words(tokens: list[str], lows: list[str], shouted: bool) -> list[str]
 
 
 def _cased(
-    written: str, low: str, before: str, opening: bool, alone: bool, programming: bool, shouted: bool, titled: bool
+    written: str, low: str, before: str, following: str, opening: bool, programming: bool, shouted: bool, titled: bool
 ) -> str:
     """`written`, which has a capital, as it stands in the form."""
     plain = written.isalpha()
     if not plain and not (written[0].isalpha() and written.replace("-", "").replace("'", "").isalpha()):
         return low if low in w.NUMBERED and written in (low.upper(), low.title(), w.NUMBERED[low]) else written
     if len(written) == 1:
-        small = written == "I" or (written == "A" and opening and not shouted)
-        return low if small else written
+        if written == "I":
+            return written if before in _BEFORE_A_VARIABLE else low
+        article = (
+            written == "A" and opening and not shouted and len(following) > 1 and following not in _AFTER_A_VARIABLE
+        )
+        return low if article else written
     base = low[:-2] if low.endswith("'s") else low
     if base in w.AMBIGUOUS:
         if opening and not shouted and written[1:] == low[1:] and (base in w.ALWAYS_SMALL or low in w.OPENER):
@@ -137,8 +151,9 @@ def _cased(
         return written
     if base in w.UNIT_CASE:
         return written
-    if before == "the" and alone and not shouted and not titled and base not in w.AFTER_THE and not written.isupper():
-        return written
+    if before == "the" and not following[:1].isupper() and not shouted and not titled:
+        # The Doors, the Police: a name of one common word, or one we cannot tell from such.
+        return low if base in w.AFTER_THE or (written.isupper() and len(written) > 1) else written
     rest = written[1:]
     if rest.islower() or written.isupper() or low in w.MIXED_CASE:
         return low
@@ -159,7 +174,7 @@ def _count(lows: list[str], at: int, last: int) -> str:
     following, before = lows[at + 1], lows[at - 1] if at else ""
     if not following.isalpha() or following in w.NUMBER_PARTS or before in w.NUMBER_PARTS:
         return word
-    if before[-1:].isdigit() or not following.isascii() or not w.NUMERAL_SUBJECT.isdisjoint(lows):
+    if before not in _COUNTED_AFTER or not following.isascii() or not w.NUMERAL_SUBJECT.isdisjoint(lows):
         return word
     return w.NUMBERS[word]
 

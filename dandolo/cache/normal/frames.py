@@ -157,6 +157,8 @@ def _difference(t: list[str]) -> list[str]:
     first, second = t[at + 1], t[at + 3]
     if not (first.isalpha() and second.isalpha()) or len(first) < 2 or len(second) < 2:
         return t
+    if first in w.NUMBER_PARTS or second in w.NUMBER_PARTS:
+        return t
     if first > second:
         first, second = second, first
     verb = "is" if t[at - 1] == "difference" else "are"
