@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from bench.micro.timing import best_us
-from dandolo.cache.semantic import normal_form
+from dandolo.cache.semantic import TEXT_CHARS_MAX, normal_form
+
+LONG = {
+    "prose": "What would happen to the tides of the sea if the moon were half as far from the Earth as it is, ",
+    "courtesies": "so, please hi, ",
+    "quotes": "a 'b' \"c\" `d` ",
+    "stray quotes": "'",
+    "code": "x[1]=-f(y); ",
+    "commas": "1,",
+    "capitals": "Who Will May Turkey ",
+}
 
 CORPUS = Path(__file__).parent.parent.parent / "tests" / "corpus" / "paraphrase"
 
@@ -62,11 +72,14 @@ def main() -> None:
                 show(halved)
         report(path.name, pairs)
 
-    def run() -> None:
+    def run(texts: list[str] = texts) -> None:
         for text in texts:
             normal_form(text)
 
     print(f"{best_us(run, len(texts)):.1f} µs a text of {sum(map(len, texts)) / len(texts):.0f} characters")
+    for name, text in LONG.items():
+        text = (text * TEXT_CHARS_MAX)[:TEXT_CHARS_MAX].strip()
+        print(f"{best_us(lambda text=text: run([text] * 20), 20):.1f} µs for {TEXT_CHARS_MAX} characters of {name}")
 
 
 if __name__ == "__main__":

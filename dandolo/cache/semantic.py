@@ -34,7 +34,10 @@ _ENGLISH, _FOREIGN, _AS_WRITTEN = "\x01", "\x02", "\x03"
 _LITERAL, _LITERAL_END, _PAYLOAD = "\x04", "\x05", "\x07"
 """What no eligible text contains, so that no text can write another's form."""
 
-_ANNOUNCED = re.compile(r"(?:just |a |one )*(?:quick |simple |small |short )?question(?: for you)?\s*[:,\-–—]\s+", re.I)
+_ANNOUNCED = re.compile(
+    r"(?:i have |i've got )?(?:just |a |one )*(?:quick |simple |small |short )?question(?: for you)?\s*[:.,\-–—]\s+",
+    re.I,
+)
 _FOREIGN_QUESTION = re.compile(r"(?<=\w)\s*[?？]\Z")
 _NUMBERS_STOPPED = re.compile(r"[\d\s,;.-]*\d[.?]\Z")
 _PLAIN_LITERAL = re.compile(r".[A-Za-z]+(?: [A-Za-z]+)*.\Z", re.DOTALL)

@@ -31,9 +31,12 @@ _WONDER = tuple(
         "i would like to know", "i would love to know", "i want to know", "i need to know", "i was wondering",
         "i am wondering", "i wonder", "i am curious", "just wondering", "just curious", "out of curiosity",
         "do you know", "do you happen to know", "tell me", "let me know", "please tell me", "kindly tell me",
+        "any idea", "does anyone know", "does anybody know", "can anyone tell me", "can someone tell me",
+        "could someone tell me", "would you mind telling me", "could you kindly tell me",
     )
 )  # fmt: skip
 """Before a WH word these carry nothing; what follows is an embedded question."""
+_WONDERING = frozenset(phrase[0] for phrase in _WONDER)
 
 _WISH = tuple(
     tuple(phrase.split())
@@ -46,7 +49,8 @@ _THANKS = tuple(
     for phrase in (
         "thank you very much in advance", "thank you so much in advance", "thanks a lot in advance",
         "thank you very much", "thank you so much", "thanks very much", "thanks so much", "thanks in advance",
-        "thank you in advance", "thanks a lot", "many thanks", "thank you", "thanks", "thx", "cheers",
+        "thank you in advance", "thanks in advance for your help", "thank you for your help", "thanks for your help",
+        "thanks for the help", "thanks a lot", "many thanks", "thank you", "thanks", "thx", "cheers",
     )
 )  # fmt: skip
 
@@ -65,6 +69,8 @@ _FOR_ME = w.words_of(
     """convert translate calculate compute explain summarize summarise solve sort check define rewrite list proofread
     write generate draft compose draw"""
 )
+_ONLY_FOR_ME = w.words_of("convert translate calculate compute explain summarize summarise solve sort proofread")
+"""Work whose result is the same for everybody, so that "for me" says nothing even in a plain request."""
 _GIVE = w.words_of("give write show tell list create generate suggest recommend")
 _QUANTITY = w.words_of("a an the some two three four five six seven eight nine ten")
 
@@ -97,7 +103,7 @@ def strip(tokens: list[str], about_words: bool) -> Asked:
     left = tokens[start:]
     # "Is there a word for …, please": only after a language or a literal is the last word surely not content.
     left, marked = _strip_end(left, about_words)
-    if asked_ability and left[-2:] == ["for", "me"] and left[0] in _FOR_ME:
+    if left[-2:] == ["for", "me"] and left[0] in (_FOR_ME if asked_ability else _ONLY_FOR_ME):
         left = left[:-2]
         left, _ = _strip_end(left, about_words)
     marked = marked and not asked_ability  # "can you explain it?" is a request with a question's mark
@@ -140,14 +146,16 @@ def _strip_start(t: list[str], about_words: bool) -> tuple[int, bool, bool]:
                 or (t[to] in w.MODAL | {"do"} and t[to + 1 : to + 2] != ["you"])
             ):
                 break
-        elif first in ("can", "could", "would", "will") and t[at + 1] == "you":
-            to = _request(t, at)
+        elif first in ("can", "could", "would", "will") and t[at + 1] in ("you", "u"):
+            to = _wonder(t, at)
+            embedded = embedded or bool(to)
+            to = to or _request(t, at)
             if not to:
                 break
             ability = True
         else:
             to = 0
-            if first in ("i", "do", "tell", "let", "just", "out", "please", "kindly"):
+            if first in _WONDERING:
                 to = _wonder(t, at)
                 if to:
                     embedded = True

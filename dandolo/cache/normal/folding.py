@@ -8,6 +8,7 @@ there only the languages' names and the opener lose their capitals.
 
 from __future__ import annotations
 
+from dandolo.cache.normal import capitals as c
 from dandolo.cache.normal import words as w
 
 _SENTENCE_END = frozenset(".!?")
@@ -17,7 +18,7 @@ _UNIT_NAMES = {
     "centimeter": "cm", "millimeters": "mm", "millimeter": "mm", "feet": "ft", "percent": "percent",
 }  # fmt: skip
 _RISKY_CAPITALS = w.words_of("it us who no he or and so as in at am be me id ok la ma pa")
-_LANGUAGE_NAMES = w.LANGUAGES - w.AMBIGUOUS
+_LANGUAGE_NAMES = w.LANGUAGES - c.AMBIGUOUS
 _CLEARLY_ENGLISH = w.words_of(
     """the of and how what why which to from with this that does should would could you your have has my it's there
     their they when where who about using between for"""
@@ -55,10 +56,10 @@ def fold(tokens: list[str], lows: list[str]) -> tuple[list[str], bool]:
     about_words = not w.MENTION.isdisjoint(present)
     if about_words:
         return _about_words(tokens, lows, shouted), True
-    programming = not w.PROGRAMMING.isdisjoint(present)
+    programming = not w.PROGRAMMING.isdisjoint(present) or len(c.PROGRAMMING_NAMES & present) > 1
     spelling = w.AMERICAN.isdisjoint(present)
     folded: list[str] = []
-    opening = True
+    opening, opened = True, False
     last = len(tokens) - 1
     for at, token in enumerate(tokens):
         low = lows[at]
@@ -74,7 +75,9 @@ def fold(tokens: list[str], lows: list[str]) -> tuple[list[str], bool]:
         else:
             before = lows[at - 1] if at else ""
             following = tokens[at + 1] if at < last else ""
-            word = _cased(token, low, before, following, opening, programming, shouted, titled)
+            named = _capitalised(following) or (at > 0 and not opened and _capitalised(tokens[at - 1]))
+            word = _cased(token, low, before, following, named, opening, programming, shouted, titled)
+        opened = opening
         opening = token in _SENTENCE_END or (token in _PAUSE and at > 0 and lows[at - 1] in _GREETINGS)
         if word in w.CONTRACTIONS:
             following = lows[at + 1] if at < last else ""
@@ -119,12 +122,20 @@ def _about_words(tokens: list[str], lows: list[str], shouted: bool) -> list[str]
 
 
 def _cased(
-    written: str, low: str, before: str, following: str, opening: bool, programming: bool, shouted: bool, titled: bool
+    written: str,
+    low: str,
+    before: str,
+    following: str,
+    named: bool,
+    opening: bool,
+    programming: bool,
+    shouted: bool,
+    titled: bool,
 ) -> str:
     """`written`, which has a capital, as it stands in the form."""
     plain = written.isalpha()
     if not plain and not (written[0].isalpha() and written.replace("-", "").replace("'", "").isalpha()):
-        return low if low in w.NUMBERED and written in (low.upper(), low.title(), w.NUMBERED[low]) else written
+        return low if low in c.NUMBERED and written in (low.upper(), low.title(), c.NUMBERED[low]) else written
     if len(written) == 1:
         if written == "I":
             return written if before in _BEFORE_A_VARIABLE else low
@@ -133,37 +144,43 @@ def _cased(
         )
         return low if article else written
     base = low[:-2] if low.endswith("'s") else low
-    if base in w.AMBIGUOUS:
-        if opening and not shouted and written[1:] == low[1:] and (base in w.ALWAYS_SMALL or low in w.OPENER):
+    if base in c.AMBIGUOUS:
+        if opening and not shouted and written[1:] == low[1:] and (base in c.ALWAYS_SMALL or low in w.OPENER):
             return low
-        if programming and base in w.PROGRAMMING_NAMES and not shouted:
+        if programming and base in c.PROGRAMMING_NAMES and not shouted:
             return low
         if base == "us" and before == "the":
             return "US"
-        if base == "windows" and before == "on":
+        if named and written[1:].islower() and not shouted and not titled:
+            return low
+        if (before == "in" and base in c.NO_MASS) or (before == "on" and base == "windows"):
             return low
         if base == "who" and opening:
             return written if written.isupper() and not shouted else low
-        if (base in w.EMPHASIS) or ((shouted or titled) and base in w.ENGLISH and base not in _RISKY_CAPITALS):
+        if (base in c.EMPHASIS) or ((shouted or titled) and base in w.ENGLISH and base not in _RISKY_CAPITALS):
             return low
         if base in ("am", "pm") and before[-1:].isdigit():
             return low
         return written
-    if base in w.UNIT_CASE:
+    if base in c.UNIT_CASE:
         return written
     if before == "the" and not following[:1].isupper() and not shouted and not titled:
         # The Doors, the Police: a name of one common word, or one we cannot tell from such.
-        return low if base in w.AFTER_THE or (written.isupper() and len(written) > 1) else written
+        return low if base in c.AFTER_THE or (written.isupper() and len(written) > 1) else written
     rest = written[1:]
-    if rest.islower() or written.isupper() or low in w.MIXED_CASE:
+    if rest.islower() or written.isupper() or low in c.MIXED_CASE:
         return low
     if "-" in written or "'" in written:
         pieces = written.replace("'", "-").split("-")
         known = all(piece[1:].islower() or piece.isupper() or len(piece) == 1 for piece in pieces)
-        return low if known and max(map(len, pieces)) > 2 and not any(p in w.UNIT_CASE for p in pieces) else written
+        return low if known and max(map(len, pieces)) > 2 and not any(p in c.UNIT_CASE for p in pieces) else written
     if written[-1] == "s" and written[:-1].isupper() and len(written) > 3:
         return low
     return written
+
+
+def _capitalised(word: str) -> bool:
+    return word[1:].islower() and word[0].isupper()
 
 
 def _count(lows: list[str], at: int, last: int) -> str:

@@ -1,7 +1,7 @@
 """What single English words are to the normal form: data, and the tables made of it.
 
 Every list here is closed on purpose. A word that is missing from a list of things to fold costs a hit; a word
-that stands wrongly in one can serve a wrong answer, so the lists of what forbids folding (`MENTION`, `AMBIGUOUS`,
+that stands wrongly in one can serve a wrong answer, so the lists of what forbids folding (`MENTION`,
 `SYMBOL`) are generous and the lists of what folds are not.
 """
 
@@ -69,82 +69,6 @@ PROGRAMMING = words_of(
     decorator generator thread threads async string strings integer integers struct structs interface interfaces
     closure closures programming software developer backend framework repository debug linked database query""",
 )
-
-PROGRAMMING_NAMES = words_of("python java rust go ruby swift julia dart scratch perl pascal elixir crystal")
-"""Languages that are also common words: as good as their small letters once the question is about programs."""
-
-AMBIGUOUS = PROGRAMMING_NAMES | words_of(
-    """polish turkey china march may august mark bill will job jobs rose grace hope faith frank jack rich rob sue
-    pat drew dick nice reading bath mobile buffalo cork chile georgia guinea mercury apple amazon windows word
-    words excel access office teams outlook oracle target gap shell orange virgin visa discord slack zoom meta
-    alphabet spring flask express react angular node chrome safari edge opera cat aids ram pin ace sad met mars
-    catholic democrat democratic republican liberal conservative labor labour orthodox earth sun moon god gods
-    lent lean lisp hack ford jaguar fiat lincoln bush trump cook gates page pages banks woods stone grant king
-    prince queen cruise berry fox wolf bell baker smith black white brown green young long short hare nova
-    friends lost heat up signal telegram steam epic unity unreal blender sketch figma notion bear things numbers
-    keynote photos mail messages maps music books news stocks weather notes wonder crown office house suits
-    seven frozen cars brave coco soul luck inception jaws alien psycho gravity dune it us who no he so or and not
-    at in as be am if is on can ms mr pm am ma pa la ne id ok oh hi me my al ar ct de md mo or sc wi wa act sat
-    gre lsat mat bat ada go basic logo tea make patch java fiji cuba angel angels saints giants jets bills
-    browns bears lions eagles ravens cardinals rangers stars sharks wild kings heat magic nets hawks bulls suns
-    thunder rockets danish scotch afghan labrador holland lima delhi java
-    china bolt dash ripple tether compound curve maker stellar polygon avalanche near status civic bread fold
-    hooks redux babel gulp grunt bower yarn parcel rollup snowpack ember backbone less sass stylus jade pug
-    mocha chai jest sinon karma cypress puppeteer selenium appium cucumber chef puppet salt vagrant consul vault
-    nomad packer falcon bottle tornado celery airflow spark storm hive pig beam flink samza kafka pulsar sharp
-    sidekick sage pear peach plum basil penny dawn eve joy ray art gene dale glen cliff rusty misty sandy ginger
-    violet olive iris ivy lily daisy heather holly hazel jasmine pearl ruby amber crystal carol melody harmony
-    harry potter miller carpenter fisher hunter mason taylor turner walker ward wells west north south east day
-    may summer winter autumn spring rice root ball bird crane drake swan finch robin jay martin peacock phoenix
-    mint elementary arch void slackware tails whole alpine amp nut cpt pap crisp nasa sis sim sos fat fit ham pet
-    doors police cure rock voice wire bones scrubs glee pulp suede garage oasis rush journey boston eagles animals
-    birds clash jam smiths strokes killers hives ring rings thing things host stand firm client circle castle trial
-    stranger plague road beloved atonement emma ulysses swarm rent cats hamilton wicked evita grease tenet memento
-    arrival gladiator speed ghost heat rocky aliens predator scream saw ring splash big elf ted her wanted hook
-    dot era tip rip nap map cap cop pub tan sin cos log net lan wan van man mac bus bid bit alas aim hal ira hiv
-    ussr dos dip eta iota mesa pico nano emacs vi ed sed cut sort tail head less more top who date time""",
-)
-"""Words whose capital may make another thing of them: inside a sentence the writer's case is kept."""
-
-ALWAYS_SMALL = words_of("will may can it no so he if is on at in as be or and not am who do hi ok")
-"""Ambiguous words that a sentence may open with, where the capital means nothing."""
-
-EMPHASIS = words_of("not never only every each must always")
-"""Words written in capitals for stress alone."""
-
-UNIT_CASE = words_of(
-    """kb mb gb tb pb kib mib gib tib kbps mbps gbps mw gw kw ma mv ms ps ns pa mpa kpa ph db mg mm nm pm mhz ghz khz
-    ev kev mev gev co cs hf os sn po ni nb mol cal kcal bn mn tn cm km kg ml dl hz mah wh kwh mwh mbar kn""",
-)
-"""Units and formulas in which a capital is another prefix, unit or element: kept as written."""
-
-NUMBERED: dict[str, str] = {
-    name.lower(): name
-    for name in (
-        "COVID-19", "GPT-3", "GPT-4", "GPT-5", "UTF-8", "UTF-16", "HTML5", "CSS3", "MP3", "MP4", "IPv4",
-        "IPv6", "Web3", "ES6", "SHA-256", "SHA256", "MD5", "Base64",
-        "Python3", "HTTP/2", "HTTP/3", "WW2", "WW1", "PS5", "PS4", "USB-C",
-    )
-}  # fmt: skip
-"""Names with digits whose capitals say nothing. Not CO2: Co2 is another substance."""
-
-AFTER_THE = words_of(
-    """netherlands philippines bahamas maldives usa uk eu un sahara gobi nile rhine thames danube alps andes himalayas
-    pacific atlantic mediterranean arctic antarctic balkans caribbean louvre vatican kremlin colosseum parthenon
-    titanic bible quran torah internet renaissance holocaust olympics beatles pantheon acropolis iliad odyssey aeneid
-    hobbit congo ganges mississippi volga seine euphrates tigris caucasus pyrenees urals crimea bronx hague
-    romans greeks vikings aztecs incas mayans ottomans egyptians persians french british english germans chinese
-    japanese americans russians""",
-)
-"""Names that stand alone after "the" and are nothing without their capital; of others (the Doors) we cannot tell."""
-
-MIXED_CASE = words_of(
-    """github gitlab javascript typescript postgresql mysql mongodb nosql graphql youtube linkedin tiktok
-    whatsapp facebook iphone iphones ipad ipads macbook imac ios macos airpods ebay paypal wordpress chatgpt openai
-    pytorch tensorflow numpy scipy fastapi opencv opengl vscode intellij pycharm webstorm powershell powerpoint onedrive
-    icloud ipod ubuntu centos freebsd openbsd latex bitcoin dna rna mrna phd""",
-)
-"""Names that write capitals inside and are nothing else in small letters."""
 
 ENGLISH = words_of(
     """the and what how why which where when who with from this that does did should please between write give
