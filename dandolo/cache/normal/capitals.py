@@ -35,7 +35,7 @@ AMBIGUOUS = PROGRAMMING_NAMES | words_of(
     maker man mandarin manila map maps march mark mars marsh marshall martin mason mat matrix may md me medium meet
     melody memento mercury mesa messages messenger met meta miller mills mint mirror misty mo mobile mocha mojo
     monster monterey moon more mosaic moss mr ms music mustang my nano nap nasa ne near nest net nets news nice nim
-    no noble node nomad nook north not notes notion nova numbers nut oasis odyssey office oh ohm ok olive on opera
+    no noble node nomad nook north not notes notion nova numbers nut oasis office oh ohm ok olive on opera
     or oracle orange orthodox outlook oxford pa packer page pages pan pandora pap parcel parker pat patch peach
     peacock pear pearl penny people pet phoenix photos pico pig pilot pin piper pixel plague planner plum pm pole
     poles police polish polo polygon pond pony poor pope porter post potter power powers predator price prince
@@ -85,7 +85,7 @@ NUMBERED: dict[str, str] = {
 AFTER_THE = words_of(
     """netherlands philippines bahamas maldives usa uk eu un sahara gobi nile rhine thames danube alps andes himalayas
     pacific atlantic mediterranean arctic antarctic balkans caribbean louvre vatican kremlin colosseum parthenon
-    titanic bible quran torah internet renaissance holocaust olympics beatles pantheon acropolis iliad odyssey aeneid
+    titanic bible quran torah internet renaissance holocaust olympics beatles pantheon acropolis iliad aeneid
     hobbit congo ganges mississippi volga seine euphrates tigris caucasus pyrenees urals crimea bronx hague
     romans greeks vikings aztecs incas mayans ottomans egyptians persians french british english germans chinese
     japanese americans russians""",

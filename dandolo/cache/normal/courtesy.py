@@ -127,14 +127,14 @@ def _strip_start(t: list[str], about_words: bool) -> tuple[int, bool, bool]:
             to = _past(t, to)
             if to >= size or t[to] not in (w.OPENER if to > pause else _AFTER_GREETING) or _phrasebook(t, to):
                 break
-            if about_words and _points_back(t):
+            if about_words and not _has_object(t, to):
                 break
         elif first in _HESITATION:
             to = _past(t, at + 1)
             if to < size and t[to] in _HESITATION and t[to] != first:
                 at = to
                 continue
-            if to < size and _phrasebook(t, to):
+            if to < size and (_phrasebook(t, to) or (about_words and not _has_object(t, to))):
                 break
             if to >= size - 1 or t[to] not in w.OPENER or (to == at + 1 and t[to] == "what"):
                 break
@@ -170,11 +170,14 @@ def _strip_start(t: list[str], about_words: bool) -> tuple[int, bool, bool]:
     return at, embedded, ability
 
 
-def _points_back(t: list[str]) -> bool:
-    """Whether "it" or "that" may be the very courtesy: "Good evening, how do you say that in French?"."""
-    if _POINTING.isdisjoint(t) or ":" in t:
-        return False
-    return not any(word >= "\ue000" for word in t)
+def _has_object(t: list[str], at: int = 0) -> bool:
+    """Whether a text about words surely names the words it is about, so that a courtesy is none of them.
+
+    "Good evening, how do you say that in French?" and "Thanks, translate to Thai" are about the courtesy.
+    """
+    if ":" in t or any(word >= "\ue000" for word in t):
+        return True
+    return t[at : at + 2] == ["what", "does"] and t[at + 2] != "mean" and _POINTING.isdisjoint(t)
 
 
 def _past(t: list[str], at: int) -> int:
@@ -185,7 +188,7 @@ def _past(t: list[str], at: int) -> int:
 
 
 def _phrasebook(t: list[str], at: int) -> bool:
-    """ "Hello, how are you" is itself what may be asked about."""
+    """Whether what follows is small talk, which may itself be asked about ("hello, how are you in Thai")."""
     return any(tuple(t[at : at + len(phrase)]) == phrase for phrase in _GREETING_QUESTIONS)
 
 
@@ -269,7 +272,7 @@ def _sentence_may_end(t: list[str], end: int, run: list[str]) -> bool:
 def _thanks(t: list[str], about_words: bool) -> int:
     """How many tokens are left before the thanks or please that end `t`; 0 where there are none to take off."""
     size = len(t)
-    if size < 4 or (about_words and _points_back(t)):
+    if size < 4:
         return 0
     last = t[-1]
     if last in _PLEASE:
@@ -295,7 +298,8 @@ def _thanks(t: list[str], about_words: bool) -> int:
     separator = t[end - 1]
     if separator in _END:
         sentences = sum(token in _END for token in t[: end - 1])
-        return end if not about_words or (separator == "?" and not sentences and t[0] in w.QUESTION) else 0
+        named = separator == "?" and not sentences and t[0] in w.QUESTION and _has_object(t)
+        return end if not about_words or named else 0
     if about_words:
         return 0
     if separator in _STOP:

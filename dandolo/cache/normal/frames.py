@@ -31,6 +31,13 @@ _WHICH = w.words_of(
 _ASKING = w.words_of("what how why which where")
 _SUBORDINATE = w.words_of("before after when if in on while during without using with for once")
 _WHEN = w.words_of("year month century decade")
+_INTO = frozenset(("to", "into", "in"))
+_IN = frozenset(("in",))
+_DEGREES = {"celsius": "°C", "fahrenheit": "°F"}
+_UNITS = w.words_of(
+    """°C °F kelvin km miles ft inches meters cm mm yards kg grams mg stone liters gallons pints cups hours minutes
+    seconds days weeks acres hectares knots mph"""
+)
 _SYMMETRIC = w.words_of("difference similarities")
 
 
@@ -39,7 +46,7 @@ def straighten(t: list[str]) -> list[str]:
     if len(t) < 3 or t[0] not in w.WH:
         return t
     opener, last = t[0], t[-1]
-    if len(t) > 3 and t[1] in w.PRONOUN and t[2] in w.MODAL:
+    if len(t) > 3 and t[1] in w.PRONOUN and t[2] in w.MODAL and opener != "which":
         return [opener, t[2], t[1], *t[3:]]
     copulas = [at for at, token in enumerate(t) if token in w.COPULA]
     if len(copulas) == 1 and (opener != "how" or t[1] in _MEASURE):
@@ -109,7 +116,7 @@ def rewrite(t: list[str]) -> list[str]:
         noun = t[start + 1]
         if first == "in" and not (noun in _WHEN and t[3] in w.AUXILIARY):
             return t
-        if noun in _WHICH and noun not in w.AUXILIARY:
+        if noun in _WHICH:
             return ["what", *t[start + 1 :]]
     attribute = _attribute(t)
     if attribute:
@@ -127,6 +134,8 @@ def _attribute(t: list[str]) -> list[str] | None:
     if at + 2 < size and t[at] == "the" and (two := _noun(t, at + 1)) and t[at + 1 + two : at + 2 + two] == ["of"]:
         at += 1
     if (two := _noun(t, at)) and at + two + 1 < size and t[at + two] == "of":
+        if t[0] != "what" and not w.AUXILIARY.isdisjoint(t):
+            return None  # "the capital of France is Lyon" states
         return ["what", "is", "the", *t[at : at + two], "of", *t[at + two + 1 :]]
     for two in (1, 2):
         owner = size - two - 1
@@ -146,7 +155,7 @@ def _noun(t: list[str], at: int) -> int:
 
 
 def _difference(t: list[str]) -> list[str]:
-    """ "difference between A and B" with its two words in alphabetical order, and the same without "what is the"."""
+    """A question for the difference between two words, with the two in alphabetical order; else `t`."""
     if "between" not in t[:5]:
         return t
     at = t.index("between")
@@ -166,7 +175,7 @@ def _difference(t: list[str]) -> list[str]:
 
 
 def _conversion(t: list[str]) -> list[str] | None:
-    """ "what is 5 miles in kilometers" as "convert 5 miles to kilometers"; both units from one list, one number."""
+    """What is 5 miles in kilometers, as: convert 5 miles to kilometers; both units from one list, one number."""
     if t[0] == "convert" and len(t) in (5, 6):
         start, links = 1, _INTO
     elif t[:2] == ["what", "is"] and len(t) in (6, 7):
@@ -182,12 +191,3 @@ def _conversion(t: list[str]) -> list[str] | None:
     if unit not in _UNITS or goal not in _UNITS:
         return None
     return ["convert", number, unit, "to", goal]
-
-
-_INTO = frozenset(("to", "into", "in"))
-_IN = frozenset(("in",))
-_DEGREES = {"celsius": "°C", "fahrenheit": "°F"}
-_UNITS = w.words_of(
-    """°C °F kelvin km miles ft inches meters cm mm yards kg grams mg stone liters gallons pints cups hours minutes
-    seconds days weeks acres hectares knots mph"""
-)
