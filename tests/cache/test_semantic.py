@@ -351,6 +351,16 @@ def test_discarding_a_key_leaves_a_newer_one() -> None:
     assert aliases.get(asking(), now=2.0) is None
 
 
+def test_the_least_recently_used_alias_goes_first() -> None:
+    aliases = Aliases(size=2)
+    aliases.put(asking(1), b"one", expires=10.0, now=0.0)
+    aliases.put(asking(2), b"two", expires=10.0, now=1.0)
+    assert aliases.get(asking(1), now=2.0) == b"one"
+    aliases.put(asking(3), b"three", expires=10.0, now=3.0)
+    assert aliases.get(asking(2), now=4.0) is None
+    assert aliases.get(asking(1), now=4.0) == b"one"
+
+
 def test_clearing_forgets_all() -> None:
     aliases = Aliases()
     aliases.put(asking(), b"key", expires=10.0, now=0.0)
