@@ -1,0 +1,1 @@
+"""The rules behind the normal form of a question: characters, words, courtesies, frames."""
