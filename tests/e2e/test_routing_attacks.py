@@ -124,6 +124,45 @@ def test_waiter_goes_elsewhere_when_its_provider_breaks(tmp_path: Path) -> None:
         at_rest(gateway)
 
 
+def test_waiter_for_a_provider_that_a_reload_removed_is_refused_in_its_time(tmp_path: Path) -> None:
+    gone, stays = SimProvider("gone", script=Script(latency_s=60.0)), SimProvider("stays")
+    keys = [{"name": "vip", "key": "k-vip", "priority": "high"}]
+    options = {"role": "primary", "concurrency_max": 1}
+    with running(tmp_path, gone, stays, options=options, keys=keys, models={}) as gateway:
+        held = [gateway.client() for _ in range(3)]
+        for client in held:
+            client.send(request(body=chat(model="gone/sim"), key="k-vip"))
+        until(lambda: gateway.metrics()['dandolo_slots_waiting{account="gone"}'] == 2)
+        config = gateway.config.read_text("utf-8")
+        gateway.config.write_text(config.replace('name = "gone"', 'name = "new"'), "utf-8")
+        gateway.signal(signal.SIGHUP)
+        until(lambda: "reloaded" in gateway.said())
+        assert [client.answer().status for client in held[1:]] == [503, 503]
+        for client in held:
+            client.socket.close()
+        at_rest(gateway)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_time_that_others_used_up_speaks_against_nobody(tmp_path: Path, stream: bool) -> None:
+    a, b = SimProvider("a", script=Script(latency_s=30.0)), SimProvider("b", script=Script(latency_s=1.0))
+    timeouts = {"first_byte": "600ms", "first_byte_stream": "600ms", "total": "1s", "stream_total": "1s"}
+    options = {"a": {"role": "primary"}, "b": {"role": "secondary"}}
+    with running(tmp_path, a, b, timeouts=timeouts, **options) as gateway:
+        assert ask(gateway, stream=stream).status == 504
+        accounts = {one["account"]: one for one in json.loads(gateway.admin("/admin/routes").body)["accounts"]}
+        assert accounts["a"]["models"][0]["error_rate"] > 0
+        assert accounts["b"]["models"][0]["error_rate"] == 0
+
+
+def test_stream_longer_than_its_time_speaks_against_nobody(tmp_path: Path) -> None:
+    sim = SimProvider("only", script=Script(tokens_per_s=10.0, tokens=40))
+    with running(tmp_path, sim, timeouts={"stream_total": "1s"}) as gateway:
+        for _ in range(3):
+            assert not ask(gateway, stream=True).complete
+        assert ask(gateway).status == 200
+
+
 # -- hedges --------------------------------------------------------------------------------------------------
 
 
