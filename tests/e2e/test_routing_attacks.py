@@ -319,6 +319,7 @@ def test_model_that_answers_is_not_given_up_for_one_404(tmp_path: Path) -> None:
     [
         ("venice", 401, '{"error":"This model is only available to Pro users"}'),
         ("generic", 403, "<html><h1>Sorry, you have been blocked</h1></html>"),
+        ("generic", 451, '{"error":{"message":"not available for legal reasons"}}'),
     ],
 )
 def test_refusal_of_one_model_or_request_does_not_pause_the_account(
