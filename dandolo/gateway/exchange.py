@@ -133,6 +133,10 @@ class Exchange(Timed):
         """Whose request it is."""
         return self.admitted.tenant
 
+    def purse(self) -> retry.Purse:
+        """What retries and hedges of this request are paid from."""
+        return retry.Purse(self.gateway.budget, self.tenant.budget)
+
     def begin(self) -> None:
         """Start the story; `Gateway.ended` is called when it is over, possibly before this returns."""
         admitted = self.admitted
@@ -189,7 +193,7 @@ class Exchange(Timed):
         self.lane = lane
         route = lane.route
         ask = Ask(call, route, self.tenant.name)
-        budget, routing = self.gateway.budget, plane.config.routing
+        budget, routing = self.purse(), plane.config.routing
         tried = self.tried = self.tried or []
         if self.begun is None:
             budget.earn()

@@ -396,3 +396,15 @@ def test_long_prompts_do_not_close_a_provider_to_short_ones(tmp_path: Path, hedg
         assert [who(answer) for answer in answers] == ["a"] * 4
         a.script = Script()
         assert who(ask(gateway)) == "a"
+
+
+def test_tenant_whose_requests_always_fail_does_not_use_up_the_retries_of_others(tmp_path: Path) -> None:
+    missing = Fault("status", status=404, body='{"error":{"message":"no such model","code":"model_not_found"}}')
+    a, b = (SimProvider(name, script=Script(default_fault=missing)) for name in "ab")
+    keys = [{"name": "odd", "key": "k-odd"}, {"name": "even", "key": "k-even"}]
+    options = {"a": {"role": "primary"}, "b": {"role": "secondary"}}
+    with running(tmp_path, a, b, keys=keys, routing={"breaker": False}, **options) as gateway:
+        for number in range(40):
+            assert gateway.ask(request(body=chat(model=f"name-{number}"), key="k-odd")).status == 404
+        a.script, b.script = Script(default_fault=Fault("close_before_answer")), Script()
+        assert [who(gateway.ask(request(body=chat(model="all"), key="k-even"))) for _ in range(5)] == ["b"] * 5
