@@ -380,7 +380,8 @@ def test_session_that_uses_two_models_stays_with_both(tmp_path: Path) -> None:
             for _ in range(6):
                 for name, seen in served.items():
                     seen.add(f"{session} {who(ask(gateway, name, prompt_cache_key=f'session-{session}'))}")
-        assert {name: len(seen) for name, seen in served.items()} == {"one": 4, "two": 4}
+        # Sixteen places when nobody stays; one may move while little is known, to whom is clearly better.
+        assert sum(map(len, served.values())) <= 10, served
 
 
 @pytest.mark.parametrize("hedge", [False, True])
