@@ -275,7 +275,7 @@ def _kind(profile: Profile, status: int, said: Said) -> tuple[Kind, Scope | None
         for statuses, pattern, kind in TEXTS:
             if status in statuses and kind in allowed and pattern.search(text):
                 return kind, None
-    if status == 403:
+    if status in (403, 451):
         # Nothing says what is forbidden: no reason to give up the account. Without a body of its own the
         # answer comes from something before the provider (a firewall), which moderates nothing.
         return profile.forbidden if said.structured else base, "request"

@@ -226,6 +226,8 @@ class Process:
 
         if self._prober is not None:
             await self._prober.close()
+        labels = {runtime.account.label for runtime in plane.fleet}
+        self._wells = {label: well for label, well in self._wells.items() if label in labels}
         self._prober = prober(plane, self.worker.gateway.dialer, self._probed)
         self._tasks.spawn(self._prober.run(), "probes")
 
@@ -300,6 +302,9 @@ class Process:
         now, kept = time.monotonic(), []
         for plane, idle_since in self._retired:
             plane.fleet.close()
+            for runtime in plane.fleet:
+                # The gateway's own beat looks at the accounts that are still configured.
+                runtime.slots.expire(now)
             if plane.admission.in_flight:
                 kept.append((plane, 0.0))
             elif not idle_since or now - idle_since < RETIRED_PERIOD_S:

@@ -330,7 +330,7 @@ class Provider:
 class Weights:
     """Relative weights of the terms of a score: not all zero, any sum."""
 
-    latency: float = key(kinds.number(0, 1000, "weight"), "0.4", "time to the first byte")
+    latency: float = key(kinds.number(0, 1000, "weight"), "0.4", "time to the first token, and speed")
     errors: float = key(kinds.number(0, 1000, "weight"), "0.3", "recent failures")
     load: float = key(kinds.number(0, 1000, "weight"), "0.2", "requests in flight against the limit")
     cost: float = key(kinds.number(0, 1000, "weight"), "0.1", "price")

@@ -17,17 +17,19 @@ from dandolo.config.schema import Config, Key
 from dandolo.errors import Refusal, RequestError
 from dandolo.net.listen import trusts
 from dandolo.route.queue import PRIORITIES
+from dandolo.route.retry import TOKENS_OWN_MAX, Budget
 
 RETRY_AFTER_S = 1.0
 _HOSTS_REMEMBERED_MAX = 256
 
 
 class Tenant:
-    """A key at work: its configuration and how many of its requests are under way."""
+    """A key at work: its configuration, how many of its requests are under way, and its own retry budget."""
 
-    __slots__ = ("config", "in_flight", "in_flight_max", "name", "patterns", "priority")
+    __slots__ = ("budget", "config", "in_flight", "in_flight_max", "name", "patterns", "priority")
 
-    def __init__(self, config: Key | None, in_flight_max: int) -> None:
+    def __init__(self, config: Key | None, in_flight_max: int, *, alone: bool = True) -> None:
+        self.budget = Budget() if alone else Budget(TOKENS_OWN_MAX)
         self.config = config
         self.name = config.name if config is not None else ""
         self.priority = PRIORITIES[config.priority if config is not None else "normal"]
@@ -44,7 +46,10 @@ class Admission:
         limits = config.limits
         self.in_flight_max = limits.in_flight_max
         self._body_memory_max = limits.body_memory_max
-        self._tenants = {key.digest: Tenant(key, limits.in_flight_per_key_max) for key in config.keys}
+        alone = len(config.keys) < 2
+        self._tenants = {
+            key.digest: Tenant(key, limits.in_flight_per_key_max, alone=alone) for key in config.keys
+        }
         # Without keys there is one tenant, which may use what the process may.
         self._anybody = None if config.keys else Tenant(None, limits.in_flight_max)
         self._origins = frozenset(config.server.cors_origins)

@@ -15,7 +15,7 @@ from dandolo.api.call import FALLBACKS_MAX, Call
 from dandolo.api.intent import read_intent
 from dandolo.route.candidate import Candidate
 from dandolo.route.catalog import allowed
-from dandolo.route.models import Facts, Selection
+from dandolo.route.models import MODELS_MAX, Facts, Selection
 from dandolo.route.preference import split_suffix
 
 if TYPE_CHECKING:
@@ -113,6 +113,9 @@ def _known(exchange: Exchange, call: Call) -> list[Known]:
         candidates = tuple(plane.fleet[target.account].candidate(target.model) for target in targets)
         if candidates:
             found.append((name, candidates, _facts(candidates)))
+            if len(found) >= MODELS_MAX and not plane.table.rows:
+                # No more are looked at in a choice, and providers may list thousands.
+                break
     if len(plane.models_known) >= KNOWN_MAX:
         plane.models_known.clear()
     plane.models_known[key] = found

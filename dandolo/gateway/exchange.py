@@ -116,7 +116,7 @@ class Exchange(Progress):
         """Ask one after another until somebody answers. Raises the last one's GatewayError when nobody does."""
         plane, route = self.plane, lane.route
         ask = Ask(call, route, self.tenant.name)
-        budget, routing = self.gateway.budget, plane.config.routing
+        budget, routing = self.purse(), plane.config.routing
         tried = self.tried = self.tried or []
         if self.begun is None:
             budget.earn()

@@ -271,11 +271,23 @@ class Fleet:
 
     def inherit(self, before: Fleet) -> None:
         """Let accounts that were there before go on with what is known of them."""
-        earlier = {(one.account.provider.name, one.account.secret): one for one in before}
-        for runtime in self:
-            same = earlier.get((runtime.account.provider.name, runtime.account.secret))
-            if same is not None and runtime.continues(same):
-                runtime.inherit(same)
+        left = list(before)
+        new = list(self)
+        # By owner first: two accounts may have one key, and each goes on as itself. An owner may have been renamed.
+        for named in (True, False):
+            for runtime in list(new):
+                mine = runtime.account
+                for one in left:
+                    theirs = one.account
+                    if (
+                        (mine.provider.name, mine.secret) == (theirs.provider.name, theirs.secret)
+                        and (not named or mine.owner == theirs.owner)
+                        and runtime.continues(one)
+                    ):
+                        runtime.inherit(one)
+                        left.remove(one)
+                        new.remove(runtime)
+                        break
 
     def close(self) -> None:
         """Close every idle connection."""

@@ -41,7 +41,7 @@ def begin_hedge(exchange: Exchange, silent: Candidate) -> Hedge | None:
     if not candidate.limit.slots.enter(tenant):
         give_up_trial(candidate)
         return None
-    if not may_hedge(silent.measured, now - exchange.sent_at, exchange.gateway.budget, grace_s(call)):
+    if not may_hedge(silent.measured, now - exchange.sent_at, exchange.purse(), grace_s(call)):
         candidate.limit.slots.leave(now, tenant)
         give_up_trial(candidate)
         return None

@@ -18,6 +18,7 @@ from dandolo.gateway.timing import Timed
 from dandolo.net.downstream import Downstream
 from dandolo.net.relay import BytesRelay, EventRelay
 from dandolo.net.strand import Strand
+from dandolo.route import retry
 from dandolo.route.candidate import Candidate
 from dandolo.route.catalog import Target
 from dandolo.route.explain import Explanation
@@ -126,6 +127,10 @@ class Progress(Timed):
     def tenant(self) -> Tenant:
         """Whose request it is."""
         return self.admitted.tenant
+
+    def purse(self) -> retry.Purse:
+        """What retries and hedges of this request are paid from."""
+        return retry.Purse(self.gateway.budget, self.tenant.budget)
 
     def tokens_out(self) -> int:
         """Tokens of the answer that has ended: as told, else as many as there were events; 0: unknown."""

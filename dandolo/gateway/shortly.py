@@ -86,6 +86,7 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
         exchange.chosen = candidate
         return False
     exchange.gateway.budget.earn()
+    admitted.tenant.budget.earn()
     exchange.target = target
     exchange.attempts = 1
     timeouts = plane.config.timeouts

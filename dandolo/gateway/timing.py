@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from dandolo.net.downstream import Downstream
 
 _now = time.monotonic
+LATE_SHARE = 0.25
+"""Of the request's time; whoever was asked later had too little of it to be judged."""
 
 
 class Timed:
@@ -34,6 +36,7 @@ class Timed:
     started: float
     sent_at: float
     first_byte_at: float | None
+    first_token_at: float | None
     ended: bool
 
     hurried = False
@@ -140,6 +143,14 @@ class Timed:
         else:
             took = f"nothing came for {now - max(self.sent_at, self.first_byte_at or 0.0):.1f} s"
         error = UpstreamTimeout(f"{took}, waiting for {self.wait_for}")
-        # A caller in a hurry must not close a provider to all others.
-        error.counts = not (self.hurried and now >= self.total_at)
+        error.counts = now < self.total_at or self._had_its_time()
         self.interrupt(error)
+
+    def _had_its_time(self) -> bool:
+        """Whether it speaks against the provider that the request's time is up.
+
+        It does not where the caller was in a hurry, where most of the time had gone by before this one was asked (in a
+        queue, with others), or where content was coming: then all that is known is that the answer is long.
+        """
+        asked_after_s, total_s = self.sent_at - self.started, self.total_at - self.started
+        return not self.hurried and self.first_token_at is None and asked_after_s < LATE_SHARE * total_s

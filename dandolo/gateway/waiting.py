@@ -113,7 +113,7 @@ def _anyway(exchange: Exchange, pool: Pool, blocked: Blocked, now: float) -> Can
         # Its provider said that it has no such model, and nobody else is there to be asked: it may say so again.
         return candidate if candidate.reason == MISSING and candidate.limit.wait_s(now) <= 0 else None
     # All of several breakers are open, so some call must find out. With one alone its own trials do.
-    if pool.single is None and candidate.wait_s(now) <= 0 and exchange.gateway.budget.spend():
+    if pool.single is None and candidate.wait_s(now) <= 0 and exchange.purse().spend():
         return candidate
     return None
 

@@ -64,13 +64,13 @@ class Slots:
     ) -> None:
         """Wait for a slot, in a class (`queue.HIGH`, `NORMAL`, `LOW`), holding `size` bytes meanwhile.
 
-        Raises Refusal (503, with Retry-After) when the queue is full and nobody of a lower class can give way. The
-        ticket is granted (`set`) or, once it has waited too long or gives way to a higher class, refused (`fail`);
-        without `now` it is never too late.
+        Raises Refusal (503, with Retry-After) when the queue is full and nobody of a lower class, or of a key with more
+        waiting, can give way. The ticket is granted (`set`) or, once it has waited too long or gives way, refused
+        (`fail`); without `now` it is never too late.
         """
         gone: list[Place] = []
         if self._queue.full(size):
-            gone = self._queue.make_room(priority, size, now)
+            gone = self._queue.make_room(priority, size, now, key)
             if not gone:
                 raise self._crowded()
         self._queue.push(ticket, priority, now, size, key)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from dandolo.route.candidate import Candidate
 from dandolo.route.measure import Measured
-from dandolo.route.retry import Budget
+from dandolo.route.retry import Budget, Purse
 
 HEDGE_FACTOR = 1.5
 HEDGE_MIN_S = 0.15
@@ -40,7 +40,7 @@ def hedge_after_s(measured: Measured, reading_s: float = 0.0) -> float | None:
     return max(HEDGE_MIN_S, HEDGE_FACTOR * p95) + reading_s if p95 else None
 
 
-def may_hedge(measured: Measured, waited_s: float, budget: Budget, reading_s: float = 0.0) -> bool:
+def may_hedge(measured: Measured, waited_s: float, budget: Budget | Purse, reading_s: float = 0.0) -> bool:
     """Whether to ask somebody else too, now that `waited_s` have passed. True has taken a token of `budget`."""
     after = hedge_after_s(measured, reading_s)
     return after is not None and waited_s >= after and budget.spend()

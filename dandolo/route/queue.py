@@ -1,7 +1,8 @@
 """Who waits for a slot, and who is next: three classes served 16 : 4 : 1, bounded in count and bytes.
 
 Between classes weighted fair queueing by virtual time (stride scheduling, Waldspurger and Weihl 1995);
-within a class first come first served, until it has stood for a second: then last come first served,
+within a class the keys by turns, so that one that asks for ten times what there is takes it from itself; of
+one key first come first served, until its class has stood for a second: then last come first served,
 because under overload those at the front are about to be given up anyway and only the new can still be
 answered in time. Whoever has waited 80 % of the class's deadline is dropped, 20 % while the class stands
 (after CoDel, RFC 8289, as Facebook's adaptive LIFO). Decisions only: `expire` returns those to be refused.
@@ -61,7 +62,7 @@ class Place:
 class Queue:
     """Places in three classes. `count` and `size` (bytes) are what waits now."""
 
-    __slots__ = ("_classes", "_passes", "_places", "_standing_since", "_virtual", "bytes_max", "count", "size",
+    __slots__ = ("_classes", "_keys", "_passes", "_places", "_standing_since", "_virtual", "bytes_max", "count", "size",
                  "waiters_max")  # fmt: skip
 
     def __init__(self, waiters_max: int = WAITERS_MAX, bytes_max: int = BYTES_MAX) -> None:
@@ -71,6 +72,8 @@ class Queue:
         self.size = 0
         self._places: dict[Ticket, Place] = {}
         self._classes: tuple[OrderedDict[Ticket, Place], ...] = tuple(OrderedDict() for _ in WEIGHTS)
+        self._keys: tuple[OrderedDict[str, OrderedDict[Ticket, Place]], ...] = tuple(OrderedDict() for _ in WEIGHTS)
+        """The same by key; the key whose turn is next stands first."""
         self._passes = [0.0] * len(WEIGHTS)
         self._virtual = 0.0
         self._standing_since = [NEVER] * len(WEIGHTS)
@@ -79,24 +82,29 @@ class Queue:
         """Whether one more of `size` bytes would be beyond a bound. An empty queue takes any size."""
         return self.count >= self.waiters_max or (self.count > 0 and self.size + size > self.bytes_max)
 
-    def make_room(self, priority: int, size: int, now: float | None) -> list[Place]:
-        """Those of lower classes who must go for one more of `size` bytes in `priority`, taken out.
+    def make_room(self, priority: int, size: int, now: float | None, key: str) -> list[Place]:
+        """Those who must go for one more of `size` bytes of `key` in `priority`, taken out; the caller refuses them.
 
-        The lowest class first, and of it who would be served last; the caller refuses them. Nobody goes when that
-        would not be enough.
+        Of the lowest class below it, and where none is, one of a key of its own class that has more waiting: of the key
+        with most, who would be served last. Nobody goes when that would not be enough.
         """
-        lower = [place for members in self._classes[priority + 1 :] for place in members.values()]
-        if not lower or (self.size - sum(place.size for place in lower) + size > self.bytes_max):
-            return []
+        lower = sum(place.size for members in self._classes[priority + 1 :] for place in members.values())
         gone: list[Place] = []
-        for below in range(len(WEIGHTS) - 1, priority, -1):
-            members = self._classes[below]
-            oldest = now is not None and self.standing(below, now)
-            while members and self.full(size):
-                place = members[next(iter(members)) if oldest else next(reversed(members))]
-                self._take(place)
-                gone.append(place)
+        if any(self._classes[priority + 1 :]) and self.size - lower + size <= self.bytes_max:
+            for below in range(len(WEIGHTS) - 1, priority, -1):
+                while self._keys[below] and self.full(size):
+                    gone.append(self._take(self._last(below, now)))
+        elif self.size + size <= self.bytes_max:
+            most = max(map(len, self._keys[priority].values()), default=0)
+            if most > len(self._keys[priority].get(key, ())) + 1:
+                gone.append(self._take(self._last(priority, now)))
         return gone
+
+    def _last(self, priority: int, now: float | None) -> Place:
+        """Of the key that has most waiting in a class, who would be served last."""
+        most = max(self._keys[priority].values(), key=len)
+        oldest = now is not None and self.standing(priority, now)
+        return most[next(iter(most)) if oldest else next(reversed(most))]
 
     def push(self, ticket: Ticket, priority: int, now: float | None, size: int, key: str) -> None:
         """Put a ticket at the end of its class. `now` None: its age is unknown, it is never dropped."""
@@ -107,6 +115,11 @@ class Queue:
             # A class that was empty has saved up no more than CREDIT.
             self._passes[priority] = max(self._passes[priority], self._virtual - CREDIT)
         members[ticket] = self._places[ticket] = place
+        ring = self._keys[priority]
+        own = ring.get(key)
+        if own is None:
+            own = ring[key] = OrderedDict()
+        own[ticket] = place
         self.count += 1
         self.size += size
 
@@ -119,13 +132,13 @@ class Queue:
         return True
 
     def pop(self, now: float, may: Callable[[Place], bool] | None = None) -> Place | None:
-        """The next to be served, taken out; None when nobody (whom `may` admits) waits.
+        """The next to be served, taken out; None when nobody (whom `may` admits, which only their key decides) waits.
 
         Tickets that gave up without saying so are passed over. `expire` first, lest the dead be served.
         """
         order = sorted((p for p in range(len(WEIGHTS)) if self._classes[p]), key=self._passes.__getitem__)
         for priority in order:
-            place = self._first(self._classes[priority], self.standing(priority, now), may)
+            place = self._first(self._keys[priority], self.standing(priority, now), may)
             if place is not None:
                 self._virtual = self._passes[priority]
                 self._passes[priority] += 1.0 / WEIGHTS[priority]
@@ -134,18 +147,22 @@ class Queue:
         return None
 
     def _first(
-        self, members: OrderedDict[Ticket, Place], newest: bool, may: Callable[[Place], bool] | None
+        self,
+        ring: OrderedDict[str, OrderedDict[Ticket, Place]],
+        newest: bool,
+        may: Callable[[Place], bool] | None,
     ) -> Place | None:
-        while members:
-            ticket = next(reversed(members)) if newest else next(iter(members))
-            place = members[ticket]
-            if ticket.done:
-                self._take(place)
-                continue
-            if may is None or may(place):
-                return place
-            places = reversed(members.values()) if newest else iter(members.values())
-            return next((other for other in places if not other.ticket.done and may(other)), None)
+        for key in [*ring]:
+            own = ring[key]
+            while own:
+                place = own[next(reversed(own)) if newest else next(iter(own))]
+                if place.ticket.done:
+                    self._take(place)
+                elif may is None or may(place):
+                    ring.move_to_end(key)
+                    return place
+                else:
+                    break
         return None
 
     def ahead(self, priority: int) -> float:
@@ -181,8 +198,14 @@ class Queue:
             self._take(place)
         return waiting
 
-    def _take(self, place: Place) -> None:
+    def _take(self, place: Place) -> Place:
         del self._classes[place.priority][place.ticket]
+        ring = self._keys[place.priority]
+        own = ring[place.key]
+        del own[place.ticket]
+        if not own:
+            del ring[place.key]
         del self._places[place.ticket]
         self.count -= 1
         self.size -= place.size
+        return place

@@ -1,7 +1,8 @@
 """Who is asked next after a failure, and how often that may happen at all.
 
 One token bucket bounds retries and hedges of a worker: every request puts in a fifth of a token, a
-retry takes a whole one, so that an outage cannot multiply the traffic that caused it. Decisions only;
+retry takes a whole one, so that an outage cannot multiply the traffic that caused it. A smaller one for each
+tenant bounds what it takes of that. Decisions only;
 waiting and asking happen in the exchange.
 """
 
@@ -11,6 +12,8 @@ from dandolo.errors import GatewayError, Retry
 
 TOKENS_PER_REQUEST = 0.2
 TOKENS_MAX = 20.0
+TOKENS_OWN_MAX = 10.0
+"""Of one tenant among several."""
 LOCAL_WAIT_MAX_S = 5.0
 """A 429 that nobody can take over is waited out here only up to this long."""
 
@@ -18,14 +21,14 @@ LOCAL_WAIT_MAX_S = 5.0
 class Budget:
     """The token bucket. Starts full."""
 
-    __slots__ = ("tokens",)
+    __slots__ = ("tokens", "tokens_max")
 
-    def __init__(self) -> None:
-        self.tokens = TOKENS_MAX
+    def __init__(self, tokens_max: float = TOKENS_MAX) -> None:
+        self.tokens = self.tokens_max = tokens_max
 
     def earn(self) -> None:
         """A client's request has come."""
-        self.tokens = min(TOKENS_MAX, self.tokens + TOKENS_PER_REQUEST)
+        self.tokens = min(self.tokens_max, self.tokens + TOKENS_PER_REQUEST)
 
     def spend(self) -> bool:
         """Take a token for one more attempt; False when there is none."""
@@ -33,6 +36,31 @@ class Budget:
             return False
         self.tokens -= 1.0
         return True
+
+
+class Purse:
+    """What one tenant may spend of the worker's budget: no more than its own bucket holds too.
+
+    Else one whose requests always fail, because it names models that nobody has, would use up what takes the
+    others from a provider that is down to one that is not.
+    """
+
+    __slots__ = ("common", "own")
+
+    def __init__(self, common: Budget, own: Budget) -> None:
+        self.common = common
+        self.own = own
+
+    def earn(self) -> None:
+        """A request of the tenant has come."""
+        self.common.earn()
+        self.own.earn()
+
+    def spend(self) -> bool:
+        """Take a token of both; False when either has none."""
+        if self.own.tokens < 1.0 or not self.common.spend():
+            return False
+        return self.own.spend()
 
 
 def may_take_over(error: GatewayError) -> bool:

@@ -223,6 +223,8 @@ CASES = [
     ("redirect", "generic", 302, b"", Kind.REDIRECT, "account", True, True, 502, "upstream_invalid_response"),
     ("unusable 200", "generic", 200, b"<html>", Kind.INVALID, "request", True, True, 502,
      "upstream_invalid_response"),
+    ("legal reasons", "generic", 451, b'{"error":{"message":"not available in your country","code":451}}', Kind.AUTH,
+     "request", True, False, 451, "permission_denied"),
     ("openai 429 larger than a minute's limit", "openai", 429,
      b'{"error":{"message":"Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 61200.",'
      b'"type":"tokens","param":null,"code":"rate_limit_exceeded"}}',

@@ -124,6 +124,45 @@ def test_waiter_goes_elsewhere_when_its_provider_breaks(tmp_path: Path) -> None:
         at_rest(gateway)
 
 
+def test_waiter_for_a_provider_that_a_reload_removed_is_refused_in_its_time(tmp_path: Path) -> None:
+    gone, stays = SimProvider("gone", script=Script(latency_s=60.0)), SimProvider("stays")
+    keys = [{"name": "vip", "key": "k-vip", "priority": "high"}]
+    options = {"role": "primary", "concurrency_max": 1}
+    with running(tmp_path, gone, stays, options=options, keys=keys, models={}) as gateway:
+        held = [gateway.client() for _ in range(3)]
+        for client in held:
+            client.send(request(body=chat(model="gone/sim"), key="k-vip"))
+        until(lambda: gateway.metrics()['dandolo_slots_waiting{account="gone"}'] == 2)
+        config = gateway.config.read_text("utf-8")
+        gateway.config.write_text(config.replace('name = "gone"', 'name = "new"'), "utf-8")
+        gateway.signal(signal.SIGHUP)
+        until(lambda: "reloaded" in gateway.said())
+        assert [client.answer().status for client in held[1:]] == [503, 503]
+        for client in held:
+            client.socket.close()
+        at_rest(gateway)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_time_that_others_used_up_speaks_against_nobody(tmp_path: Path, stream: bool) -> None:
+    a, b = SimProvider("a", script=Script(latency_s=30.0)), SimProvider("b", script=Script(latency_s=1.0))
+    timeouts = {"first_byte": "600ms", "first_byte_stream": "600ms", "total": "1s", "stream_total": "1s"}
+    options = {"a": {"role": "primary"}, "b": {"role": "secondary"}}
+    with running(tmp_path, a, b, timeouts=timeouts, **options) as gateway:
+        assert ask(gateway, stream=stream).status == 504
+        accounts = {one["account"]: one for one in json.loads(gateway.admin("/admin/routes").body)["accounts"]}
+        assert accounts["a"]["models"][0]["error_rate"] > 0
+        assert accounts["b"]["models"][0]["error_rate"] == 0
+
+
+def test_stream_longer_than_its_time_speaks_against_nobody(tmp_path: Path) -> None:
+    sim = SimProvider("only", script=Script(tokens_per_s=10.0, tokens=40))
+    with running(tmp_path, sim, timeouts={"stream_total": "1s"}) as gateway:
+        for _ in range(3):
+            assert not ask(gateway, stream=True).complete
+        assert ask(gateway).status == 200
+
+
 # -- hedges --------------------------------------------------------------------------------------------------
 
 
@@ -280,6 +319,7 @@ def test_model_that_answers_is_not_given_up_for_one_404(tmp_path: Path) -> None:
     [
         ("venice", 401, '{"error":"This model is only available to Pro users"}'),
         ("generic", 403, "<html><h1>Sorry, you have been blocked</h1></html>"),
+        ("generic", 451, '{"error":{"message":"not available for legal reasons"}}'),
     ],
 )
 def test_refusal_of_one_model_or_request_does_not_pause_the_account(
@@ -340,7 +380,8 @@ def test_session_that_uses_two_models_stays_with_both(tmp_path: Path) -> None:
             for _ in range(6):
                 for name, seen in served.items():
                     seen.add(f"{session} {who(ask(gateway, name, prompt_cache_key=f'session-{session}'))}")
-        assert {name: len(seen) for name, seen in served.items()} == {"one": 4, "two": 4}
+        # Sixteen places when nobody stays; one may move while little is known, to whom is clearly better.
+        assert sum(map(len, served.values())) <= 10, served
 
 
 @pytest.mark.parametrize("hedge", [False, True])
@@ -356,3 +397,15 @@ def test_long_prompts_do_not_close_a_provider_to_short_ones(tmp_path: Path, hedg
         assert [who(answer) for answer in answers] == ["a"] * 4
         a.script = Script()
         assert who(ask(gateway)) == "a"
+
+
+def test_tenant_whose_requests_always_fail_does_not_use_up_the_retries_of_others(tmp_path: Path) -> None:
+    missing = Fault("status", status=404, body='{"error":{"message":"no such model","code":"model_not_found"}}')
+    a, b = (SimProvider(name, script=Script(default_fault=missing)) for name in "ab")
+    keys = [{"name": "odd", "key": "k-odd"}, {"name": "even", "key": "k-even"}]
+    options = {"a": {"role": "primary"}, "b": {"role": "secondary"}}
+    with running(tmp_path, a, b, keys=keys, routing={"breaker": False}, **options) as gateway:
+        for number in range(40):
+            assert gateway.ask(request(body=chat(model=f"name-{number}"), key="k-odd")).status == 404
+        a.script, b.script = Script(default_fault=Fault("close_before_answer")), Script()
+        assert [who(gateway.ask(request(body=chat(model="all"), key="k-even"))) for _ in range(5)] == ["b"] * 5

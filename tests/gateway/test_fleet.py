@@ -109,6 +109,31 @@ def test_new_configuration_goes_on_with_what_was_measured() -> None:
     assert runtime(after).limit is new.limit
 
 
+SHARED = """
+[[providers]]
+name = "one"
+base_url = "http://127.0.0.1:9/v1"
+[[providers.accounts]]
+owner = "{first}"
+key = {{ env = "ONE" }}
+[[providers.accounts]]
+owner = "bob"
+key = {{ env = "ONE" }}
+"""
+
+
+def test_accounts_with_one_key_go_on_each_as_itself() -> None:
+    def made(first: str) -> Plane:
+        return Plane(parse(SHARED.format(first=first), "test", {**os.environ, "ONE": "k" * 20}))
+
+    before, after = made("alice"), made("carol")
+    old = list(before.fleet)
+    after.inherit(before)
+    assert [one.slots for one in after.fleet] == [one.slots for one in old]
+    assert old[0].slots is not old[1].slots
+    assert [one.candidate("m").account for one in after.fleet] == ["one/carol", "one/bob"]
+
+
 @pytest.mark.parametrize("changed", [{"slots": 9}, {"breaker": "false"}, {"key": "z" * 20}])
 def test_another_account_begins_anew(changed: dict[str, object]) -> None:
     before = plane()

@@ -40,6 +40,7 @@ def exchange(**changes: Any) -> Exchange:
         "endpoint": SimpleNamespace(name="chat"),
         "attempts": 1,
         "bytes_out": 7,
+        "cache": "",
     }
     return cast(Exchange, SimpleNamespace(**{**values, **changes}))
 

@@ -104,6 +104,21 @@ def test_a_slot_is_not_given_to_one_who_waited_too_long() -> None:
     assert told == ["fresh"]
 
 
+@pytest.mark.parametrize("now", [0.5, 3.0])
+def test_keys_of_one_class_take_turns(now: float) -> None:
+    """One key's flood delays its own calls, also while the newest are served first; a key has its own order."""
+    queue, told = Queue(), []
+    for number in range(50):
+        queue.push(Place(("flood", number), told), NORMAL, number / 1000, 1, "flood")
+    for number in range(2):
+        queue.push(Place(("calm", number), told), NORMAL, 0.1 + number / 1000, 1, "calm")
+    queue.push(Place(("flood", 50), told), NORMAL, 0.2, 1, "flood")
+    served = [place.ticket.name for place in (queue.pop(now) for _ in range(5)) if place is not None]  # type: ignore[attr-defined]
+    old = [("flood", 0), ("calm", 0), ("flood", 1), ("calm", 1), ("flood", 2)]
+    new = [("flood", 50), ("calm", 1), ("flood", 49), ("calm", 0), ("flood", 48)]
+    assert served == (old if now < 1.0 else new)
+
+
 def test_the_queue_is_bounded_in_bytes() -> None:
     slots = Slots(1, bytes_max=100)
     slots.enter()
@@ -126,6 +141,20 @@ def test_a_full_queue_of_low_makes_room_for_high(now: float, who: str) -> None:
     assert [name for name, place in places.items() if place.error is not None] == [who]
     with pytest.raises(Refusal):
         slots.queue(Place("more", []), now, LOW)
+
+
+def test_a_full_queue_takes_a_place_from_the_key_that_has_most() -> None:
+    slots = Slots(1, waiters_max=4)
+    slots.enter()
+    flood = [Place(number, []) for number in range(4)]
+    for place in flood:
+        slots.queue(place, 0.0, NORMAL, key="flood")
+    for _ in range(2):
+        slots.queue(Place("calm", []), 0.0, NORMAL, key="calm")
+    assert [place.done for place in flood] == [False, False, True, True]
+    for key in ("flood", "calm"):
+        with pytest.raises(Refusal):
+            slots.queue(Place("more", []), 0.0, NORMAL, key=key)
 
 
 def test_nobody_gives_way_to_what_would_not_fit_all_the_same() -> None:

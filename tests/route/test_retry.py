@@ -18,7 +18,16 @@ from dandolo.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from dandolo.route.retry import LOCAL_WAIT_MAX_S, TOKENS_MAX, TOKENS_PER_REQUEST, Budget, local_wait_s, may_take_over
+from dandolo.route.retry import (
+    LOCAL_WAIT_MAX_S,
+    TOKENS_MAX,
+    TOKENS_OWN_MAX,
+    TOKENS_PER_REQUEST,
+    Budget,
+    Purse,
+    local_wait_s,
+    may_take_over,
+)
 
 
 def test_a_full_bucket_is_spent_and_then_empty() -> None:
@@ -97,3 +106,16 @@ def test_a_429_is_waited_out_only_when_it_is_short_and_the_deadline_allows(
     error = UpstreamError("x", status=status, retry_after_s=retry_after_s)
     found = local_wait_s(error, remaining_s, spread)
     assert found == (None if expected is None else pytest.approx(expected))
+
+
+def test_a_purse_holds_no_more_than_its_owner_and_the_others_left() -> None:
+    common = Budget()
+    greedy, modest = (Purse(common, Budget(TOKENS_OWN_MAX)) for _ in range(2))
+    assert sum(greedy.spend() for _ in range(100)) == TOKENS_OWN_MAX
+    assert common.tokens == TOKENS_MAX - TOKENS_OWN_MAX
+    for _ in range(100):
+        greedy.earn()
+        greedy.spend()
+    assert sum(modest.spend() for _ in range(100)) >= TOKENS_OWN_MAX - 1
+    assert not modest.spend()
+    assert modest.own.tokens >= 0.0
