@@ -134,7 +134,7 @@ class Limit:
             self._slowed_from, self._slowed_by = reached, by
         self._slowed_at = now
         self._ceiling, self._ceiling_at = reached, now
-        self._set(max(LIMIT_MIN, max(SLOWED_DECREASE, SLOWED_FACTOR / by) * reached), now)
+        self._set(max(LIMIT_MIN, min(1.0, max(SLOWED_DECREASE, SLOWED_FACTOR / by)) * reached), now)
         return False
 
     def cool(self, until: float, reason: str = "") -> None:

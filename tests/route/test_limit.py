@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dandolo.route.capacity import Slots
@@ -226,6 +226,7 @@ def test_slow_start_lets_at_least_one_call_through() -> None:
     st.integers(1, 300),
     st.lists(st.tuples(st.sampled_from("efrslg"), st.floats(0, 3), st.floats(0, 10)), max_size=200),
 )
+@example(1, [("g", 0.0, 0.0)])
 def test_limit_and_slots_agree_and_stay_within_bounds(bound: int, steps: list[tuple[str, float, float]]) -> None:
     slots = Slots(bound)
     made, now, held = Limit(slots), 0.0, 0
