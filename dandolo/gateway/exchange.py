@@ -169,6 +169,8 @@ class Exchange(Progress):
         """What an attempt's failure comes to: itself, that of a hedge beside it, None when the hedge is the answer."""
         self.note_failure(error, candidate)
         if self.hedge is not None and self.hedge.running:
+            # The deadline of the attempt that failed is over; the other keeps its own.
+            self.wait_no_more()
             try:
                 # The other attempt that is under way is the next one.
                 await self.hedge.done
