@@ -1,0 +1,1 @@
+"""Answers given again: keys, entries and the tiers that keep them."""
