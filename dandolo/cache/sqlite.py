@@ -30,6 +30,7 @@ from dandolo.cache.sqlite_row import KEY_BYTES, TAGS_BYTES_MAX, VALUE_BYTES_MAX,
 from dandolo.cache.sqlite_writer import RETRY_S, State, Writer
 
 CLOSE_S = 2.0
+CLOSE_WAIT_S = 1.0
 LOOKUPS_PER_GET = 3
 BYTES_MIN = 1024 * 1024
 NO_MARKS = Marks()
@@ -241,12 +242,12 @@ class Sqlite:
         return Health(writer.state, writer.reason, unsaved, writer.filter is not None)
 
     async def close(self) -> None:
-        """Write what is queued, for at most 2 s, and end the threads, waiting for at most another."""
+        """Write what is queued, for at most 2 s, and end the threads, waiting for at most another second."""
         if self._reading is None:
             return
         self._writer.close(CLOSE_S)
         self._reading.close()
-        _, pending = await asyncio.wait(self._ended, timeout=CLOSE_S + 1)
+        _, pending = await asyncio.wait(self._ended, timeout=CLOSE_S + CLOSE_WAIT_S)
         if pending:
             _log.warning("cache on disk: the disk does not answer; what was queued is lost")
 

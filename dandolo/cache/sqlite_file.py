@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from dandolo.cache.generations import Marks, Purge
 from dandolo.cache.sqlite_place import Place, Spoiled
-from dandolo.cache.sqlite_row import KEY_BYTES, VALUE_BYTES_MAX, Row, read_marks
+from dandolo.cache.sqlite_row import KEY_BYTES, ROW_BYTES, VALUE_BYTES_MAX, Row, read_marks
 
 APPLICATION_ID = 0x44414E44
 """Stands in the file's header ("DAND"), and says that it is ours."""
@@ -188,20 +188,32 @@ class SqliteFile:
             if durable:
                 self._run("PRAGMA synchronous = NORMAL")
 
-    def lacks_room(self, stored_bytes: int) -> bool:
-        """Whether rows of that size together would not fit: twice, for a page may be half empty."""
-        return bool(self.used_bytes + 2 * stored_bytes > (self._pages_max - _SPARE_PAGES) * self._page_bytes)
+    def lacking_bytes(self, stored_bytes: int) -> int:
+        """How much must go for rows of that size together to fit: twice, for a page may be half empty."""
+        return int(self.used_bytes + 2 * stored_bytes - (self._pages_max - _SPARE_PAGES) * self._page_bytes)
 
     # -- what goes out: each a chunk, each returns how many rows it took --------------------------------------
 
-    def evict(self) -> int:
-        """Delete some of the oldest rows."""
-        return self._delete_chunk("SELECT id, length(value) FROM entry ORDER BY id LIMIT ?", (CHUNK_ROWS,))
+    def evict(self, wanted_bytes: int) -> int:
+        """Delete the oldest rows: so many that this is freed, but not more than a chunk."""
+        wanted_bytes = max(wanted_bytes, self.batch_bytes // 4)
+        found: list[Any] = []
+        for row in self._all("SELECT id, length(value) FROM entry ORDER BY id LIMIT ?", (CHUNK_ROWS,)):
+            if wanted_bytes <= 0:
+                break
+            wanted_bytes -= ROW_BYTES + row[1]
+            found.append(row)
+        if found:
+            self._delete_ids(found)
+        return len(found)
 
     def sweep(self, now_ms: int) -> int:
         """Delete some of the rows that are past their time."""
         chosen = "SELECT id, length(value) FROM entry WHERE expires <= ? LIMIT ?"
-        return self._delete_chunk(chosen, (now_ms, CHUNK_ROWS))
+        found = self._all(chosen, (now_ms, CHUNK_ROWS))
+        if found:
+            self._delete_ids(found)
+        return len(found)
 
     def walk(self, after: int, before: int, dead: Callable[[int, Marks], bool]) -> tuple[int | None, int]:
         """Delete the dead among the next rows with ids above `after` and a generation below `before`.
@@ -273,12 +285,6 @@ class SqliteFile:
                 self._run(_DELETE[len(some)], some)
                 self.rows -= int(rows)
                 self.value_bytes -= int(size)
-
-    def _delete_chunk(self, chosen: str, arguments: tuple[int, ...]) -> int:
-        found = self._all(chosen, arguments)
-        if found:
-            self._delete_ids(found)
-        return len(found)
 
     def _delete_ids(self, found: list[Any]) -> None:
         def work() -> None:

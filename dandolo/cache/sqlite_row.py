@@ -14,6 +14,8 @@ from dandolo.cache.generations import Marks
 KEY_BYTES = 20
 VALUE_BYTES_MAX = 8 * 1024 * 1024
 TAGS_BYTES_MAX = 4096
+ROW_BYTES = 128
+"""Beside texts and value: the key in row and index, the integers, the headers of row and cells."""
 QUEUE_ROWS_MAX = 2000
 QUEUE_BYTES_MAX = 32 * 1024 * 1024
 
@@ -35,8 +37,7 @@ class Row:
         """Raises UnicodeEncodeError for text that is none."""
         self.tags = msgpack.packb(self.marks.tags) if self.marks.tags else b""
         texts = len(self.marks.scope.encode()) + len(self.marks.model.encode()) + len(self.marks.ttl_class.encode())
-        # 128: the key three times (row, index, checksum), the integers, the headers of row and cells.
-        self.stored_bytes = 128 + texts + len(self.tags) + len(self.value)
+        self.stored_bytes = ROW_BYTES + texts + len(self.tags) + len(self.value)
 
     def crc(self) -> int:
         """Over all columns, so that no flipped bit changes who may see what, or for how long."""
