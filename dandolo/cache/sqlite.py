@@ -130,18 +130,24 @@ class Sqlite:
     async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Found]:
         """What is kept under these keys and may still be served; a key that is not in the answer is a miss.
 
-        Waits for the disk as long as it takes: whoever calls sets a deadline.
+        What is queued counts as kept. Waits for the disk as long as it takes: whoever calls sets a deadline.
         """
         writer, generations = self._writer, self._writer.generations
-        bloom = writer.filter
-        likely = list(keys) if bloom is None else [key for key in keys if key in bloom]
-        self.denied += len(keys) - len(likely)
+        latest, bloom = writer.backlog.latest, writer.filter
         alive: dict[bytes, Found] = {}
+        filed: Sequence[bytes] = keys
+        if latest:
+            now_ms = self._clock() * 1000
+            queued = {key: row for key in keys if (row := latest.get(key)) is not None}
+            alive = _alive(queued, {k: row for k, row in queued.items() if row.expires_ms > now_ms}, generations)
+            filed = [key for key in keys if key not in queued]
+        likely = list(filed) if bloom is None else [key for key in filed if key in bloom]
+        self.denied += len(filed) - len(likely)
         for _ in range(LOOKUPS_PER_GET if likely else 0):
             forgotten = generations.forgotten
             found = await self._look_up(likely)
             if generations.forgotten == forgotten:
-                alive = _alive(likely, found, generations)
+                alive.update(_alive(likely, found, generations))
                 break
             # A purge whose victims were deleted meanwhile is not noted any more, and they may be among the rows.
         self.hits += len(alive)

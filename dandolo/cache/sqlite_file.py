@@ -51,13 +51,13 @@ _SCHEMA = (
 _COLUMNS = "key, created, expires, generation, scope, model, class, tags, crc, value"
 
 
-def _marks(n: int, columns: int) -> str:
-    """`(?,?),(?,?)`: question marks for n rows."""
-    return ",".join(["(" + ",".join("?" * columns) + ")"] * n)
+def _places(rows: int, columns: int) -> str:
+    """For values to be bound to, as `(?,?),(?,?)`."""
+    return ",".join(["(" + ",".join("?" * columns) + ")"] * rows)
 
 
-_INSERT = [f"INSERT INTO entry ({_COLUMNS}) VALUES {_marks(n, 10)}" for n in range(STEP_ROWS + 1)]  # noqa: S608
-_IN = ["(" + ",".join("?" * n) + ")" for n in range(STEP_ROWS + 1)]
+_INSERT = [f"INSERT INTO entry ({_COLUMNS}) VALUES {_places(n, 10)}" for n in range(STEP_ROWS + 1)]  # noqa: S608
+_IN = [_places(1, n) for n in range(STEP_ROWS + 1)]
 _SELECT = [f"SELECT {_COLUMNS} FROM entry WHERE key IN {some}" for some in _IN]  # noqa: S608
 _SIZES = [f"SELECT total(1), total(length(value)) FROM entry WHERE key IN {some}" for some in _IN]  # noqa: S608
 _DELETE = [f"DELETE FROM entry WHERE key IN {some}" for some in _IN]  # noqa: S608
@@ -123,8 +123,12 @@ class SqliteFile:
         """Stop what is running, from another thread."""
         self._connection.interrupt()
 
+    def empty_log(self) -> None:
+        """Move what is in the log into the file, also beside a reader that is still there."""
+        self._all("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
-        """Empties the log into the file, too. Never raises."""
+        """Never raises."""
         try:
             self._connection.close()
         except sqlite3.Error:
@@ -153,31 +157,32 @@ class SqliteFile:
         deletes: Sequence[bytes] = (),
         purges: Sequence[tuple[Purge, int]] = (),
     ) -> int:
-        """Store rows, each replacing that of the same key, in one transaction with deletions and purges.
+        """Store rows of different keys, each replacing that of its key, in one transaction with deletions and purges.
 
         Each of `purges` comes with its generation. A transaction that has any, or deletions, is on the disk when this
         returns; others may be lost with the power. Returns how many rows were deleted and not replaced.
         """
-        latest = {row.key: row for row in rows}
-        gone = [key for key in deletes if key not in latest]
+        keys = [row.key for row in rows]
+        kept = set(keys)
+        gone = [key for key in deletes if key not in kept]
 
         def work() -> int:
             before = self.rows
-            self._drop(list(latest))
+            self._drop(keys)
             replaced = before - self.rows
             self._drop(gone)
-            for n in range(0, len(latest), STEP_ROWS):
-                some = list(latest.values())[n : n + STEP_ROWS]
+            for n in range(0, len(rows), STEP_ROWS):
+                some = rows[n : n + STEP_ROWS]
                 self._run(_INSERT[len(some)], [value for row in some for value in self._values(row)])
-            self.rows += len(latest)
-            self.value_bytes += sum(len(row.value) for row in latest.values())
+            self.rows += len(rows)
+            self.value_bytes += sum(len(row.value) for row in rows)
             for (kind, name, soft), number in purges:
                 if kind == "all":
                     self._run("DELETE FROM generation WHERE soft = ? AND number < ?", (soft, number))
                 self._run("INSERT OR REPLACE INTO generation VALUES (?, ?, ?, ?)", (kind, name, soft, number))
             self.generation = generation
             self._tally()
-            return before - replaced + len(latest) - self.rows
+            return before - replaced + len(rows) - self.rows
 
         durable = bool(purges or deletes)
         if durable:

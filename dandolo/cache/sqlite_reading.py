@@ -25,6 +25,8 @@ SCAN_KEYS = 512
 SCAN_PAUSE_S = 0.001
 """Between pieces, each of which keeps the interpreter's lock for some 0.4 ms."""
 TICK_S = 1.0
+START_S = 0.05
+"""While there is no filter: one may have to be built soon."""
 
 _log = logging.getLogger("dandolo")
 
@@ -62,7 +64,11 @@ class Reading:
         self.damaged_rows = 0
 
     def ask(self, lookup: Lookup) -> bool:
-        """Have it looked up; False: too many wait already, and the future will never be done."""
+        """Have it looked up; False: too many wait already, and the future will never be done.
+
+        Those that were given up count until the thread comes to them: where it has not come for so long, a miss at
+        once is better than another wait.
+        """
         if self._lookups.qsize() >= LOOKUPS_MAX:
             return False
         self._lookups.put(lookup)
@@ -88,7 +94,11 @@ class Reading:
         scan = self._writer.scan
         lookups = []
         try:
-            first = self._lookups.get(timeout=SCAN_PAUSE_S if scan is not None else TICK_S)
+            if scan is not None:
+                wait_s = SCAN_PAUSE_S
+            else:
+                wait_s = START_S if self._writer.filter is None else TICK_S
+            first = self._lookups.get(timeout=wait_s)
             if first is not None:
                 lookups = [first, *self._waiting()]
         except queue.Empty:

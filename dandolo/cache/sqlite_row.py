@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgpack
@@ -52,12 +52,17 @@ def read_marks(scope: str, model: str, ttl_class: str, tags: bytes) -> Marks:
 
 
 class Backlog:
-    """Rows that wait to be written, within QUEUE_ROWS_MAX and QUEUE_BYTES_MAX. Whoever uses it holds a lock."""
+    """Rows that wait to be written, within QUEUE_ROWS_MAX and QUEUE_BYTES_MAX. Whoever uses it holds a lock.
 
-    __slots__ = ("_rows", "stored_bytes")
+    `latest` has the newest row of each key from `put` until `done`, and may be looked at without a lock: what it has
+    is newer than what the file has.
+    """
+
+    __slots__ = ("_rows", "latest", "stored_bytes")
 
     def __init__(self) -> None:
         self._rows: deque[Row] = deque()
+        self.latest: dict[bytes, Row] = {}
         self.stored_bytes = 0
 
     def __len__(self) -> int:
@@ -69,14 +74,20 @@ class Backlog:
         for row in rows:
             row.born = born
             self._rows.append(row)
+            self.latest[row.key] = row
             self.stored_bytes += row.stored_bytes
         while len(self._rows) > QUEUE_ROWS_MAX or self.stored_bytes > QUEUE_BYTES_MAX:
-            self.stored_bytes -= self._rows.popleft().stored_bytes
+            oldest = self._rows.popleft()
+            self.stored_bytes -= oldest.stored_bytes
+            self.done([oldest])
             dropped += 1
         return dropped
 
     def take(self, count: int, bytes_max: int) -> list[Row]:
-        """Take the oldest out: at most `count` and together at most `bytes_max`, but one at least if there is one."""
+        """Take the oldest out: at most `count` and together at most `bytes_max`, but one at least if there is one.
+
+        Once they are in the file, or lost, comes `done`.
+        """
         taken: list[Row] = []
         size = 0
         while self._rows and len(taken) < count:
@@ -86,6 +97,12 @@ class Backlog:
             taken.append(self._rows.popleft())
             self.stored_bytes -= taken[-1].stored_bytes
         return taken
+
+    def done(self, rows: Iterable[Row]) -> None:
+        """Let the file answer for them."""
+        for row in rows:
+            if self.latest.get(row.key) is row:
+                del self.latest[row.key]
 
     def oldest(self) -> int | None:
         """The generation that nothing here is older than; None: there is nothing."""
@@ -100,5 +117,6 @@ class Backlog:
         """Throw all away. Returns how many."""
         count = len(self._rows)
         self._rows.clear()
+        self.latest.clear()
         self.stored_bytes = 0
         return count

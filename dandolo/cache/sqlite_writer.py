@@ -101,6 +101,8 @@ class Writer:
         self._retry_at = 0.0
         self._aside_at = -math.inf
         self._alerted = False
+        self._sound = False
+        self._opened_at = 0.0
         self._more = False
         self._walk_after = -1
         self._walk_before = 0
@@ -171,6 +173,11 @@ class Writer:
                 self._turn_safely()
                 if not self.backlog or time.monotonic() >= self._deadline:
                     break
+            if self._file is not None and self.state == "open":
+                self._file.empty_log()
+        except sqlite3.Error:
+            # The log stays beside the file, and the next process reads it.
+            pass
         finally:
             self._close_file()
             with self.lock:
@@ -226,7 +233,13 @@ class Writer:
             self._answer(True)
             return False
         now_ms = int(self._clock() * 1000)
-        rows = [row for row in taken if row.expires_ms > now_ms and not generations.dead(row.key, row.born, row.marks)]
+        newest: dict[bytes, Row | None] = {}
+        for row in taken:
+            alive = row.expires_ms > now_ms and not generations.dead(row.key, row.born, row.marks)
+            # What comes too late has still replaced what came before it.
+            newest[row.key] = row if alive else None
+        rows = [row for row in newest.values() if row is not None]
+        deletes += [key for key, kept in newest.items() if kept is None]
         try:
             room = sum(row.stored_bytes for row in rows)
             while (lacking := file.lacking_bytes(room)) > 0:
@@ -242,14 +255,18 @@ class Writer:
             self.counts.deleted += file.write(rows, current, deletes, purges)
         except Exception:
             self.counts.lost += len(rows)
+            with self.lock:
+                self.backlog.done(taken)
             raise
         self.counts.written += len(rows)
         with self.lock:
+            self.backlog.done(taken)
             generations.deleted(min(current, self._oldest()))
             for purge, number in purges:
                 if generations.unsaved.get(purge) == number:
                     del generations.unsaved[purge]
-        if rows and self._alerted:
+        if rows and self._alerted and time.monotonic() - self._opened_at > self._retry_s:
+            # Not at the first that succeeds: a disk that is nearly full takes one and refuses the next.
             self._alerted = False
             _log.info("cache on disk: in use again")
         return True
@@ -320,7 +337,9 @@ class Writer:
             self._file = file
             if self._closing:
                 return
-        file.check()
+        if not self._sound:
+            file.check()
+            self._sound = True
         stored = file.purges()
         generations = self.generations
         with self.lock:
@@ -337,6 +356,7 @@ class Writer:
             self.filter, self.scan = None, Scan(file.rows, self._opened)
             self.epoch = self._opened
             self.state, self.reason = "open", ""
+            self._opened_at = time.monotonic()
         self._measure(file)
         self._work.set()
 
@@ -349,6 +369,8 @@ class Writer:
 
     def _recover(self, error: Exception) -> None:
         what = verdict(error)
+        # A file that only could not grow need not be read through again.
+        self._sound = self._sound and what in ("full", "busy")
         try:
             file = self._file
             if what == "full" and file is not None and file.at_cap():

@@ -529,6 +529,76 @@ def test_a_purge_of_a_key_that_is_none_is_an_error(path: Path) -> None:
     asyncio.run(main())
 
 
+def test_agrees_with_a_model_whatever_comes(run: Run, path: Path) -> None:
+    async def main() -> None:
+        rng = random.Random(7)
+        model: dict[int, tuple[bytes, str, bool]] = {}
+
+        async def agree(tier: Sqlite) -> None:
+            there = await tier.get_many([key(n) for n in range(60)])
+            assert {k: (one.value, one.stale) for k, one in there.items()} == {
+                key(n): (value, stale) for n, (value, _, stale) in model.items()
+            }
+
+        tier = Sqlite(path, 64 * MIB)
+        await tier.start()
+        await until(lambda: tier.health().state == "open")
+        for turn in range(400):
+            what = rng.random()
+            if what < 0.6:
+                some = [(rng.randrange(60), rng.randbytes(8), rng.choice("xyz")) for _ in range(rng.randrange(1, 5))]
+                await tier.put_many(put(n, value, marks=Marks(tags=(tag,))) for n, value, tag in some)
+                model.update((n, (value, tag, False)) for n, value, tag in some)
+            elif what < 0.7:
+                gone = [rng.randrange(60) for _ in range(3)]
+                await tier.delete([key(n) for n in gone])
+                model = {n: entry for n, entry in model.items() if n not in gone}
+            elif what < 0.85:
+                tag, soft = rng.choice("xyz"), rng.random() < 0.5
+                purge = asyncio.ensure_future(tier.purge("tag", tag, soft=soft))
+                await asyncio.sleep(0)
+                purge.cancel()
+                if soft:
+                    model = {n: (value, of, stale or of == tag) for n, (value, of, stale) in model.items()}
+                else:
+                    model = {n: entry for n, entry in model.items() if entry[1] != tag}
+            elif what < 0.95:
+                # Also while some of it is queued.
+                await agree(tier)
+            elif turn % 2:
+                await tier.close()
+                tier = Sqlite(path, 64 * MIB)
+                await tier.start()
+                await until(lambda tier=tier: tier.health().state == "open")
+            if turn % 10 == 0:
+                await until(lambda tier=tier: tier.health().state == "open")
+                assert await tier.flush()
+                await agree(tier)
+        await tier.close()
+
+    run(main())
+
+
+def test_what_a_purged_row_replaced_does_not_come_back(path: Path, writing: Gate) -> None:
+    async def main() -> None:
+        async with opened(path) as tier:
+            writing.open.set()
+            await tier.put_many([put(1, b"old", marks=Marks(tags=("a",)))])
+            assert await tier.flush()
+            writing.open.clear()
+            writing.entered.clear()
+            await tier.put_many([put(2)])
+            await until(writing.entered.is_set)
+            await tier.put_many([put(1, b"new", marks=Marks(tags=("b",)))])
+            purge = asyncio.ensure_future(tier.purge("tag", "b"))
+            await asyncio.sleep(0)
+            writing.open.set()
+            assert await purge
+            assert await found(tier, [1, 2]) == [2]
+
+    asyncio.run(main())
+
+
 # -- the filter ----------------------------------------------------------------------------------------------------
 
 
@@ -606,13 +676,15 @@ def test_the_loop_goes_on_while_the_disk_hangs_in_a_write(run: Run, path: Path, 
                 await tier.put_many([put(n)])
                 await tier.delete([key(n)])
             assert tier.stats()["queued"] == 298
-            # Lookups have a thread of their own.
-            assert await found(tier, [1]) == []
+            # Lookups have a thread of their own, and what is queued counts as kept.
+            await tier.put_many([put(500)])
+            assert await found(tier, [0, 1, 2, 500]) == [1, 500]
             purge = asyncio.ensure_future(tier.purge("all"))
             await asyncio.sleep(0)
             assert not purge.done()
             assert tier.health().state == "open"
             assert tier.health().unsaved_purges == 299
+            assert await found(tier, [1, 500]) == []
             purge.cancel()
             await asyncio.gather(purge, return_exceptions=True)
             writing.open.set()
@@ -640,9 +712,10 @@ def test_the_loop_goes_on_while_the_disk_hangs_in_a_lookup(run: Run, path: Path,
             assert await tier.flush()
             reading.open.set()
             assert key(1) in await first
-            assert await found(tier, [1, 2]) == [1, 2]
+            # What nobody waits for any more is passed over.
             assert tier._reading is not None
-            assert tier._reading._lookups.empty()
+            await until(tier._reading._lookups.empty)
+            assert await found(tier, [1, 2]) == [1, 2]
 
     run(main())
 
@@ -702,6 +775,28 @@ def test_after_the_end_nothing_is_found_and_nothing_kept(run: Run, path: Path) -
         await tier.close()
 
     run(main())
+
+
+def test_the_end_does_not_wait_for_the_check_of_a_large_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(self: SqliteFile) -> None:
+        checking.set()
+        self._all("WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n")
+
+    checking = threading.Event()
+    monkeypatch.setattr(SqliteFile, "check", check)
+
+    async def main() -> None:
+        tier = Sqlite(path, MIB)
+        await tier.start()
+        await tier.put_many([put(1)])
+        assert not await tier.purge("all")
+        await until(checking.is_set)
+        # The statement that never ends may be about to begin.
+        while tier.health().state != "closed":
+            await tier.close()
+
+    asyncio.run(main())
+    assert not [thread for thread in threading.enumerate() if thread.name == "cache-write"]
 
 
 def test_the_end_does_not_wait_for_a_disk_that_hangs(

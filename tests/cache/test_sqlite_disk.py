@@ -103,7 +103,8 @@ def alerts(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def aside(path: Path, flaw: str) -> list[str]:
-    return sorted(file.name for file in path.parent.iterdir() if file.name.startswith(f"{path.name}.{flaw}-"))
+    names = [file.name for file in path.parent.iterdir() if file.name.startswith(f"{path.name}.{flaw}-")]
+    return sorted(name for name in names if not name.endswith("-wal"))
 
 
 # -- kill −9 -------------------------------------------------------------------------------------------------------
@@ -257,7 +258,10 @@ def test_bytes_flipped_anywhere_never_give_a_wrong_value(tmp_path: Path) -> None
     async def look(path: Path) -> str:
         async with started(path) as tier:
             there = await whole(tier, range(400))
-            assert await tier.flush()
+            if not await tier.flush():
+                # Where the damaged rows were to be deleted, the tree was found to be damaged too.
+                await until(lambda: tier.health().state == "open" and tier.stats()["set_aside"])
+                there = []
             assert await whole(tier, range(400)) == there
             return "set aside" if tier.stats()["set_aside"] else "rows lost" if len(there) < 400 else "whole"
 
@@ -406,19 +410,21 @@ def test_a_full_disk_costs_the_tier_one_alert_and_it_comes_back(disk: Path, capl
     path = disk / "cache.db"
 
     async def main() -> None:
-        async with started(path) as tier:
+        async with started(path, bytes_max=MIB, retry_s=0.2) as tier:
             await tier.put_many(puts(range(100)))
             assert await tier.flush()
             ballast = disk / "ballast"
             with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
                 while True:
                     file.write(bytes(4096))
-            await tier.put_many(puts(range(100, 2000)))
-            await tier.flush()
-            await until(lambda: tier.health().state == "off")
             # However often it is tried again, nobody is told again, and nothing is raised.
-            tries = tier.stats()["write_errors"]
-            await until(lambda: tier.stats()["write_errors"] > tries + 3)
+            for _ in range(5):
+                tries = tier.stats()["write_errors"]
+                await until(lambda: tier.health().state == "open")
+                await tier.put_many(puts(range(100, 2000)))
+                assert not await tier.flush()
+                await until(lambda tries=tries: tier.stats()["write_errors"] > tries)
+            await until(lambda: tier.health().state == "off")
             await tier.put_many(puts(range(100)))
             await tier.delete([key(3)])
             assert not await tier.purge("tag", "t1")
@@ -426,13 +432,19 @@ def test_a_full_disk_costs_the_tier_one_alert_and_it_comes_back(disk: Path, capl
             assert len(alerts(caplog)) == 1
             ballast.unlink()
             await until(lambda: tier.health().state == "open")
-            await tier.put_many(puts(range(200, 300)))
+            await tier.put_many(puts(range(200, 240)))
             assert await tier.flush()
             assert tier.health().unsaved_purges == 0
             there = await whole(tier, range(100))
             assert there == [n for n in range(100) if n != 3 and n % 7 != 1]
-            assert await whole(tier, range(200, 300)) == list(range(200, 300))
-            assert "in use again" in caplog.text
+            assert await whole(tier, range(200, 240)) == list(range(200, 240))
+
+            async def in_use_again() -> None:
+                while "in use again" not in caplog.text:
+                    await tier.put_many(puts(range(200, 201)))
+                    await tier.flush()
+
+            await asyncio.wait_for(in_use_again(), 20)
 
     asyncio.run(main())
     assert len(alerts(caplog)) == 1
