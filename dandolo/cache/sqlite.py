@@ -75,7 +75,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`state` is "starting" (the file is being checked), "open", "off" (for `reason`) or "closed".
+    """`state` is "starting" (the file is being checked, and read already), "open", "off" (for `reason`) or "closed".
 
     `unsaved_purges` are in force, but the file knows nothing of them yet: should the process end before the disk
     can be written again, what they purged comes back.
@@ -115,7 +115,10 @@ class Sqlite:
         """Puts with a value too large, or marks that are no text."""
 
     async def start(self) -> None:
-        """Start the threads. The file is opened and checked by them: until then nothing is found. To be called once."""
+        """Start the threads, which open the file: until then nothing is found. To be called once.
+
+        While it is checked, which takes seconds for gigabytes, it is read; what is put waits in the queue.
+        """
         assert self._reading is None, "started twice"
         loop = asyncio.get_running_loop()
         self._reading = Reading(self._writer, loop, self._clock, self._delete)

@@ -67,6 +67,7 @@ def _connect(place: Place, cache_kib: int) -> sqlite3.Connection:
     connection = sqlite3.connect(place.path, BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
     connection.execute(f"PRAGMA cache_size = -{cache_kib}")
     connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
     # A damaged text must not spoil the statement that reads it with others: its row's checksum will tell.
     connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
     return connection

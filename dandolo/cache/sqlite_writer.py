@@ -330,19 +330,20 @@ class Writer:
     # -- the file's life ---------------------------------------------------------------------------------------
 
     def _open(self) -> None:
+        """Open the file and let it be read; check it, which may take long; then let it be written.
+
+        Reading does not wait for the check because every row has a checksum of its own.
+        """
         with self.lock:
             self.state = "starting"
         file = SqliteFile(self.place, self._bytes_max)
-        with self.lock:
-            self._file = file
-            if self._closing:
-                return
-        if not self._sound:
-            file.check()
-            self._sound = True
-        stored = file.purges()
         generations = self.generations
         with self.lock:
+            self._file = file
+        stored = file.purges()
+        with self.lock:
+            if self._closing:
+                return
             if self._opened == 0:
                 self.backlog.rebase(file.generation)
                 generations.rebase(file.generation, stored)
@@ -355,9 +356,13 @@ class Writer:
             self._walk_after = -1
             self.filter, self.scan = None, Scan(file.rows, self._opened)
             self.epoch = self._opened
+        self._measure(file)
+        if not self._sound:
+            file.check()
+            self._sound = True
+        with self.lock:
             self.state, self.reason = "open", ""
             self._opened_at = time.monotonic()
-        self._measure(file)
         self._work.set()
 
     def _failed(self, error: Exception) -> None:

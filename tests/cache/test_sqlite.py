@@ -59,6 +59,13 @@ async def opened(path: Path, bytes_max: int = 64 * MIB, **options: Any) -> Async
         assert tier.health().state == "closed"
 
 
+def threads_end() -> None:
+    for thread in threading.enumerate():
+        if thread.name.startswith("cache-"):
+            thread.join(10)
+            assert not thread.is_alive()
+
+
 def key(n: int) -> bytes:
     return random.Random(n).randbytes(20)
 
@@ -142,6 +149,29 @@ def test_it_outlives_the_process(run: Run, path: Path) -> None:
         async with opened(path) as tier:
             assert await found(tier, range(1500)) == list(range(1500))
             assert tier.stats()["rows"] == 1500
+
+    run(main())
+
+
+def test_a_file_is_read_while_it_is_being_checked(run: Run, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with opened(path) as tier:
+            await tier.put_many(put(n, marks=Marks(tags=(str(n),))) for n in range(4))
+        checking = Gate(monkeypatch, SqliteFile, "check")
+        tier = Sqlite(path, 64 * MIB)
+        await tier.start()
+        await until(checking.entered.is_set)
+        assert tier.health().state == "starting"
+        await tier.put_many([put(5)])
+        assert await found(tier, range(6)) == [0, 1, 2, 3, 5]
+        await tier.delete([key(1)])
+        assert not await tier.purge("tag", "2")
+        assert await found(tier, range(6)) == [0, 3, 5]
+        checking.open.set()
+        await until(lambda: tier.health().state == "open")
+        assert await tier.flush()
+        assert await found(tier, range(6)) == [0, 3, 5]
+        await tier.close()
 
     run(main())
 
@@ -764,10 +794,7 @@ def test_after_the_end_nothing_is_found_and_nothing_kept(run: Run, path: Path) -
         await never.close()
         async with opened(path) as tier:
             await tier.put_many([put(1)])
-        threads = [thread for thread in threading.enumerate() if thread.name.startswith("cache-")]
-        for thread in threads:
-            thread.join(10)
-            assert not thread.is_alive()
+        threads_end()
         assert await found(tier, [1]) == []
         await tier.put_many([put(2)])
         assert tier.stats()["lost"] == 1
@@ -796,7 +823,7 @@ def test_the_end_does_not_wait_for_the_check_of_a_large_file(path: Path, monkeyp
             await tier.close()
 
     asyncio.run(main())
-    assert not [thread for thread in threading.enumerate() if thread.name == "cache-write"]
+    threads_end()
 
 
 def test_the_end_does_not_wait_for_a_disk_that_hangs(

@@ -145,7 +145,7 @@ def test_a_process_killed_while_it_writes_leaves_a_file_that_is_sound(path: Path
     for turn in range(20):
         process = subprocess.Popen([sys.executable, "-c", WRITER, path, str(turn)], stdout=subprocess.PIPE)
         assert process.stdout is not None
-        for _ in range(rng.randrange(1, 60)):
+        for _ in range(rng.randrange(1, 40)):
             assert process.stdout.readline() == b"on\n"
         process.send_signal(signal.SIGKILL)
         process.wait()
