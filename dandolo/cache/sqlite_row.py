@@ -55,14 +55,15 @@ class Backlog:
     """Rows that wait to be written, within QUEUE_ROWS_MAX and QUEUE_BYTES_MAX. Whoever uses it holds a lock.
 
     `latest` has the newest row of each key from `put` until `done`, and may be looked at without a lock: what it has
-    is newer than what the file has.
+    is newer than what the file has. `came` counts the rows ever put.
     """
 
-    __slots__ = ("_rows", "latest", "stored_bytes")
+    __slots__ = ("_rows", "came", "latest", "stored_bytes")
 
     def __init__(self) -> None:
         self._rows: deque[Row] = deque()
         self.latest: dict[bytes, Row] = {}
+        self.came = 0
         self.stored_bytes = 0
 
     def __len__(self) -> int:
@@ -71,6 +72,7 @@ class Backlog:
     def put(self, rows: Sequence[Row], born: int) -> int:
         """Append rows of this generation. Returns how many of the oldest fell out for them."""
         dropped = 0
+        self.came += len(rows)
         for row in rows:
             row.born = born
             self._rows.append(row)
@@ -104,9 +106,9 @@ class Backlog:
             if self.latest.get(row.key) is row:
                 del self.latest[row.key]
 
-    def oldest(self) -> int | None:
-        """The generation that nothing here is older than; None: there is nothing."""
-        return self._rows[0].born if self._rows else None
+    def oldest(self, current: int) -> int:
+        """The generation that nothing here is older than; with nothing here, the current one."""
+        return self._rows[0].born if self._rows else current
 
     def rebase(self, by: int) -> None:
         """Raise all generations."""

@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from dandolo.cache.bloom import Bloom
 from dandolo.cache.generations import Generations
-from dandolo.cache.sqlite_file import CHUNK_ROWS, SqliteFile
+from dandolo.cache.sqlite_file import SqliteFile
 from dandolo.cache.sqlite_place import Held, Place, Spoiled, verdict
 from dandolo.cache.sqlite_row import Backlog, Row
+from dandolo.cache.sqlite_upkeep import Upkeep
 
 State = Literal["starting", "open", "off", "closed"]
 
@@ -68,6 +69,14 @@ class Scan:
         self.after = b""
 
 
+class _Waiter(NamedTuple):
+    """Waits until so many rows have come out of the queue, and purges up to that generation are in the file."""
+
+    rows: int
+    generation: int
+    told: Callable[[bool], None]
+
+
 class Writer:
     """The file's owner. `run` is the thread; the rest may be called from any other.
 
@@ -90,7 +99,7 @@ class Writer:
         self._bytes_max = bytes_max
         self._clock = clock
         self._retry_s = retry_s
-        self._waiters: list[Callable[[bool], None]] = []
+        self._waiters: list[_Waiter] = []
         self._work = threading.Event()
         self._enough = threading.Event()
         self._closing = False
@@ -104,9 +113,7 @@ class Writer:
         self._sound = False
         self._opened_at = 0.0
         self._more = False
-        self._walk_after = -1
-        self._walk_before = 0
-        self._walked = 0
+        self._upkeep = Upkeep(self.generations, self.backlog, self.lock)
 
     # -- for other threads -------------------------------------------------------------------------------------
 
@@ -127,7 +134,7 @@ class Writer:
         with self.lock:
             waits = self.state == "open" and not self._closing
             if waits:
-                self._waiters.append(told)
+                self._waiters.append(_Waiter(self.backlog.came, self.generations.current, told))
         if not waits:
             told(False)
         self.wake()
@@ -183,7 +190,7 @@ class Writer:
             with self.lock:
                 self.state = "closed"
                 self.counts.lost += self.backlog.clear()
-            self._answer(False)
+            self._give_up()
             self.place.release()
 
     def _turn_safely(self) -> None:
@@ -224,13 +231,12 @@ class Writer:
         generations = self.generations
         with self.lock:
             taken = self.backlog.take(BATCH_ROWS, file.batch_bytes)
+            out = self.backlog.came - len(self.backlog)
             current = generations.current
             deletes = list(generations.deletes)
             purges = list(generations.unsaved.items())
         if not (taken or deletes or purges):
-            # Whoever is told may look at the counts.
-            self._measure(file)
-            self._answer(True)
+            self._answer_up_to(file, out, current)
             return False
         now_ms = int(self._clock() * 1000)
         newest: dict[bytes, Row | None] = {}
@@ -261,7 +267,7 @@ class Writer:
         self.counts.written += len(rows)
         with self.lock:
             self.backlog.done(taken)
-            generations.deleted(min(current, self._oldest()))
+            generations.deleted(min(current, self.backlog.oldest(current)))
             for purge, number in purges:
                 if generations.unsaved.get(purge) == number:
                     del generations.unsaved[purge]
@@ -269,63 +275,19 @@ class Writer:
             # Not at the first that succeeds: a disk that is nearly full takes one and refuses the next.
             self._alerted = False
             _log.info("cache on disk: in use again")
+        self._answer_up_to(file, out, current)
         return True
-
-    def _oldest(self) -> int:
-        """The generation that nothing in the queue is older than."""
-        oldest = self.backlog.oldest()
-        return self.generations.current if oldest is None else oldest
 
     def _maintain(self, file: SqliteFile) -> bool:
         """One chunk of each kind of deletion that is due; True: there is more."""
-        expired = file.sweep(int(self._clock() * 1000))
-        self.counts.expired += expired
-        walking = self._walk(file)
-        self._forget_soft(file)
+        done = self._upkeep.chunk(file, int(self._clock() * 1000))
+        self.counts.expired += done.expired
+        self.counts.deleted += done.purged
         bloom = self.filter
         if bloom is not None and self.scan is None and bloom.added > bloom.full_at:
             # Between two batches: what is written from now on is added, what was written before is scanned.
             self.scan = Scan(file.rows, self.epoch)
-        return expired == CHUNK_ROWS or walking
-
-    def _forget_soft(self, file: SqliteFile) -> None:
-        """Forget the soft purges that all rows are younger than."""
-        soft = self.generations.soft
-        if not soft:
-            return
-        before = file.oldest_generation()
-        with self.lock:
-            before = min(before, self._oldest())
-            if min(soft.values()) > before:
-                return
-        file.forget_purges(before, soft=True)
-        with self.lock:
-            self.generations.settled(before, soft=True)
-
-    def _walk(self, file: SqliteFile) -> bool:
-        """Delete some of what purges have killed, and forget the purges when all of it is gone. True: there is more."""
-        generations = self.generations
-        if self._walk_after < 0:
-            with self.lock:
-                if max(generations.hard.values(), default=0) <= self._walked:
-                    return False
-                self._walk_before = generations.current
-            self._walk_after = 0
-        after, died = file.walk(self._walk_after, self._walk_before, generations.dead_by_name)
-        self.counts.deleted += died
-        if after is not None:
-            self._walk_after = after
-            return True
-        with self.lock:
-            if self._oldest() < self._walk_before:
-                # Rows from before the purge are still queued, and must find it noted.
-                return True
-        self._walk_after = -1
-        file.forget_purges(self._walk_before, soft=False)
-        with self.lock:
-            self._walked = self._walk_before
-            generations.settled(self._walk_before, soft=False)
-        return False
+        return done.more
 
     # -- the file's life ---------------------------------------------------------------------------------------
 
@@ -352,8 +314,7 @@ class Writer:
                 for noted, soft in ((generations.hard, False), (generations.soft, True)):
                     generations.unsaved.update({(*name, soft): number for name, number in noted.items()})
             self._opened += 1
-            self._walked = 0
-            self._walk_after = -1
+            self._upkeep.begin()
             self.filter, self.scan = None, Scan(file.rows, self._opened)
             self.epoch = self._opened
         self._measure(file)
@@ -370,7 +331,7 @@ class Writer:
         self.counts.write_errors += 1
         self._recover(error)
         # After the state has changed: nobody waits for a file that is gone.
-        self._answer(False)
+        self._give_up()
 
     def _recover(self, error: Exception) -> None:
         what = verdict(error)
@@ -425,10 +386,21 @@ class Writer:
     def _measure(self, file: SqliteFile) -> None:
         self.rows, self.value_bytes, self.file_bytes = file.rows, file.value_bytes, file.file_bytes
 
-    def _answer(self, written: bool) -> None:
+    def _answer_up_to(self, file: SqliteFile, rows: int, generation: int) -> None:
+        """Tell those who wait for no more than this: while rows keep coming, the queue may never be empty."""
+        if not self._waiters:
+            return
+        # Whoever is told may look at the counts.
+        self._measure(file)
         with self.lock:
-            if written and (self.backlog or self.generations.unsaved or self.generations.deletes):
-                return
+            ready = [one for one in self._waiters if one.rows <= rows and one.generation <= generation]
+            self._waiters = [one for one in self._waiters if one not in ready]
+        for one in ready:
+            one.told(True)
+
+    def _give_up(self) -> None:
+        """Tell all who wait that it cannot be written now."""
+        with self.lock:
             waiters, self._waiters = self._waiters, []
-        for told in waiters:
-            told(written)
+        for one in waiters:
+            one.told(False)

@@ -506,6 +506,28 @@ def test_what_is_queued_when_a_purge_comes_never_gets_into_the_file(path: Path, 
     asyncio.run(main())
 
 
+def test_a_purge_ends_while_rows_keep_coming(run: Run, path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as tier:
+
+            async def keep_coming() -> None:
+                n = 0
+                while True:
+                    n += 100
+                    await tier.put_many(put(m) for m in range(n, n + 100))
+                    while tier.stats()["queued"] > 1500:
+                        await asyncio.sleep(0.001)
+
+            coming = asyncio.ensure_future(keep_coming())
+            await until(lambda: tier.stats()["written"])
+            for n in range(5):
+                assert await asyncio.wait_for(tier.purge("tag", str(n)), 20)
+            assert not coming.done()
+            coming.cancel()
+
+    run(main())
+
+
 def test_a_deleted_key_is_gone_and_may_come_again(run: Run, path: Path) -> None:
     async def main() -> None:
         async with opened(path) as tier:
