@@ -249,6 +249,17 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
         if not self._backlog:
             self._finish()
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Tell another protocol of whatever comes from here on. It must take its bytes by `data_received`."""
+        inner = cast(asyncio.Protocol, protocol)
+        self._inner = inner
+        self._take = inner.data_received
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Whoever is told of what comes."""
+        assert self._inner is not None
+        return self._inner
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """What the loop's transport knows."""
         return self._raw.get_extra_info(name, default)
