@@ -32,7 +32,7 @@ from dandolo.sim.server import SimProvider
 
 PORT = 8080
 CHECK_S = 10.0
-QUESTION = {"model": "fast", "messages": [{"role": "user", "content": "What does a gateway do?"}]}
+QUESTION = "What does a gateway do?"
 
 PROVIDERS = (
     ("swift", "primary", 0.20, Script(latency_s=0.004, first_token_s=0.008, tokens_per_s=1000, tokens=24)),
@@ -46,6 +46,8 @@ CONFIG = """\
 listen = ["127.0.0.1:{port}"]
 admin = "127.0.0.1:0"
 {providers}
+[cache]
+sampled = "reuse"
 [models]
 fast = [{targets}]
 """
@@ -74,6 +76,10 @@ def run(args: argparse.Namespace) -> int:
     stay = sys.stdout.isatty() and not args.once
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_demo(stay))
+
+
+def _asking(text: str) -> dict[str, object]:
+    return {"model": "fast", "messages": [{"role": "user", "content": text}]}
 
 
 async def _demo(stay: bool) -> int:
@@ -161,14 +167,14 @@ class Checks:
     async def same_again(self, client: Client) -> tuple[str, float, str]:
         before = self._calls()
         answer = await self._ask(client)
-        calls = self._calls()
-        said = f"asked again ({calls} calls): not cached yet" if calls > before else "not asked again"
-        return *_whom(answer), f"{_overhead(answer)} ms in the gateway; provider {said}"
+        if self._calls() > before or answer.headers.get("x-cache") != "HIT":
+            raise _Failed("the provider was asked again although the answer was kept")
+        return "cache", _whom(answer)[1], f"kept from {answer.headers.get('x-dandolo-provider', '?')}; nobody was asked"
 
     async def killed(self, client: Client) -> tuple[str, float, str]:
         dead = self.sims[0]
         dead.kill()
-        answer = await self._ask(client)
+        answer = await self._ask(client, "And what when a provider fails?")
         who, ms = _whom(answer)
         if who == dead.name:
             raise _Failed(f"{dead.name} was killed and yet answered")
@@ -176,14 +182,15 @@ class Checks:
         return who, ms, f"{dead.name} is dead, {who} answered; {attempts} attempts"
 
     async def stream(self, client: Client) -> tuple[str, float, str]:
-        answer = await client.ask("/v1/chat/completions", {**QUESTION, "stream": True, "stream_options": _USAGE})
+        asked = {**_asking("What is a token bucket?"), "stream": True, "stream_options": _USAGE}
+        answer = await client.ask("/v1/chat/completions", asked)
         if answer.status != 200 or answer.reason or answer.first_token_ms is None:
             raise _Failed(answer.reason or f"status {answer.status} and no content")
         said = f"first token after {answer.first_token_ms:.1f} ms, {answer.output_tokens} tokens, [DONE]"
         return *_whom(answer), said
 
-    async def _ask(self, client: Client) -> Answer:
-        answer = await client.ask("/v1/chat/completions", QUESTION)
+    async def _ask(self, client: Client, text: str = QUESTION) -> Answer:
+        answer = await client.ask("/v1/chat/completions", _asking(text))
         if answer.status != 200 or not answer.text:
             raise _Failed(answer.reason or f"status {answer.status} and no text")
         return answer
@@ -228,7 +235,7 @@ class Show:
         self._say(f"  {self._paint('failed', 31)}  {name:<16} {reason}")
 
     def next(self, port: int, stay: bool) -> None:
-        body = msgspec.json.encode(QUESTION).decode()
+        body = msgspec.json.encode(_asking(QUESTION)).decode()
         curl = (
             f"curl http://127.0.0.1:{port}/v1/chat/completions -H 'content-type: application/json' \\\n    -d '{body}'"
         )
