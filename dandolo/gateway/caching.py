@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 from dandolo.api.call import Call
 from dandolo.api.usage import Usage
+from dandolo.cache import headers
 from dandolo.cache.answer import flaw
 from dandolo.cache.entry import Entry, Tokens
+from dandolo.cache.headers import Outcome
 from dandolo.cache.key import Keys, Memo, context, headers_counted
 from dandolo.cache.lifetime import TtlClass, lifetime, ttl_class
 from dandolo.cache.memory import Kept, Memory
@@ -33,11 +35,11 @@ if TYPE_CHECKING:
 STEADY_OFFSET_S = time.time() - time.monotonic()
 HEADERS = frozenset((b"cache-control", b"dandolo-cache", b"dandolo-cache-ttl"))
 """Headers of a request that are for the cache."""
-BYPASS = b"x-cache: BYPASS\r\n"
+STREAM_TYPE = b"Content-Type: text/event-stream\r\n"
 
 
-class Unpressed:
-    """The source of a stream that is sent at once: there is nothing to hold back."""
+class _AllSent:
+    """The source of a stream that was sent whole: nothing is left to hold back."""
 
     def pause(self) -> None:
         """Nothing follows."""
@@ -46,7 +48,7 @@ class Unpressed:
         """Nothing follows."""
 
 
-_UNPRESSED = Unpressed()
+_ALL_SENT = _AllSent()
 
 
 @dataclass(slots=True)
@@ -97,7 +99,7 @@ class Caching:
         said = wishes(exchange.request.fields) if steered else NO_WISHES
         permission = self._holders[exchange.tenant.name].permission(call, said)
         if permission.bypass and not permission.only_if_cached:
-            exchange.cache_lines = BYPASS
+            exchange.cache_lines = headers.forwarded(Outcome.BYPASS, permission.reason)
             return None
         where = lane.cache_context
         if where is None:
@@ -139,7 +141,7 @@ class Caching:
             return None
         return self.memory.stale(plan.key, now + STEADY_OFFSET_S, for_error=for_error)
 
-    def send(self, exchange: Exchange, call: Call, kept: Kept, how: bytes, now: float) -> bool:
+    def send(self, exchange: Exchange, call: Call, kept: Kept, outcome: Outcome, now: float) -> bool:
         """Send a kept answer in the form that was asked for; False when it cannot be put into that form."""
         entry = kept.entry
         events = b""
@@ -153,18 +155,12 @@ class Caching:
                 self.memory.attach(kept, replay)
             events = replay.events(exchange.id, int(now + STEADY_OFFSET_S), usage=call.usage_wanted)
         steady = now + STEADY_OFFSET_S
-        left = kept.expires - steady
-        head = (
-            b"%bx-request-id: %b\r\n%b%bx-cache: %b\r\nage: %d\r\n"
-            b"cache-status: dandolo; hit; ttl=%d; detail=l1\r\n"
-        ) % (
+        head = b"%bx-request-id: %b\r\n%b%b%b" % (
             exchange.gateway.dates.line(now),
             exchange.encoded_id,
             kept.head,
             STREAM_TYPE if call.stream else JSON,
-            how,
-            max(0.0, steady - kept.created),
-            left,
+            headers.kept(outcome, "l1", steady - kept.created, kept.expires - steady),
         )
         if call.endpoint.dialect == "messages":
             head += b"request-id: %b\r\n" % exchange.encoded_id
@@ -174,12 +170,13 @@ class Caching:
         tokens = entry.usage
         if tokens is not None:
             exchange.usage = Usage(tokens.input, tokens.output, tokens.cached, tokens.reasoning, 0.0)
-        exchange.cache = how.decode("ascii").lower()
+        exchange.cache = outcome.value.lower()
         exchange.committed = True
         exchange.status = entry.status
         if call.stream:
-            exchange.streamed_bytes = exchange.bytes_out = len(events)
-            exchange.client.begin_stream(entry.status, head + STREAM, _UNPRESSED, first=events)
+            exchange.streamed = True
+            exchange.bytes_out = len(events)
+            exchange.client.begin_stream(entry.status, head + STREAM, _ALL_SENT, first=events)
             exchange.client.end_stream()
         else:
             exchange.bytes_out = len(entry.body)
@@ -230,5 +227,3 @@ class Caching:
         head = b"x-dandolo-provider: %b\r\n" % provider
         return self.memory.put(entry, head, permission.scope, steady, asked_at + STEADY_OFFSET_S)
 
-
-STREAM_TYPE = b"Content-Type: text/event-stream\r\n"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dandolo.api.call import Call
 from dandolo.api.usage import Usage, facts
 from dandolo.cache.flight import PIECES_BYTES_MAX, Flight
+from dandolo.cache.headers import Outcome, forwarded
 from dandolo.cache.replay import assemble, prepare
 from dandolo.errors import GatewayError, RequestError, UpstreamInvalid
 from dandolo.gateway.answers import STREAM
@@ -49,7 +50,7 @@ async def fly(exchange: Exchange, call: Call, lane: Lane, plan: Plan) -> None:
     assert caching is not None
     now, permission = _now(), plan.permission
     kept = caching.find(plan, now)
-    if kept is not None and caching.send(exchange, call, kept, b"HIT", now):
+    if kept is not None and caching.send(exchange, call, kept, Outcome.HIT, now):
         return
     if permission.only_if_cached:
         raise RequestError(
@@ -59,7 +60,7 @@ async def fly(exchange: Exchange, call: Call, lane: Lane, plan: Plan) -> None:
         )
     flight = gateway.flights.find(plan.key) if permission.coalesces() else None
     exchange.cache = "collapsed"
-    exchange.cache_lines = b"x-cache: COLLAPSED\r\ncache-status: dandolo; fwd=miss; collapsed\r\n"
+    exchange.cache_lines = forwarded(Outcome.COLLAPSED)
     if flight is None:
         old = caching.stale(plan, now, for_error=False)
         flight = gateway.flights.start(plan.key) if permission.coalesces() else Flight(plan.key)
@@ -68,10 +69,8 @@ async def fly(exchange: Exchange, call: Call, lane: Lane, plan: Plan) -> None:
             return
         leader = Leader(exchange, call, plan, flight)
         exchange.cache = "miss"
-        reason = b"miss" if permission.lookup else b"request"
-        stored = b"; stored" if permission.store else b""
-        exchange.cache_lines = b"x-cache: MISS\r\ncache-status: dandolo; fwd=%b%b\r\n" % (reason, stored)
-        if old is not None and caching.send(exchange, call, old, b"STALE", now):
+        exchange.cache_lines = forwarded(Outcome.MISS, asked=not permission.lookup, stored=permission.store)
+        if old is not None and caching.send(exchange, call, old, Outcome.STALE, now):
             # It is given while a new one is fetched, which nobody waits for.
             leader.alone = True
             leader.begin()
@@ -187,7 +186,7 @@ class Following:
             caching, now = exchange.plane.caching, _now()
             if not exchange.committed and caching is not None:
                 old = caching.stale(self._plan, now, for_error=True)
-                if old is not None and caching.send(exchange, self._call, old, b"STALE", now):
+                if old is not None and caching.send(exchange, self._call, old, Outcome.STALE, now):
                     return
             raise
         finally:

@@ -62,7 +62,6 @@ class Progress(Timed):
     """What the cache did for it: hit, miss, collapsed, stale; "" for nothing."""
     cache_lines = b""
     """Header lines that say so."""
-    streamed_bytes = 0
     lent: Response | None = None
     """The head of the answer to a call that was made for several."""
     response_id: str | None = None
@@ -169,8 +168,6 @@ class Progress(Timed):
         self.explanations = ()
         self.selection = None
         self.plan = None
-        if self.streamed_bytes:
-            self.streamed = True
         self.hedge = self.lane = self.tried = self.silent = None
         if self.error is not None:
             self.code = self.error.code or ""

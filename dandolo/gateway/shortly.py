@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dandolo.api import faults, usage
 from dandolo.api.call import read
+from dandolo.cache.headers import Outcome
 from dandolo.gateway.attempt import FIRST_BYTE
 from dandolo.gateway.choice import Ask
 from dandolo.gateway.pins import remember
@@ -49,7 +50,7 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
             plan = exchange.plan = caching.plan(exchange, call, lane)
             if plan is not None:
                 kept = caching.find(plan, now)
-                if kept is not None and caching.send(exchange, call, kept, b"HIT", now):
+                if kept is not None and caching.send(exchange, call, kept, Outcome.HIT, now):
                     exchange.over(None)
                     return True
                 return False

@@ -8,7 +8,7 @@ the order they need.
 from __future__ import annotations
 
 from dandolo.route.breaker import Breaker
-from dandolo.route.limit import SLOWED_CALLS, SLOWED_FACTOR, Limit
+from dandolo.route.limit import SLOWED_CALLS, SLOWED_FACTOR, SLOWED_MIN_S, Limit
 from dandolo.route.measure import Measured
 
 
@@ -83,7 +83,8 @@ class Candidate:
         # In a queue the quickest are slower than the slow ones usually are. A mean would take a few long prompts for
         # a queue: with first tokens as uneven as prompts are, that shut out most calls of a provider that was well.
         if (
-            low_s > SLOWED_FACTOR * usual_s
+            low_s > SLOWED_MIN_S
+            and low_s > SLOWED_FACTOR * usual_s
             and measured.unanswered * (1.0 - usual_s / low_s) > SLOWED_CALLS
             and self.limit.slowed(now, low_s, usual_s)
         ):

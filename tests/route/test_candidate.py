@@ -92,6 +92,18 @@ def test_first_tokens_that_come_late_with_many_waiting_lower_the_limit() -> None
     assert made.limit.wait_s(14.0) == 0.0
 
 
+def test_a_burst_of_short_waits_lowers_nothing() -> None:
+    """A thousand calls at once take their time to be written and read, at a provider that has room for all."""
+    made, _ = candidate()
+    for step in range(80):
+        call, epoch = made.begin(step * 0.1)
+        made.first_content(call, epoch, step * 0.1 + 0.004)
+    burst = [made.begin(10.0) for _ in range(1000)]
+    for step, (call, epoch) in enumerate(burst):
+        made.first_content(call, epoch, 10.1 + step * 0.0008)
+    assert made.limit.value == made.limit.bound
+
+
 def test_a_late_first_token_or_two_lower_nothing() -> None:
     made, _ = candidate()
     for step in range(40):
