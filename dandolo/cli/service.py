@@ -154,7 +154,7 @@ class Process:
         if interval is not None:
             self._every("watchdog", interval, self._notifier.watchdog)
         self._timers["settle"] = self._loop.call_later(SETTLE_S, _settle)
-        await self._probe(self.worker.gateway.plane)
+        self._timers["probes"] = self._loop.call_later(SETTLE_S, self._begin_probing)
         delayed = await self._ending
         server = self.worker.gateway.plane.config.server
         delay = server.drain_delay if delayed else 0.0
@@ -218,6 +218,9 @@ class Process:
 
     def _authenticate(self, head: dict[bytes, bytes]) -> None:
         self.worker.gateway.admission.authenticate(head)
+
+    def _begin_probing(self) -> None:
+        self._tasks.spawn(self._probe(self.worker.gateway.plane), "first probes")
 
     async def _probe(self, plane: Plane) -> None:
         """Probe the accounts of a plane from now on, and no others."""

@@ -20,7 +20,7 @@ from dandolo.errors import GatewayError, InternalError, UpstreamInvalid, Upstrea
 from dandolo.gateway.pins import remember
 from dandolo.gateway.streaming import relay_events
 from dandolo.gateway.waiting import MISSING, grace_s
-from dandolo.gateway.ways import WAYS_MAX, Lane, Way
+from dandolo.gateway.ways import Lane
 from dandolo.net.relay import BODY_BYTES_MAX, BytesRelay
 from dandolo.net.strand import Waiter
 from dandolo.net.upstream import Upstream
@@ -203,11 +203,10 @@ class Attempt:
         prefix += extra
         if call.content_type is not None:
             prefix += b"content-type: %b\r\n" % call.content_type
-        ways = self._lane.ways
         # What may travel with others takes no short way.
         alone = call.endpoint.name not in LISTS or not exchange.plane.config.routing.batch_window
-        if constant and alone and call.json is not None and not exchange.admitted.steered and len(ways) < WAYS_MAX:
-            ways[self._candidate] = Way(runtime, target, runtime.shared(prefix))
+        if constant and alone and call.json is not None and not exchange.admitted.steered:
+            self._lane.learn(self._candidate, runtime.way(self._candidate, target, prefix))
         return prefix
 
     def _first_byte_s(self, others: bool) -> float:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dandolo.api.call import FALLBACKS_MAX, Call
-from dandolo.api.intent import read_intent
 from dandolo.route.candidate import Candidate
 from dandolo.route.catalog import allowed
 from dandolo.route.models import MODELS_MAX, Facts, Selection
@@ -42,6 +41,9 @@ def select(exchange: Exchange, call: Call) -> None:
 
     Raises RequestError: 400 for bounds that cannot be read, 422 when no model is within them.
     """
+    # Its words and patterns take 15 ms to load, and many never ask for it.
+    from dandolo.api.intent import read_intent
+
     assert call.json is not None
     plane = exchange.plane
     fields = call.json.fields

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 STEADY_OFFSET_S = time.time() - time.monotonic()
 HEADERS = frozenset((b"cache-control", b"dandolo-cache", b"dandolo-cache-ttl"))
 """Headers of a request that are for the cache."""
+BYPASSES_MAX = 256
+TEMPERATURE_BYTES_MAX = 16
+CONTEXTS_MAX = 1024
 STREAM_TYPE = b"Content-Type: text/event-stream\r\n"
 
 
@@ -62,11 +65,16 @@ class Plan:
 class Caching:
     """The cache under one configuration; None instead where it is off (`of`)."""
 
-    __slots__ = ("_forwarded", "_holders", "_keys", "_rules", "memo", "memory", "sizes")
+    __slots__ = (
+        "_bypasses", "_contexts", "_forwarded", "_holders", "_keys", "_rules", "_sampling", "memo", "memory", "sizes",
+    )  # fmt: skip
 
     def __init__(self, config: Config) -> None:
         cache = config.cache
         private = config.server.privacy
+        self._bypasses: dict[str, bytes] = {}
+        self._contexts: dict[bytes, bytes] = {}
+        self._sampling: dict[tuple[str, bytes], bytes] = {}
         self._rules = Rules(sampled=cache.sampled, shared=True, privacy=private)
         secret = cache.secret.reveal().encode() if cache.secret is not None else secrets.token_bytes(32)
         self._keys = Keys(secret)
@@ -96,24 +104,46 @@ class Caching:
         Raises RequestError for headers that cannot be read.
         """
         steered = exchange.admitted.steered
+        if not steered:
+            # What is said of temperature keeps out most calls, and is nearly always one of a few words.
+            sampling = _sampling(call)
+            if sampling is not None:
+                lines = self._sampling.get(sampling)
+                if lines is not None:
+                    exchange.cache_lines = lines
+                    return None
+        else:
+            sampling = None
         said = wishes(exchange.request.fields) if steered else NO_WISHES
-        permission = self._holders[exchange.tenant.name].permission(call, said)
+        policy = self._holders[exchange.tenant.name]
+        permission = policy.permission(call, said)
         if permission.bypass and not permission.only_if_cached:
-            exchange.cache_lines = headers.forwarded(Outcome.BYPASS, permission.reason)
+            lines = self._bypasses.get(permission.reason)
+            if lines is None:
+                if len(self._bypasses) >= BYPASSES_MAX:
+                    self._bypasses.clear()
+                lines = self._bypasses[permission.reason] = headers.forwarded(Outcome.BYPASS, permission.reason)
+            exchange.cache_lines = lines
+            if sampling is not None and call.json is not None and policy.sampled(call.endpoint.name, call.json):
+                if len(self._sampling) >= BYPASSES_MAX:
+                    self._sampling.clear()
+                self._sampling[sampling] = lines
             return None
         where = lane.cache_context
         if where is None:
-            policy = call.json.get("provider") if call.wishes and call.json is not None else None
+            wish = call.json.get("provider") if call.wishes and call.json is not None else None
             where = context(
                 permission.scope,
                 call.endpoint.name,
-                f"{exchange.region}|{(policy or b'').decode('utf-8', 'replace')}",
+                f"{exchange.region}|{(wish or b'').decode('utf-8', 'replace')}",
                 "\n".join(call.models),
                 headers_counted(exchange.request.fields, self._forwarded),
             )
             if not steered and lane.ways:
                 # Then no header of the client's goes on to a provider, so that none counts.
-                lane.cache_context = where
+                if len(self._contexts) >= CONTEXTS_MAX:
+                    self._contexts.clear()
+                lane.cache_context = where = self._contexts.setdefault(where, where)
         assert call.json is not None
         if permission.memory_only:
             return Plan(permission, self._keys.of(where, call.json))
@@ -227,3 +257,13 @@ class Caching:
         head = b"x-dandolo-provider: %b\r\n" % provider
         return self.memory.put(entry, head, permission.scope, steady, asked_at + STEADY_OFFSET_S)
 
+
+def _sampling(call: Call) -> tuple[str, bytes] | None:
+    """The endpoint and what a call says of temperature, as it stands; None where a seed or more may count."""
+    body = call.json
+    if body is None or "seed" in body.fields:
+        return None
+    temperature = body.fields.get("temperature")
+    if temperature is None:
+        return call.endpoint.name, b""
+    return (call.endpoint.name, bytes(temperature)) if len(temperature) <= TEMPERATURE_BYTES_MAX else None

@@ -20,7 +20,7 @@ from dandolo.net.upstream import Upstream
 from dandolo.route.breaker import Breaker
 from dandolo.route.candidate import Candidate
 from dandolo.route.capacity import ReservedSlots, Slots
-from dandolo.route.catalog import Account, Catalog, Provider
+from dandolo.route.catalog import Account, Catalog, Provider, Target
 from dandolo.route.facts import Facts
 from dandolo.route.limit import Limit
 from dandolo.wire import fields
@@ -39,13 +39,41 @@ HINTS_HOLD_S = 5.0
 _USER_AGENT = f"dandolo/{__version__}".encode()
 
 
+class Way:
+    """How calls of one kind are sent to a candidate: its runtime, and the request's head up to what varies."""
+
+    __slots__ = ("prefix", "runtime", "target")
+
+    def __init__(self, runtime: Runtime, target: Target, prefix: bytes) -> None:
+        self.runtime = runtime
+        self.target = target
+        self.prefix = prefix
+
+
 class Runtime:
     """One account at work."""
 
     __slots__ = (
-        "_base", "_candidates", "_constant", "_facts", "_heads", "_prefixes", "_prior_s", "account", "breaking",
-        "destination", "fixed", "forwarded", "hints_due", "limit", "no_usage_option", "overridable", "pool", "reserved",
-        "secrets", "slots",
+        "_base",
+        "_candidates",
+        "_constant",
+        "_facts",
+        "_heads",
+        "_prior_s",
+        "_ways",
+        "account",
+        "breaking",
+        "destination",
+        "fixed",
+        "forwarded",
+        "hints_due",
+        "limit",
+        "no_usage_option",
+        "overridable",
+        "pool",
+        "reserved",
+        "secrets",
+        "slots",
     )  # fmt: skip
 
     def __init__(
@@ -82,7 +110,7 @@ class Runtime:
         if region and config.region:
             self._prior_s = NEAR_S if config.region == region else FAR_S
         self._heads: dict[tuple[bytes, str, str, bytes], bytes] = {}
-        self._prefixes: dict[bytes, bytes] = {}
+        self._ways: dict[tuple[Candidate, str, bytes], dict[Candidate, Way]] = {}
         url = urlsplit(config.base_url)
         self._base = url.path.rstrip("/").encode("ascii")
         self._constant = self._constant_fields(provider, url.netloc)
@@ -129,13 +157,14 @@ class Runtime:
             self._heads[key] = head
         return head
 
-    def shared(self, prefix: bytes) -> bytes:
-        """An equal `prefix` that connections of one kind share, so that none keeps a copy. Bounded."""
-        known = self._prefixes.get(prefix)
+    def way(self, candidate: Candidate, target: Target, prefix: bytes) -> dict[Candidate, Way]:
+        """The one way to a candidate, which all connections with equal heads share (not to be changed). Bounded."""
+        key = (candidate, target.name, prefix)
+        known = self._ways.get(key)
         if known is None:
-            if len(self._prefixes) >= HEADS_MAX:
-                self._prefixes.clear()
-            known = self._prefixes[prefix] = prefix
+            if len(self._ways) >= HEADS_MAX:
+                self._ways.clear()
+            known = self._ways[key] = {candidate: Way(self, target, prefix)}
         return known
 
     def takes_usage_option(self, model: str) -> bool:

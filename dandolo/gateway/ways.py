@@ -8,23 +8,12 @@ from dandolo.api import steer
 from dandolo.api.call import Call
 from dandolo.gateway.choice import Route
 from dandolo.route.candidate import Candidate
-from dandolo.route.catalog import Target
 
 if TYPE_CHECKING:
-    from dandolo.gateway.fleet import Runtime
+    from dandolo.gateway.fleet import Way
 
 WAYS_MAX = 16
-
-
-class Way:
-    """How calls of a lane are sent to one candidate: its runtime, and the request's head up to what varies."""
-
-    __slots__ = ("prefix", "runtime", "target")
-
-    def __init__(self, runtime: Runtime, target: Target, prefix: bytes) -> None:
-        self.runtime = runtime
-        self.target = target
-        self.prefix = prefix
+_NONE: dict[Candidate, Way] = {}
 
 
 class Lane:
@@ -44,8 +33,15 @@ class Lane:
         self.generation = generation
         self.cache_context: bytes | None = None
         """What identifies such calls to the cache beside their bodies; None until that is certain."""
-        self.ways: dict[Candidate, Way] = {}
-        """Filled where no header of the client is to be forwarded. At most WAYS_MAX."""
+        self.ways: dict[Candidate, Way] = _NONE
+        """Filled (`learn`) where no header of the client is to be forwarded. At most WAYS_MAX."""
+
+    def learn(self, candidate: Candidate, way: dict[Candidate, Way]) -> None:
+        """Take over the way to a candidate. Most lanes have one, which they share: a connection is to cost little."""
+        if not self.ways:
+            self.ways = way
+        elif candidate not in self.ways and len(self.ways) < WAYS_MAX:
+            self.ways = {**self.ways, **way}
 
     def fits(self, call: Call, generation: int) -> bool:
         """Whether the route is that of `call` too, as far as its model and its own wishes tell."""

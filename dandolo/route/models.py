@@ -16,17 +16,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 from msgspec import Raw
 
-from dandolo.api.intent import Intent
 from dandolo.api.openai import printable
 from dandolo.config.problem import Unfit
 from dandolo.config.schema import Auto, AutoModel, UseCase
 from dandolo.config.units import duration
 from dandolo.errors import RequestError
+
+if TYPE_CHECKING:
+    from dandolo.api.intent import Intent
 
 FIELD: Final = "auto"
 """The object in a body that bounds the choice; it is ours and goes to no provider."""
