@@ -61,7 +61,7 @@ def machine(python: str, rivals_python: str, program: Path) -> dict[str, Any]:
     return {
         "cpu": model,
         "cores": cores,
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "architecture": platform.machine(),
         "nginx": _output("nginx", "-v").rpartition("/")[2] or "unknown",
         "openssl": _output("openssl", "version"),
