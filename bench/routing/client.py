@@ -170,9 +170,7 @@ class Caller:
         first = None if reading.first_at is None else reading.first_at - wanted.at_s
         attempts = int(reading.headers.get("x-dandolo-attempts", "0"))
         total_s = self.now_s() - wanted.at_s
-        self.seen.append(
-            Seen(wanted.at_s, wanted.priority, outcome, code, reading.provider, attempts, first, total_s)
-        )
+        self.seen.append(Seen(wanted.at_s, wanted.priority, outcome, code, reading.provider, attempts, first, total_s))
         self._left -= 1
         if not self._left:
             self._over.set_result(None)

@@ -74,9 +74,7 @@ def lines(runs: Sequence[Run]) -> list[Line]:
     ) -> None:  # fmt: skip
         kept = [run for run in runs if run.scenario == scenario]
         if kept:
-            made.append(
-                Line(f"{scenario}: {name}", unit, tuple(map(figure, kept)), threshold, at_most, every)
-            )
+            made.append(Line(f"{scenario}: {name}", unit, tuple(map(figure, kept)), threshold, at_most, every))
 
     def success(scenario: str, threshold: float) -> None:
         line(scenario, "success outside reported cuts", "%", threshold, lambda run: run.success, at_most=False)

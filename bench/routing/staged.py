@@ -109,9 +109,7 @@ class Stage:
         self.asked: dict[str, list[float]] = {nature.name: [] for nature in world.natures}
         """When each provider got requests for an answer: monotonic seconds, in order."""
         scripts = [
-            nature.script(
-                seed, max_concurrency=nature.slots if limited else 0, overload_code="rate_limit_exceeded"
-            )
+            nature.script(seed, max_concurrency=nature.slots if limited else 0, overload_code="rate_limit_exceeded")
             for nature in world.natures
         ]
         self.sims = SimThread(

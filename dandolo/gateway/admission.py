@@ -47,9 +47,7 @@ class Admission:
         self.in_flight_max = limits.in_flight_max
         self._body_memory_max = limits.body_memory_max
         alone = len(config.keys) < 2
-        self._tenants = {
-            key.digest: Tenant(key, limits.in_flight_per_key_max, alone=alone) for key in config.keys
-        }
+        self._tenants = {key.digest: Tenant(key, limits.in_flight_per_key_max, alone=alone) for key in config.keys}
         # Without keys there is one tenant, which may use what the process may.
         self._anybody = None if config.keys else Tenant(None, limits.in_flight_max)
         self._origins = frozenset(config.server.cors_origins)

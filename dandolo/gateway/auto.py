@@ -129,9 +129,7 @@ def _facts(candidates: tuple[Candidate, ...]) -> Facts:
     windows = [one.context_tokens for one in candidates if one.context_tokens is not None]
     able = [one.capabilities for one in candidates if one.capabilities is not None]
     priced = [
-        (one.price_in, one.price_out)
-        for one in candidates
-        if one.price_in is not None and one.price_out is not None
+        (one.price_in, one.price_out) for one in candidates if one.price_in is not None and one.price_out is not None
     ]
     cheapest = min(priced, key=lambda pair: pair[0] + pair[1], default=(None, None))
     return Facts(

@@ -258,7 +258,6 @@ class Exchange(Progress):
         wish = self.request.fields.get(b"x-dandolo-annotate")
         return self.plane.config.server.annotate if wish is None else wish.lower() == b"true"
 
-
     def head(self, response: Response, target: Target) -> bytes:
         """The client's header lines for a provider's answer."""
         return answer_head(self, response, target)

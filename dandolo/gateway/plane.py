@@ -46,9 +46,7 @@ class Plane:
             provider.name.lower() for provider in self.catalog.providers if provider.profile.routes
         )
         self.provider_names = frozenset(
-            name.lower()
-            for runtime in self.fleet
-            for name in (runtime.account.provider.name, runtime.account.label)
+            name.lower() for runtime in self.fleet for name in (runtime.account.provider.name, runtime.account.label)
         )
 
     def refresh(self) -> None:

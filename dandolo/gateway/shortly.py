@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _now = time.monotonic
 
+
 def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
     """Send the first attempt at once; False when the story has to be told from its beginning."""
     plane, admitted = exchange.plane, exchange.admitted
@@ -71,9 +72,7 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
         runtime, target = way.runtime, way.target
         stream = call.stream
         hides_usage = stream and call.injects_usage(runtime.takes_usage_option(target.model))
-        body = call.body_for(
-            target.model, target.name, target.account.provider.defaults, inject_usage=hides_usage
-        )
+        body = call.body_for(target.model, target.name, target.account.provider.defaults, inject_usage=hides_usage)
     except Exception as error:
         exchange.chosen = candidate
         exchange.over(error)

@@ -184,7 +184,5 @@ def _left_alone(everybody: Sequence[Candidate], blocked: Blocked, now: float) ->
     message = f"every provider of this model is being left alone for a moment: {', '.join(said)}; try again later"
     wait_s = max(1.0, blocked.wait_s)
     if limited:
-        return Refusal(
-            message, status=429, type="rate_limit_error", code="rate_limit_exceeded", retry_after_s=wait_s
-        )
+        return Refusal(message, status=429, type="rate_limit_error", code="rate_limit_exceeded", retry_after_s=wait_s)
     return Refusal(message, code="no_provider_available", retry_after_s=wait_s)

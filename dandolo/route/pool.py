@@ -76,9 +76,7 @@ class Pool:
         return Pool(everybody, replace(self._need, capabilities=capabilities), self._turns)
 
 
-def _tiers(
-    fit: list[Candidate], wish: Preference, turns: Mapping[Candidate, int]
-) -> tuple[tuple[Candidate, ...], ...]:
+def _tiers(fit: list[Candidate], wish: Preference, turns: Mapping[Candidate, int]) -> tuple[tuple[Candidate, ...], ...]:
     tiers: list[tuple[Candidate, ...]] = []
     for turn in sorted({turns.get(candidate, 0) for candidate in fit}):
         rest = [candidate for candidate in fit if turns.get(candidate, 0) == turn]

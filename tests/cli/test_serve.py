@@ -85,7 +85,7 @@ def test_flags_win_over_the_file(serve, configure, sims):
 
 
 def test_warnings_and_workers_are_said_once_at_start(serve, configure, sims):
-    served = serve("--config", configure(sims["one"], more="[cache]\nlevels = [\"redis\"]\n"), "--workers", 4).ready()
+    served = serve("--config", configure(sims["one"], more='[cache]\nlevels = ["redis"]\n'), "--workers", 4).ready()
     assert served.err.count("cache.levels") == 1
     assert "runs one worker, not 4" in served.err
 

@@ -43,7 +43,7 @@ def problems(text):
         (LOCAL + "[[providers.models]]\nid='a'\n[[providers.models]]\nid='a'\n", "same id"),
         (
             LOCAL + "probe = { model = 'b' }\n[[providers.models]]\nid='a'\n",
-            "d.toml:4: providers[0].probe.model: observed \"b\", expected one of the provider's models",
+            'd.toml:4: providers[0].probe.model: observed "b", expected one of the provider\'s models',
         ),
         (LOCAL + "probe = { }\n", "providers[0].probe.model: is missing"),
         (LOCAL + "probe = 'a'\n", "providers[0].probe"),

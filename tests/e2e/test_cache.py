@@ -54,7 +54,7 @@ def test_same_question_is_paid_for_once(tmp_path: Path) -> None:
         first, second = ask(gateway), ask(gateway)
         assert (state(first), state(second)) == ("MISS", "HIT")
         assert second.body == first.body
-        assert second.header("cache-status", ).startswith("dandolo; hit; ttl=")
+        assert second.header("cache-status").startswith("dandolo; hit; ttl=")
         assert second.header("age") == "0"
         assert len(sim.requests) == 1
         record = gateway.record(second)
@@ -147,8 +147,12 @@ def test_what_is_no_complete_answer_is_not_kept(tmp_path: Path, fault: Fault) ->
 
 
 def test_answer_cut_for_length_is_not_kept(tmp_path: Path) -> None:
-    body = {"id": "x", "object": "chat.completion", "model": "m", "choices": [
-        {"index": 0, "message": {"role": "assistant", "content": "half an"}, "finish_reason": "length"}]}
+    body = {
+        "id": "x",
+        "object": "chat.completion",
+        "model": "m",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "half an"}, "finish_reason": "length"}],
+    }
     fault = Fault("error_200", body=json.dumps(body))
     with running(tmp_path, Script(default_fault=fault)) as (gateway, _):
         assert [state(ask(gateway)) for _ in range(2)] == ["MISS", "MISS"]

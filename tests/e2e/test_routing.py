@@ -538,7 +538,7 @@ PRICED: dict[str, Any] = {
         {"id": "chatty", "input_usd_per_mtok": 0.1, "output_usd_per_mtok": 0.2, "context_tokens": 4000},
         {"id": "coder", "input_usd_per_mtok": 1.0, "output_usd_per_mtok": 3.0, "context_tokens": 8000},
         {"id": "wide", "input_usd_per_mtok": 0.1, "output_usd_per_mtok": 0.2},
-    ]
+    ],
 }
 CODE = "Write a Python function that parses an ISO date with a regular expression:\n```python\ndef parse(text):\n```"
 

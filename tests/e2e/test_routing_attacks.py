@@ -255,9 +255,7 @@ def test_thousand_random_cancels_leak_nothing(tmp_path: Path) -> None:
     ]
     options = {"role": "primary", "concurrency_max": 3}
     timeouts = {"first_byte_stream": "1s", "first_byte": "1s"}
-    with running(
-        tmp_path, *sims, options=options, keys=keys, routing={"hedge": True}, timeouts=timeouts
-    ) as gateway:
+    with running(tmp_path, *sims, options=options, keys=keys, routing={"hedge": True}, timeouts=timeouts) as gateway:
         for sim in sims:
             for _ in range(4):
                 body = chat(model=f"{sim.name}/sim", stream=True)

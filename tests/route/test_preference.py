@@ -39,8 +39,10 @@ def test_suffixes(model: str, expected: tuple[str, str | None]) -> None:
         ),
         ({"only": ["a"], "ignore": ["B"]}, Preference(only=frozenset({"a"}), ignore=frozenset({"b"}))),
         ({"max_price": {"prompt": "0.5", "completion": 2}}, Preference(max_price_in=0.5, max_price_out=2.0)),
-        ({"preferred_max_latency": {"p50": 1, "p99": 3.5}, "require_parameters": True},
-         Preference(first_max_s=1.0, requires=True)),
+        (
+            {"preferred_max_latency": {"p50": 1, "p99": 3.5}, "require_parameters": True},
+            Preference(first_max_s=1.0, requires=True),
+        ),
         ({"preferred_min_throughput": 50, "preferred_max_latency": {"p90": None}}, Preference(tokens_per_s_min=50.0)),
     ],
 )

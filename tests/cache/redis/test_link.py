@@ -369,5 +369,3 @@ def test_asking_goes_before_its_command(run: Run) -> None:
             await ended(link)
 
     run(main())
-
-
