@@ -2,8 +2,8 @@
 
 Both follow from the 95th percentile that was measured, so that they fit a model of 0.2 s as well as one of
 20 s. Hedges and retries draw on one budget (`retry.Budget`): at 1.5 · p95 about 2 % of calls are asked twice
-(after Dean and Barroso, *The Tail at Scale*, 2013). Our own lateness is told from the provider's: time in
-which this loop did not run is added to every wait, and after it a timeout speaks against nobody.
+(after Dean and Barroso, *The Tail at Scale*, 2013). Our own lateness is told from the provider's: a timeout soon
+after this loop did not run speaks against nobody.
 """
 
 from __future__ import annotations
@@ -70,17 +70,12 @@ def plain_deadline_s(measured: Measured, configured_s: float) -> float:
 
 
 class Watch:
-    """The starvation guard: how late our own loop runs.
+    """The starvation guard: how late our own loop runs. A timeout while `excused` is reported as abandoned and not as
+    failed."""
 
-    A timer notes `late_s` when it is set and adds `owed_s` of it to its deadline when that has come; a
-    timeout while `excused` is reported as abandoned and not as failed.
-    """
-
-    __slots__ = ("_late_at", "late_s")
+    __slots__ = ("_late_at",)
 
     def __init__(self) -> None:
-        self.late_s = 0.0
-        """Seconds, since the start, in which the loop ought to have run and did not."""
         self._late_at = -1e9
 
     def ticked(self, now: float, due: float) -> float:
@@ -88,13 +83,8 @@ class Watch:
         lag = now - due
         if lag <= LAG_S:
             return 0.0
-        self.late_s += lag
         self._late_at = now
         return lag
-
-    def owed_s(self, noted: float) -> float:
-        """Seconds by which a deadline set when `late_s` was `noted` is to be put off."""
-        return self.late_s - noted
 
     def excused(self, now: float) -> bool:
         """Whether the loop has been late within the last LAG_REMEMBERED_S."""
