@@ -28,9 +28,9 @@ CEILING_HURRY = 2.0
 """Close below the level that was last refused, growth is ten times slower, until that is a minute ago: what lies
 above is known. Not so while callers wait: they want what they can get, and a refusal costs them less."""
 SLOWED_FACTOR = 1.25
-SLOWED_MIN_S = 1.0
-"""Below that nobody waits, whatever the ratio: a burst of a thousand calls makes tens of milliseconds of a few, half of
-them our own."""
+SLOWED_MIN_S = 0.5
+"""Below that nobody queues, whatever the ratio; a burst of a thousand calls makes tens of milliseconds of a few,
+half of them our own."""
 SLOWED_CALLS = 3.0
 """The quick quarter of first tokens takes longer than the slow quarter usually does, by that much, and more than three
 of our calls wait in that queue."""

@@ -100,7 +100,7 @@ def test_a_burst_of_short_waits_lowers_nothing() -> None:
         made.first_content(call, epoch, step * 0.1 + 0.004)
     burst = [made.begin(10.0) for _ in range(1000)]
     for step, (call, epoch) in enumerate(burst):
-        made.first_content(call, epoch, 10.1 + step * 0.0008)
+        made.first_content(call, epoch, 10.05 + step * 0.0004)
     assert made.limit.value == made.limit.bound
 
 
