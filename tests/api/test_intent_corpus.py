@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-CORPUS = Path(__file__).parent.parent / "corpus" / "intent"
+Labelled = Callable[[str], list[dict[str, Any]]]
 INTENTS = ("question", "code", "long_context", "multimodal", "tools")
 ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
-
-
-def expand(value: Any) -> Any:
-    """`$repeat` and `$concat` as the strings they stand for."""
-    if isinstance(value, list):
-        return [expand(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if set(value) == {"$repeat"}:
-        return expand(value["$repeat"]["text"]) * value["$repeat"]["times"]
-    if set(value) == {"$concat"}:
-        return "".join(map(expand, value["$concat"]))
-    return {key: expand(item) for key, item in value.items()}
-
-
-def read(half: str) -> list[dict[str, Any]]:
-    lines = (CORPUS / f"{half}.jsonl").read_text("utf-8").splitlines()
-    return [expand(json.loads(line)) for line in lines]
 
 
 def texts(request: dict[str, Any]) -> list[str]:
@@ -56,8 +37,8 @@ def by_form(request: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("half", ["dev", "heldout"])
-def test_every_line_has_the_form_and_a_label_that_its_form_allows(half: str) -> None:
-    entries = read(half)
+def test_every_line_has_the_form_and_a_label_that_its_form_allows(labelled: Labelled, half: str) -> None:
+    entries = labelled(half)
     assert Counter(entry["intent"] for entry in entries) == dict.fromkeys(INTENTS, 36)
     for entry in entries:
         request = entry["request"]
@@ -69,8 +50,8 @@ def test_every_line_has_the_form_and_a_label_that_its_form_allows(half: str) -> 
         assert size >= 34_000 if expected == "long_context" else size < 30_000, entry["id"]
 
 
-def test_the_halves_share_neither_ids_nor_texts() -> None:
-    dev, heldout = read("dev"), read("heldout")
+def test_the_halves_share_neither_ids_nor_texts(labelled: Labelled) -> None:
+    dev, heldout = labelled("dev"), labelled("heldout")
     assert len({entry["id"] for entry in dev + heldout}) == len(dev) + len(heldout)
     known = {text for entry in dev for text in texts(entry["request"]) if len(text) > 25}
     assert not known & {text for entry in heldout for text in texts(entry["request"])}
