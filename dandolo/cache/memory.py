@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 from dandolo.cache.entry import Entry
+from dandolo.cache.purges import Purged, Purges
 from dandolo.cache.replay import Replay
 
 ENTRIES_MAX = 1_000
@@ -33,10 +33,6 @@ USES_MIN = 1
 """Uses that take an entry from the small queue to main."""
 ENTRY_BYTES = 600
 """What an entry costs beside its head and body: objects, their fields, places in two tables (462 measured), tags."""
-PURGES_MAX = 4_096
-"""Purged names remembered; beyond that whatever is older than the oldest of them goes."""
-
-Purged = Literal["tag", "scope", "model", "class"]
 
 
 class Kept:
@@ -101,7 +97,8 @@ class Memory:
 
     __slots__ = (
         "_bytes_max", "_displaced", "_entries_max", "_evicted", "_expired", "_generation", "_ghost", "_hits", "_kept",
-        "_main", "_misses", "_nearly", "_purged", "_purges", "_refused", "_small", "_small_bytes", "_uses_min", "bytes",
+        "_main", "_misses", "_nearly", "_purged", "_refused", "_small", "_small_bytes", "_uses_min", "bytes",
+        "purges",
     )  # fmt: skip
 
     def __init__(self, entries_max: int = ENTRIES_MAX, bytes_max: int = BYTES_MAX, uses_min: int = USES_MIN) -> None:
@@ -116,7 +113,7 @@ class Memory:
         self._ghost: OrderedDict[bytes, None] = OrderedDict()
         # What left main: no ghost of the algorithm, only of the estimate.
         self._displaced: OrderedDict[bytes, None] = OrderedDict()
-        self._purges = _Purges()
+        self.purges = Purges()
         self._generation = 0
         self.bytes = 0
         self._small_bytes = 0
@@ -161,7 +158,7 @@ class Memory:
         was made). No other than this call makes room, and it returns with both caps kept.
         """
         kept = Kept(entry, head, scope, self._generation)
-        purged_at, softly_at = self._purges.latest(kept)
+        purged_at, softly_at = self.purges.latest(kept.entry, kept.scope)
         since = kept.created if asked_at is None else asked_at
         if softly_at >= since:
             kept.expires = min(kept.expires, softly_at)
@@ -187,6 +184,18 @@ class Memory:
         while len(self._kept) > self._entries_max or self.bytes > self._bytes_max:
             self._evict()
         return entry.key in self._kept
+
+    def promote(self, entry: Entry, head: bytes, scope: str, now: float) -> Kept | None:
+        """An answer of another tier as it may be given, kept here if there is room; None: it was purged, or is over."""
+        purged_at, softly_at = self.purges.latest(entry, scope)
+        if purged_at >= entry.created or now >= entry.usable_until:
+            return None
+        if self.put(entry, head, scope, now):
+            return self._kept[entry.key]
+        kept = Kept(entry, head, scope, self._generation)
+        if softly_at >= entry.created:
+            kept.expires = min(kept.expires, softly_at)
+        return kept
 
     def attach(self, kept: Kept, replay: Replay) -> None:
         """Keep the events made of an answer beside it; others make room for them."""
@@ -219,12 +228,12 @@ class Memory:
 
     def purge(self, what: Purged, name: str, now: float, *, soft: bool = False) -> None:
         """Forget all answers of a tag, scope, model or class (its name, say "QUESTION") that were made until `now`."""
-        self._purges.add((what, name), now, soft=soft)
+        self.purges.add((what, name), now, soft=soft)
         self._generation += 1
 
     def purge_all(self, now: float, *, soft: bool = False) -> None:
         """Forget everything made until `now`, wherever it may come back from."""
-        self._purges.add_all(now, soft=soft)
+        self.purges.add_all(now, soft=soft)
         self._generation += 1
         if not soft:
             self._purged += len(self._kept)
@@ -272,7 +281,7 @@ class Memory:
         """Whether no hard purge meant this entry; otherwise it is removed. Applies soft ones."""
         if kept.generation == self._generation:
             return True
-        purged_at, softly_at = self._purges.latest(kept)
+        purged_at, softly_at = self.purges.latest(kept.entry, kept.scope)
         if purged_at >= kept.created:
             self._remove(kept)
             self._purged += 1
@@ -322,47 +331,3 @@ class Memory:
         del self._kept[key]
         self.bytes -= kept.size
         self._evicted += 1
-
-
-class _Latest(NamedTuple):
-    hard: float
-    soft: float
-
-
-_NEVER = float("-inf")
-
-
-class _Purges:
-    """When what was purged last. Bounded: forgetting a purge purges everything as old as it."""
-
-    __slots__ = ("_hard", "_hard_all", "_soft", "_soft_all")
-
-    def __init__(self) -> None:
-        self._hard: OrderedDict[tuple[Purged, str], float] = OrderedDict()
-        self._soft: OrderedDict[tuple[Purged, str], float] = OrderedDict()
-        self._hard_all = _NEVER
-        self._soft_all = _NEVER
-
-    def add(self, name: tuple[Purged, str], now: float, *, soft: bool) -> None:
-        table = self._soft if soft else self._hard
-        table[name] = max(now, table.pop(name, _NEVER))
-        if len(table) > PURGES_MAX:
-            self.add_all(table.popitem(last=False)[1], soft=soft)
-
-    def add_all(self, now: float, *, soft: bool) -> None:
-        if soft:
-            self._soft_all = max(now, self._soft_all)
-        else:
-            self._hard_all = max(now, self._hard_all)
-
-    def latest(self, kept: Kept) -> _Latest:
-        """The last hard and the last soft purge that meant an entry."""
-        hard, soft = self._hard_all, self._soft_all
-        if self._hard or self._soft:
-            entry = kept.entry
-            names: list[tuple[Purged, str]] = [("tag", tag) for tag in entry.tags]
-            names += (("scope", kept.scope), ("model", entry.model), ("class", entry.kind.name))
-            for name in names:
-                hard = max(hard, self._hard.get(name, _NEVER))
-                soft = max(soft, self._soft.get(name, _NEVER))
-        return _Latest(hard, soft)

@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from dandolo.cache.entry import Entry
 from dandolo.cache.lifetime import TtlClass
-from dandolo.cache.memory import ENTRY_BYTES, PURGES_MAX, SHARE_MAX, Memory
+from dandolo.cache.memory import ENTRY_BYTES, SHARE_MAX, Memory
+from dandolo.cache.purges import PURGES_MAX
 
 
 def key_of(number: int) -> bytes:
@@ -268,7 +269,7 @@ def test_forgotten_purges_purge_too_much_rather_than_too_little(soft: bool) -> N
         memory.purge("tag", f"tag{number}", 4.0, soft=soft)
     assert memory.get(key_of(1), 5.0) is None
     assert memory.get(key_of(2), 5.0) is not None
-    assert len(memory._purges._hard) + len(memory._purges._soft) == PURGES_MAX
+    assert len(memory.purges._hard) + len(memory.purges._soft) == PURGES_MAX
 
 
 # -- against a model -------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from dandolo.cache.redis.breaker import Backoff, Breaker
+from dandolo.cache.breaker import Backoff, Breaker
 from dandolo.cache.redis.connection import Call, Command, Connection, Failure, Outcome
 from dandolo.config.secret import Secret
 from dandolo.wire.resp import ErrorReply, Push, encode

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dandolo.cache.redis.breaker import BACKOFF_FIRST_S, BACKOFF_MAX_S, OPEN_S, PROBE_S, STABLE_S, Backoff, Breaker
+from dandolo.cache.breaker import BACKOFF_FIRST_S, BACKOFF_MAX_S, OPEN_S, PROBE_S, STABLE_S, Backoff, Breaker
 
 
 def opened(now: float = 100.0) -> Breaker:
