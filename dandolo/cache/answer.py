@@ -12,14 +12,6 @@ import msgspec
 
 from dandolo.api.endpoints import Dialect
 
-REFUSALS = frozenset((400, 404))
-"""Refusals that would be given again. Never 401, 403, 429 or 5xx: they speak of a moment or of an account."""
-_PASSING = (
-    "rate limit", "rate_limit", "quota", "overload", "capacity", "timeout", "timed out", "temporar", "unavailable",
-    "try again", "auth", "billing", "credit", "loading",
-)  # fmt: skip
-"""Words in a 400 or 404 that speak of a moment after all (providers wrap each other's errors)."""
-
 # Together, Fireworks and TGI call a stop "eos"; Anthropic's words come through gateways that translate half.
 _MESSAGES_ENDINGS = frozenset(("end_turn", "stop_sequence", "tool_use"))
 _ENDINGS = _MESSAGES_ENDINGS | {"stop", "tool_calls", "function_call", "eos", "eos_token"}
@@ -62,8 +54,6 @@ def flaw(endpoint: str, dialect: Dialect, status: int, body: bytes, *, complete:
     """
     if not complete:
         return "the answer is not complete"
-    if status in REFUSALS:
-        return _passing(body)
     if status != 200:
         return f"the status is {status}"
     try:
@@ -110,14 +100,3 @@ def _ended(reason: str | None, good: frozenset[str]) -> str:
     if not reason:
         return "the answer does not say that it ended"
     return "" if reason in good else f"the answer ended by '{reason[:32]}'"
-
-
-def _passing(body: bytes) -> str:
-    try:
-        # Lower case is enough: whatever is not ASCII is none of these words.
-        text = body[:4096].decode("utf-8", "replace").lower()
-        if not isinstance(msgspec.json.decode(body), dict):
-            return "the refusal is no JSON object"
-    except (ValueError, RecursionError):
-        return "the refusal is no JSON object"
-    return "the refusal may not last" if any(word in text for word in _PASSING) else ""

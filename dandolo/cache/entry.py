@@ -100,6 +100,12 @@ def encode(entry: Entry) -> bytes:
     return kind + _checksum(kind, payload) + payload
 
 
+def is_record(data: bytes) -> bool:
+    """Whether bytes are a record of ours, whole, of whichever key."""
+    kind = data[:2]
+    return kind in (_PLAIN, _DEFLATED) and data[2:_HEAD_BYTES] == _checksum(kind, data[_HEAD_BYTES:])
+
+
 def decode(record: bytes, key: bytes) -> Entry | None:
     """The entry in a record that was found under `key`; None for everything but a whole record of that very key.
 

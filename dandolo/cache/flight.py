@@ -41,7 +41,8 @@ class Flight(Generic[H]):
     """
 
     __slots__ = (
-        "_followers", "_trimmed", "bytes", "error", "head", "key", "landed", "leader", "paid", "pieces", "whole",
+        "_followers", "_trimmed", "bytes", "error", "head", "kept", "key", "landed", "leader", "paid", "pieces",
+        "unwanted", "whole",
     )  # fmt: skip
 
     def __init__(self, key: bytes) -> None:
@@ -55,6 +56,10 @@ class Flight(Generic[H]):
         """Whoever makes the call."""
         self.whole: bytes | None = None
         """The answer as one plain body, when it has landed and could be made one."""
+        self.kept: object | None = None
+        """An answer that was found after all, for everybody who waits."""
+        self.unwanted = False
+        """It was purged meanwhile: its answer is not to be kept."""
         self.paid = False
         """Whether its cost is on somebody's record."""
         self._trimmed = 0
@@ -98,6 +103,11 @@ class Flight(Generic[H]):
             self.pieces[index] = b""
         self._trimmed = max(self._trimmed, slowest)
         return sum(map(len, self.pieces[slowest:]))
+
+    def find(self, kept: object) -> None:
+        """An answer was found that may be given to everybody; whether the call is made all the same is not said."""
+        self.kept = kept
+        self._tell()
 
     def land(self, error: BaseException | None = None) -> None:
         """Its answer is complete, or with `error` has failed."""

@@ -15,7 +15,7 @@ back later from another tier is caught as well.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dandolo.cache.entry import Entry
@@ -215,6 +215,11 @@ class Memory:
             return False
         self._remove(kept)
         return True
+
+    def delete_where(self, concerned: Callable[[bytes], bool]) -> None:
+        """Forget every answer for whose key `concerned` is true."""
+        for kept in [kept for key, kept in self._kept.items() if concerned(key)]:
+            self._remove(kept)
 
     # -- purging -----------------------------------------------------------------------------------------------
 

@@ -157,6 +157,15 @@ class Sqlite:
         self.misses += len(keys) - len(alive)
         return alive
 
+    def likely(self, key: bytes) -> bool:
+        """Whether to ask for a key at all: most of those that are not there the filter knows at once."""
+        bloom = self._writer.filter
+        if bloom is None or key in bloom or key in self._writer.backlog.latest:
+            return True
+        self.denied += 1
+        self.misses += 1
+        return False
+
     async def _look_up(self, keys: list[bytes]) -> Mapping[bytes, Row]:
         if not self._writer.epoch or self._reading is None:
             return {}
@@ -186,6 +195,10 @@ class Sqlite:
     async def delete(self, keys: Iterable[bytes]) -> None:
         """Forget what is kept under these keys, at once; the file follows."""
         self._delete(list(keys))
+
+    def forget(self, key: bytes) -> None:
+        """The same for one key, without anything to wait for."""
+        self._delete([key])
 
     async def purge(self, kind: Kind, name: str = "", *, soft: bool = False) -> bool:
         """Forget, or mark stale when `soft`, everything of that key (hexadecimal), tag, model, scope or class, or all.

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from dandolo.control.exposition import Gauge
 from dandolo.gateway.worker import Worker
 
+if TYPE_CHECKING:
+    from dandolo.cache.tiers import Tiers
+
 _STATES = {"closed": 0, "half-open": 1, "open": 2}
+
+
+def _tiers(tiers: Tiers) -> Iterator[Gauge]:
+    yield Gauge("dandolo_cache_writes_waiting", tiers.waiting)
+    yield Gauge("dandolo_cache_writes_dropped_total", tiers.counts.dropped)
+    for tier in ("l2", "l3"):
+        state = tiers.state(tier)
+        if state is not None:
+            label = (("tier", tier),)
+            yield Gauge("dandolo_cache_tier_up", state.up, label)
+            yield Gauge("dandolo_cache_tier_breaker_open", not state.closed, label)
+            yield Gauge("dandolo_cache_tier_hits_total", tiers.counts.hits.get(tier, 0), label)
+            yield Gauge("dandolo_cache_tier_misses_total", tiers.counts.misses.get(tier, 0), label)
+            yield Gauge("dandolo_cache_tier_corrupt_total", tiers.counts.corrupt.get(tier, 0), label)
 
 
 def gauges(worker: Worker) -> Iterator[Gauge]:
@@ -25,6 +43,9 @@ def gauges(worker: Worker) -> Iterator[Gauge]:
         yield Gauge("dandolo_cache_misses_total", stats.misses)
         yield Gauge("dandolo_cache_evicted_total", stats.evicted)
         yield Gauge("dandolo_cache_hit_rate_at_double", stats.hit_rate_at_double)
+        yield Gauge("dandolo_cache_refusals", len(caching.refusals))
+    if worker.gateway.tiers is not None:
+        yield from _tiers(worker.gateway.tiers)
     for runtime in worker.gateway.plane.fleet:
         account = (("account", runtime.account.label),)
         yield Gauge("dandolo_slots_in_use", runtime.slots.in_use, account)

@@ -47,6 +47,11 @@ class Cache:
     sampled: Literal["bypass", "reuse"] = key(
         kinds.choice("bypass", "reuse"), '"bypass"', "requests that ask for a sample: bypass, or reuse one answer"
     )
+    semantic: Literal["off", "normal"] = key(
+        kinds.choice("off", "normal"),
+        '"off"',
+        "normal: short questions that surely ask the same in other words share an answer",
+    )
     secret: Secret | None = absent(
         kinds.secret_reference(),
         "shared by hosts that share a tier; left out: made once in state_dir",

@@ -20,9 +20,6 @@ NOT_YET: Final[Mapping[str, tuple[str, tuple[Any, ...]]]] = MappingProxyType(
         "keys.tpm": ("tokens per minute are not counted", ()),
         "keys.budget_usd_per_day": ("spending is not bounded", ()),
         "keys.budget_usd_per_month": ("spending is not bounded", ()),
-        "cache.levels": ("answers are kept in memory only", ([], ["memory"])),
-        "cache.redis": ("answers are kept in memory only", ({},)),
-        "cache.sqlite": ("answers are kept in memory only", ({},)),
     }
 )
 

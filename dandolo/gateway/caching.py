@@ -16,19 +16,25 @@ from typing import TYPE_CHECKING
 from dandolo.api.call import Call
 from dandolo.api.usage import Usage
 from dandolo.cache import headers
+from dandolo.cache.alike import asking
 from dandolo.cache.answer import flaw
-from dandolo.cache.entry import Entry, Tokens
+from dandolo.cache.entry import TAGS_MAX, Entry, Tokens
 from dandolo.cache.headers import Outcome
 from dandolo.cache.key import Keys, Memo, context, headers_counted
-from dandolo.cache.lifetime import TtlClass, lifetime, ttl_class
+from dandolo.cache.lifetime import TTL_S, TtlClass, ttl_class
 from dandolo.cache.memory import Kept, Memory
 from dandolo.cache.policy import NO_WISHES, Holder, Permission, Policy, Rules, wishes
+from dandolo.cache.refusals import Refusal, Refusals
 from dandolo.cache.replay import prepare
+from dandolo.cache.secret import BYTES, made_once
+from dandolo.cache.semantic import Aliases, Asking
 from dandolo.config.schema import Config
+from dandolo.errors import GatewayError
 from dandolo.gateway import site
 from dandolo.gateway.answers import JSON, STREAM
 
 if TYPE_CHECKING:
+    from dandolo.cache.tiers import Found
     from dandolo.gateway.exchange import Exchange
     from dandolo.gateway.ways import Lane
 
@@ -38,6 +44,8 @@ HEADERS = frozenset((b"cache-control", b"dandolo-cache", b"dandolo-cache-ttl"))
 BYPASSES_MAX = 256
 TEMPERATURE_BYTES_MAX = 16
 CONTEXTS_MAX = 1024
+PROVIDER_TAG = "provider="
+"""Who gave an answer is among the names by which it can be purged."""
 STREAM_TYPE = b"Content-Type: text/event-stream\r\n"
 
 
@@ -60,13 +68,18 @@ class Plan:
 
     permission: Permission
     key: bytes
+    context: bytes
+    """What identifies the request beside its body."""
+    asking: Asking | None = None
+    """What it has in common with others that ask the same in other words, where that may count."""
 
 
 class Caching:
     """The cache under one configuration; None instead where it is off (`of`)."""
 
     __slots__ = (
-        "_bypasses", "_contexts", "_forwarded", "_holders", "_keys", "_rules", "_sampling", "memo", "memory", "sizes",
+        "_bypasses", "_contexts", "_forwarded", "_holders", "_keys", "_rules", "_sampling", "_secret", "_tags",
+        "aliases", "memo", "memory", "refusals", "sizes",
     )  # fmt: skip
 
     def __init__(self, config: Config) -> None:
@@ -76,9 +89,13 @@ class Caching:
         self._contexts: dict[bytes, bytes] = {}
         self._sampling: dict[tuple[str, bytes], bytes] = {}
         self._rules = Rules(sampled=cache.sampled, shared=True, privacy=private)
-        secret = cache.secret.reveal().encode() if cache.secret is not None else secrets.token_bytes(32)
-        self._keys = Keys(secret)
-        self.sizes = (cache.memory.entries, cache.memory.bytes)
+        self._secret = _secret(config)
+        self._keys = Keys(self._secret)
+        # Without the first tier among those that are wanted, a memory that keeps nothing.
+        self.sizes = (cache.memory.entries, cache.memory.bytes) if "memory" in cache.levels else (1, 1)
+        self.refusals = Refusals()
+        self.aliases = Aliases() if cache.semantic == "normal" and not private else None
+        self._tags = {key.name: tuple(f"{name}={value}" for name, value in key.tags.items()) for key in config.keys}
         self.memory = Memory(*self.sizes)
         self.memo: Memo[bytes] = Memo(entries=0 if private else cache.memory.entries)
         self._forwarded = frozenset(name.lower().encode() for item in config.providers for name in item.forward_headers)
@@ -91,12 +108,16 @@ class Caching:
     @classmethod
     def of(cls, config: Config) -> Caching | None:
         """The cache of a configuration, None when it is off."""
-        return cls(config) if "memory" in config.cache.levels else None
+        return cls(config) if config.cache.levels else None
 
     def inherit(self, before: Caching) -> None:
         """Go on with what is kept, if it may be as much as before and under the same secret."""
+        self.memory.purges = before.memory.purges
         if before.sizes == self.sizes:
-            self.memory, self.memo, self._keys = before.memory, before.memo, before._keys
+            self.memory, self.memo = before.memory, before.memo
+            self._keys, self._secret = before._keys, before._secret
+            if self.aliases is not None and before.aliases is not None:
+                self.aliases = before.aliases
 
     def plan(self, exchange: Exchange, call: Call, lane: Lane) -> Plan | None:
         """What may be done for a call; None when the cache has nothing to do with it.
@@ -146,12 +167,12 @@ class Caching:
                 lane.cache_context = where = self._contexts.setdefault(where, where)
         assert call.json is not None
         if permission.memory_only:
-            return Plan(permission, self._keys.of(where, call.json))
+            return Plan(permission, self._keys.of(where, call.json), where)
         key = self.memo.get(where, call.raw)
         if key is None:
             key = self._keys.of(where, call.json)
             self.memo.put(where, call.raw, key)
-        return Plan(permission, key)
+        return Plan(permission, key, where)
 
     def find(self, plan: Plan, now: float) -> Kept | None:
         """The answer that may be given now (monotonic)."""
@@ -164,6 +185,48 @@ class Caching:
             return None
         return kept
 
+    def refused(self, plan: Plan, call: Call, now: float) -> Refusal | None:
+        """What a provider said to the very same request some seconds ago, when it was no."""
+        return self.refusals.get(plan.key, call.stream, now) if plan.permission.coalesces() else None
+
+    def keep_refusal(self, plan: Plan, call: Call, error: GatewayError, now: float) -> None:
+        """Remember that a provider refused, if it would again."""
+        permission = plan.permission
+        if permission.store:
+            ttl_s = TTL_S[TtlClass.NEGATIVE]
+            self.refusals.put(
+                plan.key, call.stream, error, now, ttl_s if permission.ttl_s is None else min(ttl_s, permission.ttl_s)
+            )
+
+    def alike(self, plan: Plan, call: Call, now: float) -> Kept | None:
+        """The kept answer to a question that asks the same in other words, where the operator wants that."""
+        aliases, permission = self.aliases, plan.permission
+        if aliases is None or not permission.semantic or call.json is None:
+            return None
+        plan.asking = asking(self._secret, plan.context, permission.scope, call.model, call.json)
+        if plan.asking is None or not permission.lookup:
+            return None
+        steady = now + STEADY_OFFSET_S
+        key = aliases.get(plan.asking, steady)
+        if key is None or key == plan.key:
+            return None
+        kept = self.memory.get(key, steady)
+        if kept is None:
+            aliases.discard(plan.asking, key)
+            return None
+        return kept if permission.admits(kept.entry.kind, kept.created, steady) else None
+
+    def promote(self, plan: Plan, found: Found, now: float) -> Kept | None:
+        """An answer of another tier as it may be given, fresh or stale; None when it may not."""
+        steady = now + STEADY_OFFSET_S
+        entry = found.entry
+        kept = self.memory.promote(entry, _head(entry.tags), plan.permission.scope, steady)
+        if kept is None:
+            return None
+        if found.stale:
+            kept.expires = min(kept.expires, steady)
+        return kept if plan.permission.admits(entry.kind, kept.created, steady) else None
+
     def stale(self, plan: Plan, now: float, *, for_error: bool) -> Kept | None:
         """An answer past its time that may be given all the same: while a new one is fetched, or for an error."""
         permission = plan.permission
@@ -171,7 +234,7 @@ class Caching:
             return None
         return self.memory.stale(plan.key, now + STEADY_OFFSET_S, for_error=for_error)
 
-    def send(self, exchange: Exchange, call: Call, kept: Kept, outcome: Outcome, now: float) -> bool:
+    def send(self, exchange: Exchange, call: Call, kept: Kept, outcome: Outcome, now: float, tier: str = "l1") -> bool:
         """Send a kept answer in the form that was asked for; False when it cannot be put into that form."""
         entry = kept.entry
         events = b""
@@ -190,7 +253,7 @@ class Caching:
             exchange.encoded_id,
             kept.head,
             STREAM_TYPE if call.stream else JSON,
-            headers.kept(outcome, "l1", steady - kept.created, kept.expires - steady),
+            headers.kept(outcome, tier, steady - kept.created, kept.expires - steady),
         )
         if call.endpoint.dialect == "messages":
             head += b"request-id: %b\r\n" % exchange.encoded_id
@@ -225,17 +288,18 @@ class Caching:
         usage: Usage | None,
         asked_at: float,
         now: float,
-    ) -> bool:
-        """Keep an answer, if it may be and is fit for it. `asked_at` and `now` are monotonic."""
+        tenant: str,
+    ) -> Entry | None:
+        """Keep an answer, if it may be and is fit for it; what is to be kept elsewhere too. Times are monotonic."""
         permission = plan.permission
         assert call.json is not None
         if not permission.store or flaw(call.endpoint.name, call.endpoint.dialect, status, body):
-            return False
+            return None
         kind = ttl_class(call.endpoint.name, call.json, overruled=permission.ttl_s is not None)
         if kind is TtlClass.VOLATILE and not permission.forced:
-            return False
+            return None
         steady = now + STEADY_OFFSET_S
-        life = lifetime(kind, steady, random.random(), permission.ttl_s)  # noqa: S311 - jitter
+        life = permission.lifetime(kind, steady, random.random())  # noqa: S311 - jitter
         tokens = None
         if usage is not None and not usage.estimated:
             tokens = Tokens(usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens)
@@ -250,12 +314,34 @@ class Caching:
             usage=tokens,
             cost_usd=usage.cost_usd if usage is not None else None,
             gen_ms=int((now - asked_at) * 1000),
-            tags=(),
+            tags=(PROVIDER_TAG + provider.decode("ascii"), *self._tags.get(tenant, ()))[:TAGS_MAX],
             body=body,
             delta_offsets=offsets,
         )
-        head = b"x-dandolo-provider: %b\r\n" % provider
-        return self.memory.put(entry, head, permission.scope, steady, asked_at + STEADY_OFFSET_S)
+        since = asked_at + STEADY_OFFSET_S
+        self.memory.put(entry, _head(entry.tags), permission.scope, steady, since)
+        if self.memory.purges.latest(entry, permission.scope).hard >= since:
+            return None
+        if plan.asking is not None and self.aliases is not None and kind is TtlClass.QUESTION:
+            self.aliases.put(plan.asking, entry.key, entry.expires, steady)
+        return entry
+
+
+def _secret(config: Config) -> bytes:
+    """The configured secret, one of the state folder where something outlives the process, else a new one."""
+    if config.cache.secret is not None:
+        return config.cache.secret.reveal().encode()
+    if set(config.cache.levels) <= {"memory"}:
+        return secrets.token_bytes(BYTES)
+    return made_once(config.server.state_dir)
+
+
+def _head(tags: tuple[str, ...]) -> bytes:
+    """The header line that names who gave an answer, which its tags tell."""
+    for tag in tags:
+        if tag.startswith(PROVIDER_TAG):
+            return b"x-dandolo-provider: %b\r\n" % tag[len(PROVIDER_TAG) :].encode("ascii", "replace")
+    return b""
 
 
 def _sampling(call: Call) -> tuple[str, bytes] | None:

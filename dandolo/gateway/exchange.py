@@ -316,6 +316,8 @@ class Exchange(Progress):
                 self.target.provider.encoded_name,
                 self.attempts,
             )
+        if self.cache == "hit":
+            head += self.cache_lines
         if self.failures or self.explains:
             head += about_choice(self, _now())
         self.bytes_out = len(body)

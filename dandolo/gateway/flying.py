@@ -13,17 +13,21 @@ from typing import TYPE_CHECKING
 
 from dandolo.api.call import Call
 from dandolo.api.usage import Usage, facts
+from dandolo.cache import headers
 from dandolo.cache.flight import PIECES_BYTES_MAX, Flight
 from dandolo.cache.headers import Outcome, forwarded
+from dandolo.cache.memory import Kept
 from dandolo.cache.replay import assemble, prepare
 from dandolo.errors import GatewayError, RequestError, UpstreamInvalid
 from dandolo.gateway.answers import STREAM
+from dandolo.gateway.caching import STEADY_OFFSET_S
 from dandolo.gateway.detached import Detached
 from dandolo.net.strand import Waiter
 from dandolo.wire import sse
 from dandolo.wire.client import Response
 
 if TYPE_CHECKING:
+    from dandolo.cache.tiers import Found
     from dandolo.gateway.caching import Plan
     from dandolo.gateway.exchange import Exchange
     from dandolo.gateway.ways import Lane
@@ -32,6 +36,15 @@ LAG_BYTES_MAX = 1024 * 1024
 """An answer too long to be kept waits for its slowest follower when that is so far behind."""
 
 _now = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Tiered:
+    """An answer that another tier had, as it is given."""
+
+    kept: Kept
+    outcome: Outcome
+    tier: str
 
 
 @dataclass(slots=True)
@@ -52,12 +65,20 @@ async def fly(exchange: Exchange, call: Call, lane: Lane, plan: Plan) -> None:
     kept = caching.find(plan, now)
     if kept is not None and caching.send(exchange, call, kept, Outcome.HIT, now):
         return
+    refusal = caching.refused(plan, call, now)
+    if refusal is not None:
+        exchange.cache = "hit"
+        exchange.cache_lines = headers.kept(Outcome.HIT, "l1", now - refusal.created, refusal.expires - now)
+        raise refusal.error
+    kept = caching.alike(plan, call, now)
+    if kept is not None and caching.send(exchange, call, kept, Outcome.SEMANTIC, now):
+        return
     if permission.only_if_cached:
-        raise RequestError(
-            "no kept answer to this request may be given, and it asked for no other (Cache-Control: only-if-cached)",
-            status=504,
-            code="not_cached",
-        )
+        # Nobody else is to wait for somebody who asks no provider.
+        alone: Flight[Begun] = Flight(plan.key)
+        Leader(exchange, call, plan, alone).begin()
+        await Following(exchange, call, lane, plan, alone).follow()
+        return
     flight = gateway.flights.find(plan.key) if permission.coalesces() else None
     exchange.cache = "collapsed"
     exchange.cache_lines = forwarded(Outcome.COLLAPSED)
@@ -90,16 +111,64 @@ class Leader:
         self.alone = False
         """It refreshes a stale answer: nobody need follow."""
         self.detached = Detached(exchange, call, self, shares=True)
+        self._looking = False
+        self._abandoned = False
         flight.leader = self
 
     def begin(self) -> None:
-        """Ask."""
-        self.detached.begin()
+        """Look in the other tiers, then ask."""
+        tiers, permission = self.detached.gateway.tiers, self._plan.permission
+        if tiers is None or not permission.lookup or permission.memory_only:
+            self._ask()
+        else:
+            self._looking = True
+            tiers.look_up(self._plan.key, permission.scope, self._looked)
 
     def left(self) -> None:
         """Nobody follows any more."""
-        if not self.alone:
+        if self._looking:
+            self._abandoned = True
+        elif not self.alone:
             self.detached.cancel()
+
+    def _looked(self, found: Found | None) -> None:
+        """What the other tiers have."""
+        self._looking = False
+        flight, plan, detached = self._flight, self._plan, self.detached
+        caching, now = detached.plane.caching, _now()
+        if found is not None and caching is not None and not flight.unwanted:
+            kept = caching.promote(plan, found, now)
+            steady = now + STEADY_OFFSET_S
+            if kept is not None and kept.fresh(steady):
+                flight.kept = Tiered(kept, Outcome.HIT, found.tier)
+                self._land()
+                return
+            stale = kept is not None and plan.permission.max_age_s is None and steady < kept.entry.stale_until
+            if kept is not None and stale and not self.alone and not plan.permission.only_if_cached:
+                # Given to everybody who waits; a new one is fetched, for which nobody waits.
+                self.alone = True
+                flight.find(Tiered(kept, Outcome.STALE, found.tier))
+        if self._abandoned and not self.alone:
+            self._land()
+        else:
+            self._ask()
+
+    def _land(self, error: GatewayError | None = None) -> None:
+        self.detached.gateway.flights.end(self._flight)
+        self._flight.land(error)
+
+    def _ask(self) -> None:
+        if self._plan.permission.only_if_cached:
+            self._land(
+                RequestError(
+                    "no kept answer to this request may be given, and it asked for no other"
+                    " (Cache-Control: only-if-cached)",
+                    status=504,
+                    code="not_cached",
+                )
+            )
+        else:
+            self.detached.begin()
 
     def moved_on(self) -> None:
         """A follower has taken more."""
@@ -138,9 +207,9 @@ class Leader:
                 made = assemble(self._call.endpoint.dialect, datas)
                 body, offsets = (made.body, made.offsets) if made is not None else (None, ())
             flight.whole = body
-            if body is not None:
+            if body is not None and not flight.unwanted:
                 target = detached.target
-                caching.keep(
+                entry = caching.keep(
                     self._plan,
                     self._call,
                     begun.status,
@@ -150,7 +219,13 @@ class Leader:
                     usage=detached.costs(),
                     asked_at=self._asked_at,
                     now=_now(),
+                    tenant=detached.tenant.name,
                 )
+                tiers, permission = gateway.tiers, self._plan.permission
+                if entry is not None and tiers is not None and not permission.memory_only:
+                    tiers.keep(entry, permission.scope)
+        elif error is not None and caching is not None and not flight.unwanted:
+            caching.keep_refusal(self._plan, self._call, error, _now())
         flight.land(error)
 
 
@@ -192,6 +267,9 @@ class Following:
         finally:
             if flight.leave(self) and not flight.landed and flight.leader is not None:
                 flight.leader.left()
+        tiered, caching = flight.kept, exchange.plane.caching
+        if isinstance(tiered, Tiered) and not self._sending and caching is not None:
+            served = caching.send(exchange, self._call, tiered.kept, tiered.outcome, _now(), tiered.tier)
         if not served:
             exchange.relay = None
             await exchange.ask(self._call, self._lane)
@@ -209,6 +287,9 @@ class Following:
         flight = self._flight
         begun = flight.head
         if self.done.done:
+            return
+        if flight.kept is not None and not self._sending:
+            self.done.set(False)
             return
         live = begun is not None and not begun.whole and begun.events == self._call.stream
         if begun is not None and live:

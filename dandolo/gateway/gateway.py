@@ -27,6 +27,7 @@ from dandolo.gateway.pins import Pins
 from dandolo.gateway.plane import Plane
 from dandolo.gateway.steering import STEERING
 from dandolo.gateway.summary import record
+from dandolo.gateway.tiers import Store, tiers_of
 from dandolo.gateway.ways import Lane
 from dandolo.net.dial import Dialer
 from dandolo.net.downstream import Downstream, DownstreamLimits
@@ -71,7 +72,8 @@ class Admitted:
 class Gateway:
     """One worker's gateway. `take` receives the record of every request."""
 
-    def __init__(self, config: Config, take: Callable[[Record], None]) -> None:
+    def __init__(self, config: Config, take: Callable[[Record], None], slot: int = 0) -> None:
+        """`slot` tells workers of one host apart: each has a file of its own on disk. Raises OSError."""
         self.plane = Plane(config)
         self.limits = limits_of(config)
         self.sweep = Sweep(time.monotonic())
@@ -87,6 +89,8 @@ class Gateway:
         self.pins = Pins()
         self.batches = Batches()
         self.flights: Flights[Begun] = Flights()
+        self.store = Store(self)
+        self.tiers = tiers_of(config, self.store, slot)
         self._due = 0.0
         self._request_prefix = b"req_" + secrets.token_hex(6).encode()
         self._unix_offset = time.time() - time.monotonic()
@@ -361,6 +365,8 @@ class Gateway:
             self.watch.ticked(now, self._due)
         self._due = now + PERIOD_S
         self.plane.refresh()
+        if self.tiers is not None:
+            self.tiers.tick(now)
         for runtime in self.plane.fleet:
             if runtime.slots.waiting:
                 runtime.slots.expire(now)

@@ -36,10 +36,14 @@ class Worker:
     """
 
     def __init__(
-        self, config: Config, take: Callable[[Record], None], on_beat: Callable[[], None] | None = None
+        self,
+        config: Config,
+        take: Callable[[Record], None],
+        on_beat: Callable[[], None] | None = None,
+        slot: int = 0,
     ) -> None:
         self._on_beat = on_beat
-        self.gateway = Gateway(config, take)
+        self.gateway = Gateway(config, take, slot)
         self.census = Census(config.limits.connections_max, config.limits.connections_per_ip_max)
         self._config = config
         self._listeners: list[Listener] = []
@@ -68,6 +72,8 @@ class Worker:
             )
             self._listeners.append(listener)
             listener.start()
+        if self.gateway.tiers is not None:
+            self.gateway.tasks.spawn(self.gateway.tiers.start(), "cache tiers")
         self._every(PERIOD_S, self._beat)
         self._every(TEND_S, self.gateway.tend)
 
@@ -106,6 +112,8 @@ class Worker:
         for _ in range(3):
             await asyncio.sleep(0)
         await self.gateway.tasks.close()
+        if self.gateway.tiers is not None:
+            await self.gateway.tiers.close()
         self.census.close()
         # What was cut just now has its record too.
         self.gateway.settle()

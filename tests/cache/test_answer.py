@@ -90,11 +90,3 @@ def test_every_byte_must_have_come_and_be_json() -> None:
 @pytest.mark.parametrize("status", [201, 206, 301, 401, 402, 403, 408, 409, 413, 422, 429, 500, 502, 503, 504])
 def test_other_statuses_are_never_kept(status: int) -> None:
     assert flaw("chat", "chat", status, json.dumps(chat()).encode())
-
-
-def test_refusals_that_would_be_repeated_are_kept_and_passing_ones_are_not() -> None:
-    for status in (400, 404):
-        assert flaw("chat", "chat", status, b'{"error":{"message":"The model x does not exist"}}') == ""
-        assert flaw("chat", "chat", status, b'{"error":{"message":"Rate limit reached"}}')
-        assert flaw("chat", "chat", status, b'{"error":{"message":"Temporarily out of capacity"}}')
-        assert flaw("chat", "chat", status, b"<html>not found</html>")

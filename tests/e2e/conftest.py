@@ -13,6 +13,7 @@ from dandolo.sim import Script, SimProvider, SimThread
 
 # Modules beside the tests are imported by name; the importlib mode leaves sys.path alone.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent.parent / "cache" / "redis"))
 
 from harness import KEY, PROVIDER_KEY, Gateway
 

@@ -49,6 +49,7 @@ def text_of(answer: Answer) -> str:
 # -- kept ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("46")
 def test_same_question_is_paid_for_once(tmp_path: Path) -> None:
     with running(tmp_path) as (gateway, sim):
         first, second = ask(gateway), ask(gateway)
@@ -101,6 +102,7 @@ def test_kept_answer_serves_both_forms(tmp_path: Path, first: bool) -> None:
         assert not any(json.loads(data).get("usage") for data in plain.events[:-1])
 
 
+@pytest.mark.promise("47")
 def test_keys_do_not_see_each_others_answers_unless_they_agree(tmp_path: Path) -> None:
     with running(tmp_path, keys=KEYS) as (gateway, sim):
         assert [state(ask(gateway, key=key)) for key in ("k-one", "k-two", "k-one")] == ["MISS", "MISS", "HIT"]
@@ -126,6 +128,7 @@ def test_request_headers_steer_it(tmp_path: Path) -> None:
         assert ask(gateway, headers={"dandolo-cache": "offf"}).status == 400
 
 
+@pytest.mark.promise("48")
 @pytest.mark.parametrize(
     "fault",
     [

@@ -8,8 +8,8 @@ anything but its own replies, and everything runs on one event loop.
 
 `look_up` calls back in the very call that reads the reply; the `async` forms are for tasks.
 
-A Redis user of its own needs `~PREFIX*` and +hello +select +ping +get +set +unlink +scan +client|setname
-+client|tracking, and in a cluster +cluster|slots +asking.
+A Redis user of its own needs `~PREFIX*` and +hello +select +ping +get +set +unlink +scan +hset +hgetall +hdel
++client|setname +client|tracking, and in a cluster +cluster|slots +asking.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pathlib import Path
 from random import random as chance
 from typing import Final, Protocol
 
-from dandolo.cache.redis.commands import Batch, Context, Counts, Get, To, Write
+from dandolo.cache.redis.commands import REDIRECTS_MAX, Batch, Context, Counts, Get, To, Write
 from dandolo.cache.redis.connection import Call, Failure, Outcome
 from dandolo.cache.redis.link import Endpoint, Link, Login
 from dandolo.cache.redis.servers import Cluster, Concerned, Servers, SingleServer
 from dandolo.config.redisurl import RedisUrl
-from dandolo.wire.resp import Reply, encode
+from dandolo.wire.resp import ErrorReply, Reply, encode
 
 _log = logging.getLogger("dandolo")
 
@@ -106,7 +106,7 @@ class RedisTier:
         kind = Cluster if url.cluster else SingleServer
         self._servers: Servers = kind(endpoint, login, prefix, self, random)
         self._counts = Counts()
-        self._context = Context(self._servers, self._counts, belongs, self._distrust, self._remove)
+        self._context = Context(self._servers, self._counts, belongs, self._distrust, self.remove)
         self._prefix = prefix
         self._tracker = tracker
         self._heads = tuple(map(self._head, range(HEADS)))
@@ -177,9 +177,41 @@ class RedisTier:
         self._counts.deletes += removed
         return removed
 
+    def remove(self, key: bytes) -> None:
+        """Remove a key without waiting for it."""
+        self._begin_writes([(key, encode(b"UNLINK", self._prefix + key))], removes=True, to=lambda _: None)
+
     async def purge(self, under: bytes = b"") -> Purged:
         """Remove every key that begins with `under`, on every server, within PURGE_S. One at a time, please."""
         return await self._purge(self._prefix + under)
+
+    async def call(self, key: bytes, command: bytes, *arguments: bytes) -> Outcome:
+        """One command about one key, for which nobody is in a hurry: its reply within WRITE_S, or why there is none."""
+        loop = self._loop
+        assert loop is not None, "the tier is used after start"
+        waiting: list[asyncio.Future[Outcome]] = [loop.create_future()]
+
+        def heard(outcome: Outcome) -> None:
+            if not waiting[-1].done():
+                waiting[-1].set_result(outcome)
+
+        sent = Call(encode(command, self._prefix + key, *arguments), loop.time() + WRITE_S, heard)
+        failure = self._servers.send(sent, key)
+        for _ in range(REDIRECTS_MAX):
+            if failure is not None:
+                break
+            outcome = await waiting[-1]
+            if not isinstance(outcome, ErrorReply) or outcome.code not in (b"MOVED", b"ASK"):
+                return outcome
+            waiting.append(loop.create_future())
+            failure = self._servers.redirected(sent, outcome)
+        return failure or Failure.DOWN
+
+    @property
+    def tracks(self) -> bool:
+        """Whether every server tells changes: copies elsewhere are dropped when it does."""
+        links = self._servers.links()
+        return bool(links) and all(link.tracking for link in links)
 
     def stats(self) -> Counts:
         """A copy of the counts."""
@@ -206,7 +238,7 @@ class RedisTier:
         """From the servers: what was to be removed can be now, as far as this server has it."""
         suspects, self._suspects = self._suspects, set()
         for key in suspects:
-            self._remove(key)
+            self.remove(key)
 
     def invalidated(self, keys: list[bytes]) -> None:
         """From the servers."""
@@ -230,10 +262,6 @@ class RedisTier:
         """Remember to remove a key whose value is not what its name says."""
         if len(self._suspects) < SUSPECTS_MAX:
             self._suspects.add(key)
-
-    def _remove(self, key: bytes) -> None:
-        """Remove a key without waiting for it."""
-        self._begin_writes([(key, encode(b"UNLINK", self._prefix + key))], removes=True, to=lambda _: None)
 
     def _begin_writes(
         self,

@@ -13,8 +13,8 @@ import pytest
 from redis_fake import HELLO, FakeRedis
 from redis_waiting import until
 
-from dandolo.cache.redis import link as module
 from dandolo.cache.breaker import Backoff
+from dandolo.cache.redis import link as module
 from dandolo.cache.redis.connection import Call, Failure, Outcome
 from dandolo.cache.redis.link import Endpoint, Link, Login
 from dandolo.config.secret import Secret
