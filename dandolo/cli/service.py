@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -27,7 +27,9 @@ from dandolo.cli.heap import Heap, keep_memory
 from dandolo.config import Config, ConfigError, Problem
 from dandolo.config.schema import LogFormat
 from dandolo.control.admin import Admin
+from dandolo.control.basic import basic_routes, with_index
 from dandolo.control.exposition import Gauge
+from dandolo.control.guard import Caller
 from dandolo.control.logwriter import LogWriter, configure_logging
 from dandolo.control.metrics import Metrics
 from dandolo.control.notify import Notifier, watchdog_interval_s
@@ -109,13 +111,8 @@ class Process:
         self._metrics = Metrics()
         self._records = Records(self._metrics, self._access, access_form)
         self.worker = Worker(config, self._records.take, self._beat)
-        self._admin = Admin(
-            metrics_text=self._metrics_text,
-            ready=self.worker.gateway.ready,
-            routes=self._routes,
-            authenticate=self._authenticate if config.keys else None,
-        )
         self._tasks = Tasks()
+        self._admin = self._administration(config)
         self._census = Census(ADMIN_CONNECTIONS_MAX, ADMIN_CONNECTIONS_MAX)
         self._listeners: list[Listener] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -216,8 +213,14 @@ class Process:
         gateway = self.worker.gateway
         return routes(gateway.plane, query, gateway.now())
 
-    def _authenticate(self, head: dict[bytes, bytes]) -> None:
-        self.worker.gateway.admission.authenticate(head)
+    def _administration(self, config: Config) -> Admin:
+        """What operators ask, and may change, on the admin listener."""
+        routes = basic_routes(metrics_text=self._metrics_text, ready=self.worker.gateway.ready, routes=self._routes)
+        return Admin(with_index(routes), authenticate=self._authenticate if config.keys else None, tasks=self._tasks)
+
+    def _authenticate(self, head: Mapping[bytes, bytes]) -> Caller:
+        tenant = self.worker.gateway.admission.authenticate(head)
+        return Caller(tenant.name, tenant.config is not None and tenant.config.admin)
 
     def _begin_probing(self) -> None:
         self._tasks.spawn(self._probe(self.worker.gateway.plane), "first probes")

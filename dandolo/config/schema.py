@@ -213,6 +213,7 @@ class Key:
         kinds.choice("key", "shared"), '"key"', "whose cached answers it sees, and who sees its own"
     )
     privacy: bool = key(kinds.flag(), "false", "privacy mode for this key")
+    admin: bool = key(kinds.flag(), "false", "may see and change everything on the admin listener")
     slots_reserved: float = key(kinds.number(0, 1, "share"), "0.0", "share of every limit kept for this key")
     tags: Mapping[str, str] = key(fields.tags(), "{}", "labels for records and metrics", example='{ team = "web" }')
 

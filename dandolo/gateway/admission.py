@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+from collections.abc import Mapping
 
 from dandolo.config.schema import Config, Key
 from dandolo.errors import Refusal, RequestError
@@ -61,7 +62,7 @@ class Admission:
         """Everybody who may come in (metrics)."""
         return [*self._tenants.values()] if self._anybody is None else [self._anybody]
 
-    def authenticate(self, head: dict[bytes, bytes]) -> Tenant:
+    def authenticate(self, head: Mapping[bytes, bytes]) -> Tenant:
         """The tenant whose key the head presents. Raises RequestError (401)."""
         if self._anybody is not None:
             return self._anybody

@@ -136,7 +136,8 @@ class Gateway:
             if isinstance(clear := table.pop("key", None), str):
                 self._admin_key = self._admin_key or clear
                 table["sha256"] = hashlib.sha256(clear.encode()).hexdigest()
-            lines += _section("keys", {"name": f"key-{number}", **table}, many=True)
+            # The first is the operator's too: `admin` presents it.
+            lines += _section("keys", {"name": f"key-{number}", "admin": not number, **table}, many=True)
         for number, entry in enumerate(providers):
             provider = entry if isinstance(entry, Provider) else Provider(entry)
             table = {"name": provider.sim.name, "profile": provider.profile, "base_url": provider.sim.base_url}

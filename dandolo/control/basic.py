@@ -1,0 +1,68 @@
+"""The routes that every admin listener has: what is here, whether the process lives and is ready, its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dandolo.control.exposition import CONTENT_TYPE
+from dandolo.control.openapi import description
+from dandolo.control.route import TEXT, Answer, Asked, Route, answer
+
+
+def basic_routes(
+    *,
+    metrics_text: Callable[[], bytes],
+    ready: Callable[[], tuple[bool, str]],
+    routes: Callable[[bytes], Any],
+) -> list[Route]:
+    """`metrics_text` gives the page of /metrics, `ready` whether requests are taken and if not why, `routes` what
+    /admin/routes answers to a query string (anything that JSON can hold; it may raise GatewayError)."""
+
+    def readiness(_: Asked) -> Answer:
+        well, reason = ready()
+        if well:
+            return answer({"status": "ready"})
+        return answer({"status": "not ready", "reason": reason}, 503)
+
+    asked_for = {
+        "model": "a model: whom a call for it could go to, and by what score",
+        "tokens_in": "tokens of such a call's prompt, 1000 if left out",
+        "tokens_out": "tokens of its answer",
+        "endpoint": "its endpoint, chat if left out",
+    }
+    return [
+        Route(
+            "GET", b"/metrics", lambda _: Answer(200, CONTENT_TYPE, metrics_text()),
+            "counters and histograms, for Prometheus", any_key=True,
+        ),
+        Route("GET", b"/healthz", lambda _: answer({"status": "ok"}), "whether the process lives", open=True),
+        Route("GET", b"/readyz", readiness, "whether it takes requests", open=True),
+        Route(
+            "GET", b"/admin/routes", lambda asked: answer(routes(asked.query)),
+            "accounts and models: limits, breakers, what was measured", parameters=asked_for,
+        ),
+    ]  # fmt: skip
+
+
+def with_index(routes: Iterable[Route], page: Answer | None = None) -> list[Route]:
+    """`routes` with the two that tell of all of them: `GET /` and `GET /admin/openapi.json`. A browser that opens `/`
+    gets `page`."""
+    whole = list(routes)
+    index = Route(
+        "GET", b"/", lambda asked: page if page is not None and b"text/html" in asked.accept else text,
+        "what is here: a page for browsers, this list for others", open=True,
+    )  # fmt: skip
+    whole += [index, Route("GET", b"/admin/openapi.json", lambda _: told, "this interface, as OpenAPI 3.1")]
+    told = answer(description(whole))
+    text = Answer(200, TEXT, _listing(whole))
+    return whole
+
+
+def _listing(routes: Iterable[Route]) -> bytes:
+    lines = []
+    for route in sorted(routes, key=lambda one: (one.path.startswith(b"/admin/"), one.path, one.method)):
+        many = route.path.endswith(b"/") and len(route.path) > 1
+        path = route.path.decode("ascii") + ("{%s}" % route.rest if many else "")  # noqa: UP031
+        lines.append(f"{route.method:<7}{path:<28} {route.summary}\n")
+    return ("Dandolo, for operators:\n\n" + "".join(lines)).encode()
