@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "check": ("check", "say what is wrong with a configuration, or what would run with it"),
     "init": ("init", "write a dandolo.toml to begin with"),
     "try": ("try_", "ask every configured provider one small question, with timings"),
+    "cache": ("cache", "forget kept answers of a running gateway"),
     "keys": ("keys", "make keys for clients"),
 }
 """Command → its module in this package, and what it does."""

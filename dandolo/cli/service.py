@@ -15,11 +15,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvloop
 
 from dandolo import __version__
+from dandolo.cache.generations import Kind
 from dandolo.cli.age import since_start_ms
 from dandolo.cli.configured import Choice
 from dandolo.cli.gauges import gauges
@@ -33,6 +34,7 @@ from dandolo.control.guard import Caller
 from dandolo.control.logwriter import LogWriter, configure_logging
 from dandolo.control.metrics import Metrics
 from dandolo.control.notify import Notifier, watchdog_interval_s
+from dandolo.control.purging import purge_routes
 from dandolo.control.records import Records
 from dandolo.errors import GatewayError
 from dandolo.gateway.explanation import routes
@@ -209,6 +211,9 @@ class Process:
             )
         )
 
+    async def _purge(self, kind: str, name: str, soft: bool) -> dict[str, Any]:
+        return await self.worker.gateway.store.purge(cast(Kind, kind), name, soft=soft)
+
     def _routes(self, query: bytes) -> Any:
         gateway = self.worker.gateway
         return routes(gateway.plane, query, gateway.now())
@@ -216,6 +221,7 @@ class Process:
     def _administration(self, config: Config) -> Admin:
         """What operators ask, and may change, on the admin listener."""
         routes = basic_routes(metrics_text=self._metrics_text, ready=self.worker.gateway.ready, routes=self._routes)
+        routes += purge_routes(self._purge)
         return Admin(with_index(routes), authenticate=self._authenticate if config.keys else None, tasks=self._tasks)
 
     def _authenticate(self, head: Mapping[bytes, bytes]) -> Caller:

@@ -257,6 +257,8 @@ class Caching:
         )
         if call.endpoint.dialect == "messages":
             head += b"request-id: %b\r\n" % exchange.encoded_id
+        if exchange.explains:
+            head += b"x-dandolo-cache-key: %b\r\n" % kept.key.hex().encode()
         origin = exchange.admitted.origin
         if origin is not None:
             head += site.cors(origin)

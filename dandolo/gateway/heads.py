@@ -47,6 +47,8 @@ def answer_head(exchange: Exchange, response: Response, target: Target) -> bytes
         head += b"request-id: %b\r\n" % exchange.encoded_id
     if exchange.attempts > 1 or exchange.explains or exchange.selection is not None:
         head += about_choice(exchange, now)
+        if exchange.plan is not None and exchange.explains:
+            head += b"x-dandolo-cache-key: %b\r\n" % exchange.plan.key.hex().encode()
     if exchange.cache_lines:
         head += exchange.cache_lines
     origin = exchange.admitted.origin

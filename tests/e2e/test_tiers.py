@@ -6,6 +6,8 @@ import contextlib
 import json
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Answer, Gateway, chat, request, until
+from harness import Answer, Client, Gateway, chat, request, until
 from redis_servers import PROGRAM, RealCluster, RealRedis
 
+from dandolo.control.purging import wish
+from dandolo.errors import RequestError
 from dandolo.sim.script import Fault, Script
 from dandolo.sim.server import SimProvider
 from dandolo.sim.thread import SimThread
@@ -345,3 +349,135 @@ def test_same_question_in_other_words_is_answered_where_that_is_wanted(tmp_path:
         assert outcome(ask(one, "please, what is the capital of Peru?", max_tokens=9))[0] == "MISS"
     with provider() as sim, gateway(tmp_path / "off", sim, ["memory"]) as one:
         assert [outcome(ask(one, text))[0] for text in ("What is this?", "what is this?")] == ["MISS", "MISS"]
+
+
+# -- purging -------------------------------------------------------------------------------------------------
+
+
+def purge(gateway: Gateway, body: object, key: str | None = None) -> Answer:
+    with Client(gateway.admin_port) as client:
+        client.send(request("/admin/cache/purge", body, key=key, headers={"Connection": "close"}))
+        return client.answer()
+
+
+@pytest.mark.parametrize(
+    ("wish", "goes"),
+    [
+        ({"all": True}, {"one", "two"}),
+        ({"tag": "team=web"}, {"one"}),
+        ({"tag": "provider=sim"}, {"one", "two"}),
+        ({"tag": "provider=other"}, set()),
+        ({"scope": "two"}, {"two"}),
+        ({"scope": "shared"}, set()),
+        ({"model": "sim/m"}, {"one", "two"}),
+        ({"class": "question"}, {"one", "two"}),
+        ({"class": "code"}, set()),
+    ],
+    ids=str,
+)
+def test_purge_reaches_every_tier_and_outlives_the_process(tmp_path: Path, wish: object, goes: set[str]) -> None:
+    keys = [
+        {"name": "one", "key": "k-one", "tags": {"team": "web"}},
+        {"name": "two", "key": "k-two"},
+        {"name": "root", "key": "k-root", "admin": True},
+    ]
+    levels = ["memory", "sqlite"]
+    with provider() as sim:
+        with gateway(tmp_path, sim, levels, keys=keys) as one:
+            opened(one)
+            for name in ("one", "two"):
+                assert outcome(ask(one, key=f"k-{name}"))[0] == "MISS"
+            until(lambda: one.metrics()["dandolo_cache_writes_waiting"] == 0)
+            assert purge(one, wish, "k-two").status == 403
+            done = purge(one, wish, "k-one")
+            assert (done.status, done.json["failed"]) == (200, [])
+        with gateway(tmp_path, sim, levels, keys=keys) as one:
+            opened(one)
+            for name in ("one", "two"):
+                assert outcome(ask(one, key=f"k-{name}"))[0] == ("MISS" if name in goes else "HIT")
+
+
+def test_purge_of_one_answer_by_its_key(tmp_path: Path) -> None:
+    explain = {"x-dandolo-explain": "true"}
+    with provider() as sim, gateway(tmp_path, sim, ["memory", "sqlite"]) as one:
+        opened(one)
+        made = ask(one, headers=explain)
+        kept = ask(one, headers=explain)
+        key = kept.header("x-dandolo-cache-key")
+        assert made.header("x-dandolo-cache-key") == key
+        assert outcome(ask(one, "Another?"))[0] == "MISS"
+        assert purge(one, {"key": key}).json == {"purged": {"key": key}, "soft": False, "found": True, "failed": []}
+        assert outcome(ask(one))[0] == "MISS"
+        assert outcome(ask(one, "Another?"))[0] == "HIT"
+
+
+def test_soft_purge_gives_what_there_is_while_it_is_fetched_anew(tmp_path: Path) -> None:
+    with provider() as sim, gateway(tmp_path, sim, ["sqlite"]) as one:
+        opened(one)
+        assert outcome(ask(one))[0] == "MISS"
+        until(lambda: outcome(ask(one)) == ("HIT", "l3"))
+        assert len(sim.requests) == 1
+        assert purge(one, {"all": True, "soft": True}).status == 200
+        assert outcome(ask(one)) == ("STALE", "l3")
+        until(lambda: len(sim.requests) == 2)
+        until(lambda: outcome(ask(one)) == ("HIT", "l3"))
+        assert len(sim.requests) == 2
+
+
+@needs_redis
+def test_purge_reaches_other_hosts_within_a_second_and_those_that_were_away(tmp_path: Path) -> None:
+    levels = ["memory", "redis"]
+    with RealRedis(tmp_path) as server, provider() as sim:
+        more = redis(server)
+        with gateway(tmp_path / "a", sim, levels, more, errors_expected=True) as one:
+            connected(one)
+            with gateway(tmp_path / "b", sim, levels, more) as two:
+                connected(two)
+                assert outcome(ask(one))[0] == "MISS"
+                assert outcome(ask(one, "Another?"))[0] == "MISS"
+                until(lambda: server.ask("DBSIZE") == 2)
+                assert outcome(ask(two)) == ("HIT", "l2")
+                assert purge(one, {"model": "sim/m"}).json["failed"] == []
+                until(lambda: outcome(ask(two))[0] != "HIT", 1.0, "the other host goes on giving it")
+            # One that starts later reads what was purged before it looks at anything.
+            with gateway(tmp_path / "c", sim, levels, more) as three:
+                connected(three)
+                assert outcome(ask(three, "Another?"))[0] == "MISS"
+            assert purge(one, {"all": True}).json["failed"] == []
+            names = server.ask("KEYS", "*")
+            assert names == [b"dandolo:!purges"]
+            server.kill()
+            failed = purge(one, {"all": True})
+            assert failed.status == 207
+            assert "Redis could not be told" in failed.json["failed"][0]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({}, "exactly one of"),
+        ({"all": True, "tag": "x"}, "exactly one of"),
+        ({"key": "abc"}, "40 hexadecimal digits"),
+        ({"key": 7}, "expected"),
+        ({"class": "poem"}, "class is one of"),
+        ({"tag": "x" * 300}, "at most 256"),
+        ({"everything": True}, "expected one of"),
+        ([], "expected one of"),
+    ],
+    ids=str,
+)
+def test_purge_that_says_nothing_we_know_is_refused(tmp_path: Path, body: object, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        wish(json.dumps(body).encode())
+
+
+def test_purge_from_the_command_line(tmp_path: Path) -> None:
+    with provider() as sim, gateway(tmp_path, sim, ["memory"]) as one:
+        assert outcome(ask(one))[0] == "MISS"
+        command = [sys.executable, "-m", "dandolo", "cache", "purge", "--all", "--admin", f"127.0.0.1:{one.admin_port}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "everything: forgotten\n", "")
+        assert outcome(ask(one))[0] == "MISS"
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "is `dandolo serve` running?" in done.stderr
