@@ -7,7 +7,7 @@ follower's leaving harms the others. Decisions only: it keeps and tells, the gat
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 FLIGHTS_MAX = 4096
 """Flights at one time; beyond, a request flies alone."""
@@ -32,6 +32,13 @@ class Leading(Protocol):
 
     def left(self) -> None:
         """Nobody follows any more."""
+
+
+class Lone(Protocol):
+    """Who makes a call of its own under a key, and would let others have its answer."""
+
+    def joined(self, flight: Flight[Any]) -> None:
+        """Somebody asks the same: `flight.leader` is to be set, and the answer told there."""
 
 
 class Flight(Generic[H]):
@@ -129,7 +136,7 @@ class Flights(Generic[H]):
     __slots__ = ("_flights",)
 
     def __init__(self) -> None:
-        self._flights: dict[bytes, Flight[H]] = {}
+        self._flights: dict[bytes, Flight[H] | Lone] = {}
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -137,7 +144,26 @@ class Flights(Generic[H]):
     def find(self, key: bytes) -> Flight[H] | None:
         """The flight of a key, if it can still be joined."""
         flight = self._flights.get(key)
-        return flight if flight is not None and flight.open else None
+        if flight is None:
+            return None
+        if not isinstance(flight, Flight):
+            lone = flight
+            flight = self._flights[key] = Flight(key)
+            lone.joined(flight)
+        return flight if flight.open else None
+
+    def free(self, key: bytes) -> bool:
+        """Whether a call may `lead`: there is none under its key, and not too many."""
+        return key not in self._flights and len(self._flights) < FLIGHTS_MAX
+
+    def lead(self, key: bytes, lone: Lone) -> None:
+        """Make a call under a key for oneself, until somebody joins. `leave` or `end` must follow."""
+        self._flights[key] = lone
+
+    def leave(self, key: bytes, lone: Lone) -> None:
+        """Such a call is over, and nobody has joined."""
+        if self._flights.get(key) is lone:
+            del self._flights[key]
 
     def start(self, key: bytes) -> Flight[H] | None:
         """A new flight, registered before anything is awaited; None when there are too many.

@@ -72,8 +72,7 @@ class Keys:
     def of(self, context: bytes, body: JsonBody) -> bytes:
         """The key (20 bytes) of a judged body in a `context`."""
         keyed = self._keyed.copy()
-        keyed.update(context)
-        keyed.update(canonical(body))
+        keyed.update(context + canonical(body))
         return keyed.digest()[:KEY_BYTES]
 
 
@@ -108,11 +107,13 @@ def canonical(body: JsonBody) -> bytes:
         value = _any.decode(raw)
         _json.encode_into(value, _scratch)
         if _scratch == raw or _nothing_lost(raw, _scratch):
-            fields = {name: inner for name, inner in value.items() if name not in _ABSENT}
+            for name in _ABSENT & value.keys():
+                del value[name]
             if raw.rfind(b"cache_control") >= 0:
-                _unmark(fields)
-            _rename(fields)
-            return _packed.encode((True, fields))
+                _unmark(value)
+            if "max_tokens" in value:
+                _rename(value)
+            return b"\1" + _packed.encode(value)
     except (ValueError, OverflowError, RecursionError):
         # A number that no double or 64-bit integer holds: legal JSON, and a provider's to judge.
         pass
@@ -122,7 +123,7 @@ def canonical(body: JsonBody) -> bytes:
             _scratch = bytearray()
     exact: dict[str, Any] = {name: bytes(inner) for name, inner in body.fields.items() if name not in _ABSENT}
     _rename(exact)
-    return _packed.encode((False, exact))
+    return b"\0" + _packed.encode(exact)
 
 
 def _nothing_lost(raw: bytes, encoded: bytearray) -> bool:

@@ -18,7 +18,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import msgspec
+
+from dandolo.api.endpoints import Endpoint
+from dandolo.api.usage import Usage
 from dandolo.cache.entry import Entry
+from dandolo.cache.lifetime import TtlClass
+from dandolo.cache.policy import Permission
 from dandolo.cache.purges import Purged, Purges
 from dandolo.cache.replay import Replay
 
@@ -35,26 +41,53 @@ ENTRY_BYTES = 600
 """What an entry costs beside its head and body: objects, their fields, places in two tables (462 measured), tags."""
 
 
-class Kept:
-    """An entry as L1 holds it. `head` are the header lines that do not vary, `entry.body` what follows them."""
+NO_ENTRY = Entry(
+    key=b"", created=0.0, expires=0.0, stale_until=0.0, kind=TtlClass.OTHER, status=200, model="", usage=None,
+    cost_usd=None, gen_ms=0, tags=(), body=b"",
+)  # fmt: skip
+"""Stands where an entry will be once its draft is judged."""
+UNJUDGED = -1
+"""The generation of what is a draft: never the present one, so that whoever looks at it judges it first."""
 
-    __slots__ = (
-        "created", "entry", "expires", "frequency", "generation", "head", "in_main", "key", "replay", "scope", "size",
-    )  # fmt: skip
 
-    def __init__(self, entry: Entry, head: bytes, scope: str, generation: int) -> None:
-        self.entry = entry
-        self.key = entry.key
-        self.head = head
-        self.scope = scope
-        self.created = entry.created
-        self.expires = entry.expires
-        self.frequency = 0
-        self.generation = generation
-        self.in_main = False
-        self.replay: Replay | None = None
-        """Its events, once somebody asked for a stream of them (`attach`)."""
-        self.size = len(head) + len(entry.body) + ENTRY_BYTES
+class Draft(msgspec.Struct, gc=False, frozen=True):
+    """A plain answer that is judged, and its lifetime worked out, when it is first asked for: most never are.
+
+    `made_at` is the caller's clock, `asked_at` the memory's: a purge since then means it. The request is kept whole, so
+    that none is made for keys in privacy mode.
+    """
+
+    endpoint: Endpoint
+    raw: bytes
+    model: str
+    body: bytes
+    permission: Permission
+    usage: Usage | None
+    provider: bytes
+    tenant: str
+    made_at: float
+    asked_at: float
+
+
+class Kept(msgspec.Struct, gc=False, eq=False):
+    """An entry as L1 holds it. `head` are the header lines that do not vary, `entry.body` what follows them.
+
+    `entry` is not there while there is a `draft`. `replay` are its events, once somebody asked for a stream of
+    them (`attach`).
+    """
+
+    key: bytes
+    entry: Entry
+    head: bytes
+    scope: str
+    created: float
+    expires: float
+    generation: int
+    size: int
+    draft: Draft | None = None
+    frequency: int = 0
+    in_main: bool = False
+    replay: Replay | None = None
 
     def fresh(self, now: float) -> bool:
         """Whether it may be given without further ado. A soft purge ends this before the entry says so."""
@@ -98,7 +131,7 @@ class Memory:
     __slots__ = (
         "_bytes_max", "_displaced", "_entries_max", "_evicted", "_expired", "_generation", "_ghost", "_hits", "_kept",
         "_main", "_misses", "_nearly", "_purged", "_refused", "_small", "_small_bytes", "_uses_min", "bytes",
-        "purges",
+        "judge", "purges",
     )  # fmt: skip
 
     def __init__(self, entries_max: int = ENTRIES_MAX, bytes_max: int = BYTES_MAX, uses_min: int = USES_MIN) -> None:
@@ -114,6 +147,8 @@ class Memory:
         # What left main: no ghost of the algorithm, only of the estimate.
         self._displaced: OrderedDict[bytes, None] = OrderedDict()
         self.purges = Purges()
+        self.judge: Callable[[Draft, bytes], tuple[Entry, bytes] | None] = lambda draft, key: None
+        """Makes an entry and its head of a draft that stands under a key; None when it is not fit to be given."""
         self._generation = 0
         self.bytes = 0
         self._small_bytes = 0
@@ -124,6 +159,10 @@ class Memory:
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._kept
+
+    def holds(self, kept: Kept) -> bool:
+        """Whether this very answer is kept now."""
+        return self._kept.get(kept.key) is kept
 
     def get(self, key: bytes, now: float) -> Kept | None:
         """The fresh answer under `key`. Never one that has expired or was purged."""
@@ -157,7 +196,7 @@ class Memory:
         Not kept: what is too large, has expired, or was purged since it was asked for (`asked_at`; left out: since it
         was made). No other than this call makes room, and it returns with both caps kept.
         """
-        kept = Kept(entry, head, scope, self._generation)
+        kept = self._made(entry, head, scope)
         purged_at, softly_at = self.purges.latest(kept.entry, kept.scope)
         since = kept.created if asked_at is None else asked_at
         if softly_at >= since:
@@ -166,24 +205,41 @@ class Memory:
             self._refused += 1
             self.delete(entry.key)
             return False
-        old = self._kept.get(entry.key)
+        self._place(kept)
+        return entry.key in self._kept
+
+    def _made(self, entry: Entry, head: bytes, scope: str) -> Kept:
+        size = len(head) + len(entry.body) + ENTRY_BYTES
+        return Kept(entry.key, entry, head, scope, entry.created, entry.expires, self._generation, size)
+
+    def _place(self, kept: Kept) -> None:
+        key = kept.key
+        old = self._kept.get(key)
         if old is not None:
             self._remove(old)
             kept.frequency, kept.in_main = old.frequency, old.in_main
-        elif entry.key in self._ghost:
-            del self._ghost[entry.key]
+        elif key in self._ghost:
+            del self._ghost[key]
             kept.in_main = True
         if kept.in_main:
-            self._main[entry.key] = kept
+            self._main[key] = kept
         else:
-            self._small[entry.key] = kept
+            self._small[key] = kept
             self._small_bytes += kept.size
-        self._displaced.pop(entry.key, None)
-        self._kept[entry.key] = kept
+        if self._displaced:
+            self._displaced.pop(key, None)
+        self._kept[key] = kept
         self.bytes += kept.size
         while len(self._kept) > self._entries_max or self.bytes > self._bytes_max:
             self._evict()
-        return entry.key in self._kept
+
+    def put_draft(self, draft: Draft, key: bytes, scope: str, size: int, now: float) -> None:
+        """Keep an answer of `size` bytes, with all that it takes to judge it, which happens when it is asked for."""
+        if size * SHARE_MAX > self._bytes_max:
+            self._refused += 1
+            self.delete(key)
+            return
+        self._place(Kept(key, NO_ENTRY, b"", scope, now, now, UNJUDGED, size + ENTRY_BYTES, draft))
 
     def promote(self, entry: Entry, head: bytes, scope: str, now: float) -> Kept | None:
         """An answer of another tier as it may be given, kept here if there is room; None: it was purged, or is over."""
@@ -192,7 +248,7 @@ class Memory:
             return None
         if self.put(entry, head, scope, now):
             return self._kept[entry.key]
-        kept = Kept(entry, head, scope, self._generation)
+        kept = self._made(entry, head, scope)
         if softly_at >= entry.created:
             kept.expires = min(kept.expires, softly_at)
         return kept
@@ -226,7 +282,7 @@ class Memory:
     def purge_key(self, key: bytes, now: float, *, soft: bool = False) -> bool:
         """Forget one answer, or for a soft purge let it expire now; whether there was one."""
         kept = self._kept.get(key)
-        if kept is None or not soft:
+        if kept is None or not soft or kept.draft is not None:
             return self.delete(key)
         kept.expires = min(kept.expires, now)
         return True
@@ -251,7 +307,8 @@ class Memory:
     def hottest(self, count: int) -> Iterator[Kept]:
         """Up to `count` entries of the main queue, the youngest first: what is worth handing on."""
         for _, kept in zip(range(count), reversed(self._main.values()), strict=False):
-            yield kept
+            if kept.draft is None:
+                yield kept
 
     def stats(self) -> MemoryStats:
         """Counts and sizes. Purged entries that nobody has asked for since are still in the sizes."""
@@ -286,14 +343,36 @@ class Memory:
         """Whether no hard purge meant this entry; otherwise it is removed. Applies soft ones."""
         if kept.generation == self._generation:
             return True
+        since = kept.created
+        if kept.draft is not None:
+            since = kept.draft.asked_at
+            if not self._judge(kept, kept.draft):
+                return False
         purged_at, softly_at = self.purges.latest(kept.entry, kept.scope)
-        if purged_at >= kept.created:
+        if purged_at >= since:
             self._remove(kept)
             self._purged += 1
             return False
-        if softly_at >= kept.created:
+        if softly_at >= since:
             kept.expires = min(kept.expires, softly_at)
         kept.generation = self._generation
+        return True
+
+    def _judge(self, kept: Kept, draft: Draft) -> bool:
+        """Make an entry of a draft; whether it is one. What it took to judge it is let go of."""
+        judged = self.judge(draft, kept.key)
+        if judged is None:
+            self._remove(kept)
+            self._refused += 1
+            return False
+        kept.draft = None
+        kept.entry, kept.head = judged
+        kept.expires = kept.entry.expires
+        grown = len(kept.head) + len(kept.entry.body) + ENTRY_BYTES - kept.size
+        kept.size += grown
+        self.bytes += grown
+        if not kept.in_main:
+            self._small_bytes += grown
         return True
 
     def _remove(self, kept: Kept) -> None:

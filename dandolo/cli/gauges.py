@@ -43,6 +43,7 @@ def gauges(worker: Worker) -> Iterator[Gauge]:
         yield Gauge("dandolo_cache_misses_total", stats.misses)
         yield Gauge("dandolo_cache_evicted_total", stats.evicted)
         yield Gauge("dandolo_cache_hit_rate_at_double", stats.hit_rate_at_double)
+        yield Gauge("dandolo_cache_repeats", len(worker.gateway.repeats.slots))
         yield Gauge("dandolo_cache_refusals", len(caching.refusals))
     if worker.gateway.tiers is not None:
         yield from _tiers(worker.gateway.tiers)

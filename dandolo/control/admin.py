@@ -25,6 +25,7 @@ from dandolo.control.guard import Authenticate, Caller, check_caller, check_kind
 from dandolo.control.route import EVENTS, HTML, JSON, Answer, Asked, Events, Route, Table
 from dandolo.errors import GatewayError, InternalError, Refusal, RequestError
 from dandolo.net.downstream import Downstream, DownstreamLimits
+from dandolo.net.service import NoRepeats
 from dandolo.net.sweep import Sweep
 from dandolo.net.tasks import Tasks
 from dandolo.wire import fields
@@ -82,6 +83,7 @@ class Admin:
         self.limits = limits
         self.sweep = Sweep()
         self.draining = False
+        self.repeats = NoRepeats()
         self.tasks = Tasks() if tasks is None else tasks
         self.streams = 0
         """Streams of events that are open."""

@@ -60,6 +60,7 @@ GAUGES: dict[str, tuple[Kind, str]] = {
     "dandolo_cache_misses_total": ("counter", "Look-ups that found none."),
     "dandolo_cache_evicted_total": ("counter", "Answers that made room for others."),
     "dandolo_cache_hit_rate_at_double": ("gauge", "The hit rate that twice the entries would have, estimated."),
+    "dandolo_cache_repeats": ("gauge", "Requests that are answered from memory without being read when they repeat."),
     "dandolo_cache_refusals": ("gauge", "Refusals of providers that are repeated for some seconds."),
     "dandolo_cache_tier_up": ("gauge", "Whether a tier beyond memory can be used, by tier: l2 Redis, l3 disk."),
     "dandolo_cache_tier_breaker_open": ("gauge", "Whether a tier is passed by after failures, by tier."),

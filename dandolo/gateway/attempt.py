@@ -289,6 +289,9 @@ class Attempt:
         self._check(response, content)
         exchange.commit(response.status)
         exchange.bytes_out = len(content)
+        if exchange.leads:
+            exchange.whole = content
+            exchange.response = response
         exchange.client.answer(response.status, exchange.head(response, self._target), content)
 
     def _check(self, response: Response, content: bytes) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from dandolo.api.call import Call
+import msgspec
+
+from dandolo.api.call import Call, read
 from dandolo.api.usage import Usage
 from dandolo.cache import headers
 from dandolo.cache.alike import asking
@@ -22,7 +23,7 @@ from dandolo.cache.entry import TAGS_MAX, Entry, Tokens
 from dandolo.cache.headers import Outcome
 from dandolo.cache.key import Keys, Memo, context, headers_counted
 from dandolo.cache.lifetime import TTL_S, TtlClass, ttl_class
-from dandolo.cache.memory import Kept, Memory
+from dandolo.cache.memory import Draft, Kept, Memory
 from dandolo.cache.policy import NO_WISHES, Holder, Permission, Policy, Rules, wishes
 from dandolo.cache.refusals import Refusal, Refusals
 from dandolo.cache.replay import prepare
@@ -62,14 +63,23 @@ class _AllSent:
 _ALL_SENT = _AllSent()
 
 
-@dataclass(slots=True)
-class Plan:
+class Times(NamedTuple):
+    """When an answer was asked for and when it was there (monotonic), and for whom (a key's name)."""
+
+    asked: float
+    now: float
+    tenant: str
+
+
+class Plan(msgspec.Struct, gc=False):
     """What the cache may do for one call, and under which key."""
 
     permission: Permission
     key: bytes
     context: bytes
     """What identifies the request beside its body."""
+    unremembered: bool = False
+    """The key was made for this very call: whoever finds an answer under it lets the memo know."""
     asking: Asking | None = None
     """What it has in common with others that ask the same in other words, where that may count."""
 
@@ -97,6 +107,7 @@ class Caching:
         self.aliases = Aliases() if cache.semantic == "normal" and not private else None
         self._tags = {key.name: tuple(f"{name}={value}" for name, value in key.tags.items()) for key in config.keys}
         self.memory = Memory(*self.sizes)
+        self.memory.judge = self.judge_draft
         self.memo: Memo[bytes] = Memo(entries=0 if private else cache.memory.entries)
         self._forwarded = frozenset(name.lower().encode() for item in config.providers for name in item.forward_headers)
         self._holders = {
@@ -115,6 +126,7 @@ class Caching:
         self.memory.purges = before.memory.purges
         if before.sizes == self.sizes:
             self.memory, self.memo = before.memory, before.memo
+            self.memory.judge = self.judge_draft
             self._keys, self._secret = before._keys, before._secret
             if self.aliases is not None and before.aliases is not None:
                 self.aliases = before.aliases
@@ -170,8 +182,8 @@ class Caching:
             return Plan(permission, self._keys.of(where, call.json), where)
         key = self.memo.get(where, call.raw)
         if key is None:
-            key = self._keys.of(where, call.json)
-            self.memo.put(where, call.raw, key)
+            # Remembered when it is of use: most bodies never come again.
+            return Plan(permission, self._keys.of(where, call.json), where, True)
         return Plan(permission, key, where)
 
     def find(self, plan: Plan, now: float) -> Kept | None:
@@ -236,7 +248,9 @@ class Caching:
 
     def send(self, exchange: Exchange, call: Call, kept: Kept, outcome: Outcome, now: float, tier: str = "l1") -> bool:
         """Send a kept answer in the form that was asked for; False when it cannot be put into that form."""
-        entry = kept.entry
+        entry, plan = kept.entry, exchange.plan
+        if plan is not None and plan.unremembered:
+            self.memo.put(plan.context, call.raw, plan.key)
         events = b""
         if call.stream:
             replay = kept.replay
@@ -276,7 +290,47 @@ class Caching:
         else:
             exchange.bytes_out = len(entry.body)
             exchange.client.answer(entry.status, head, entry.body)
+            admitted = exchange.admitted
+            if (
+                outcome is Outcome.HIT
+                and not admitted.steered
+                and plan is not None
+                and not plan.permission.memory_only
+                and call.endpoint.dialect != "messages"
+                and self.memory.holds(kept)
+            ):
+                exchange.gateway.repeats.noted(exchange, call, kept)
         return True
+
+    def draft(self, exchange: Exchange, plan: Plan, call: Call, body: bytes) -> None:
+        """Keep a plain answer in memory, to be judged (`judge_draft`) when it is asked for again."""
+        target = exchange.target
+        assert target is not None
+        made_at = exchange.sent_at + exchange.provider_s
+        draft = Draft(
+            call.endpoint,
+            call.raw,
+            call.model,
+            body,
+            plan.permission,
+            exchange.usage,
+            target.provider.encoded_name,
+            exchange.admitted.tenant.name,
+            made_at,
+            exchange.sent_at + STEADY_OFFSET_S,
+        )
+        self.memory.put_draft(
+            draft, plan.key, plan.permission.scope, len(body) + len(call.raw), made_at + STEADY_OFFSET_S
+        )
+
+    def judge_draft(self, draft: Draft, key: bytes) -> tuple[Entry, bytes] | None:
+        """The entry, and its head, that a draft makes; None when it is not fit to be kept."""
+        call = read(draft.endpoint, draft.raw, b"")
+        at = Times(draft.asked_at - STEADY_OFFSET_S, draft.made_at, draft.tenant)
+        plan = Plan(draft.permission, key, b"")
+        # A name that steers, and is no part of the body's meaning, may have been taken off it.
+        entry = self.judge(plan, call, 200, draft.body, (), draft.provider, draft.usage, at, model=draft.model)
+        return None if entry is None else (entry, _head(entry.tags))
 
     def keep(
         self,
@@ -288,11 +342,33 @@ class Caching:
         offsets: tuple[int, ...],
         provider: bytes,
         usage: Usage | None,
-        asked_at: float,
-        now: float,
-        tenant: str,
+        at: Times,
     ) -> Entry | None:
-        """Keep an answer, if it may be and is fit for it; what is to be kept elsewhere too. Times are monotonic."""
+        """Keep an answer, if it may be and is fit for it; what is to be kept elsewhere too."""
+        entry = self.judge(plan, call, status, body, offsets, provider, usage, at)
+        if entry is None:
+            return None
+        scope, steady, since = plan.permission.scope, at.now + STEADY_OFFSET_S, at.asked + STEADY_OFFSET_S
+        self.memory.put(entry, _head(entry.tags), scope, steady, since)
+        if self.memory.purges.latest(entry, scope).hard >= since:
+            return None
+        if plan.asking is not None and self.aliases is not None and entry.kind is TtlClass.QUESTION:
+            self.aliases.put(plan.asking, entry.key, entry.expires, steady)
+        return entry
+
+    def judge(
+        self,
+        plan: Plan,
+        call: Call,
+        status: int,
+        body: bytes,
+        offsets: tuple[int, ...],
+        provider: bytes,
+        usage: Usage | None,
+        at: Times,
+        model: str = "",
+    ) -> Entry | None:
+        """The entry that an answer makes; None when it may not be kept, or is not fit for it."""
         permission = plan.permission
         assert call.json is not None
         if not permission.store or flaw(call.endpoint.name, call.endpoint.dialect, status, body):
@@ -300,33 +376,26 @@ class Caching:
         kind = ttl_class(call.endpoint.name, call.json, overruled=permission.ttl_s is not None)
         if kind is TtlClass.VOLATILE and not permission.forced:
             return None
-        steady = now + STEADY_OFFSET_S
+        steady = at.now + STEADY_OFFSET_S
         life = permission.lifetime(kind, steady, random.random())  # noqa: S311 - jitter
         tokens = None
         if usage is not None and not usage.estimated:
             tokens = Tokens(usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens)
-        entry = Entry(
+        return Entry(
             key=plan.key,
             created=steady,
             expires=life.expires,
             stale_until=life.stale_until,
             kind=kind,
             status=status,
-            model=call.model,
+            model=model or call.model,
             usage=tokens,
             cost_usd=usage.cost_usd if usage is not None else None,
-            gen_ms=int((now - asked_at) * 1000),
-            tags=(PROVIDER_TAG + provider.decode("ascii"), *self._tags.get(tenant, ()))[:TAGS_MAX],
+            gen_ms=int((at.now - at.asked) * 1000),
+            tags=(PROVIDER_TAG + provider.decode("ascii"), *self._tags.get(at.tenant, ()))[:TAGS_MAX],
             body=body,
             delta_offsets=offsets,
         )
-        since = asked_at + STEADY_OFFSET_S
-        self.memory.put(entry, _head(entry.tags), permission.scope, steady, since)
-        if self.memory.purges.latest(entry, permission.scope).hard >= since:
-            return None
-        if plan.asking is not None and self.aliases is not None and kind is TtlClass.QUESTION:
-            self.aliases.put(plan.asking, entry.key, entry.expires, steady)
-        return entry
 
 
 def _secret(config: Config) -> bytes:

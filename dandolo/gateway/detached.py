@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from dandolo.api.call import Call
 from dandolo.api.merge import LISTS
-from dandolo.api.usage import Usage
 from dandolo.errors import GatewayError, InternalError
 from dandolo.gateway.exchange import Exchange
 from dandolo.net.downstream import Downstream
@@ -109,8 +108,6 @@ class Detached(Exchange):
             origin.encoded_id,
         )
         self.call = call
-        self.response: Response | None = None
-        """The head of the provider's answer."""
         self._taker = taker
         self.shares = shares
 
@@ -145,15 +142,6 @@ class Detached(Exchange):
         """Each client's head is its own; what the provider said is kept for them."""
         self.response = response
         return b""
-
-    def costs(self) -> Usage | None:
-        """Tokens and cost of the answer as far as they are known."""
-        usage = self.usage
-        if usage is None and self.tap is not None and self.tap.counted:
-            usage = self.tap.usage
-        if usage is not None and usage.cost_usd is None and self.target is not None:
-            usage.cost_usd = self.target.cost_usd(usage.input_tokens, usage.output_tokens)
-        return usage
 
     def over(self, error: BaseException | None) -> None:
         """The call has ended, well or badly."""

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import random
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dandolo.api.call import Call, read
 from dandolo.api.endpoints import MODELS
@@ -27,6 +27,7 @@ from dandolo.gateway.auto import is_auto, select
 from dandolo.gateway.choice import Ask, route_of
 from dandolo.gateway.explanation import about_choice
 from dandolo.gateway.heads import answer_head
+from dandolo.gateway.leading import Lone
 from dandolo.gateway.progress import Progress
 from dandolo.gateway.shortly import begin_shortly
 from dandolo.gateway.waiting import COOL_DOWN, give_up_trial, grace_s, next_candidate, others
@@ -40,6 +41,7 @@ from dandolo.route.hedge import hedge_after_s
 from dandolo.wire.client import Response
 
 if TYPE_CHECKING:
+    from dandolo.cache.flight import Flight
     from dandolo.gateway.hedging import Hedge
 
 _log = logging.getLogger("dandolo")
@@ -58,6 +60,11 @@ class Exchange(Progress):
 
     def cancel(self) -> None:
         """The client has left."""
+        if self.flight is not None and self.flight.followers and self.client.lost:
+            # Others wait for the same answer: it goes on for them.
+            if isinstance(self.flight.leader, Lone):
+                self.flight.leader.abandoned = True
+            return
         strand = self.tell_on()
         if self.hedge is not None and self.hedge.running:
             self.hedge.cancel()
@@ -264,9 +271,16 @@ class Exchange(Progress):
 
     # -- endings ---------------------------------------------------------------------------------------
 
+    def joined(self, flight: Flight[Any]) -> None:
+        """Somebody asks the same (`cache.flight.Lone`)."""
+        self.flight = flight
+        flight.leader = Lone(self)
+
     def over(self, error: BaseException | None) -> None:
         """The story has ended, well or badly: the client is told if it was told nothing, then the gateway."""
         self.strand = None
+        if self.leads:
+            self.gateway.landed(self, error)
         self.ended = True
         self.deadline = NEVER
         self.let_go_of_choice()
@@ -278,6 +292,9 @@ class Exchange(Progress):
                 self.usage = tap.usage if tap.counted else None
                 self.finish_reason = tap.finish_reason
         if error is not None and self.cancelled(error):
+            self.status = 499
+        elif error is None and self.client.lost:
+            # Told to others only.
             self.status = 499
         elif error is not None:
             if not isinstance(error, GatewayError):

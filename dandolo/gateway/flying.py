@@ -20,8 +20,9 @@ from dandolo.cache.memory import Kept
 from dandolo.cache.replay import assemble, prepare
 from dandolo.errors import GatewayError, RequestError, UpstreamInvalid
 from dandolo.gateway.answers import STREAM
-from dandolo.gateway.caching import STEADY_OFFSET_S
+from dandolo.gateway.caching import STEADY_OFFSET_S, Times
 from dandolo.gateway.detached import Detached
+from dandolo.gateway.leading import Begun, Lone
 from dandolo.net.strand import Waiter
 from dandolo.wire import sse
 from dandolo.wire.client import Response
@@ -45,16 +46,6 @@ class Tiered:
     kept: Kept
     outcome: Outcome
     tier: str
-
-
-@dataclass(slots=True)
-class Begun:
-    """How an answer began: in events, in pieces of a plain body, or (neither) whole."""
-
-    status: int
-    events: bool
-    length: int | None = None
-    whole: bool = False
 
 
 async def fly(exchange: Exchange, call: Call, lane: Lane, plan: Plan) -> None:
@@ -217,9 +208,7 @@ class Leader:
                     offsets=offsets,
                     provider=target.provider.encoded_name if target is not None else b"",
                     usage=detached.costs(),
-                    asked_at=self._asked_at,
-                    now=_now(),
-                    tenant=detached.tenant.name,
+                    at=Times(self._asked_at, _now(), detached.tenant.name),
                 )
                 tiers, permission = gateway.tiers, self._plan.permission
                 if entry is not None and tiers is not None and not permission.memory_only:
@@ -376,9 +365,9 @@ class Following:
         self._flight.paid = True
         exchange.usage = usage
 
-    def _leader(self) -> Detached:
+    def _leader(self) -> Exchange:
         leader = self._flight.leader
-        assert isinstance(leader, Leader)
+        assert isinstance(leader, Leader | Lone)
         return leader.detached
 
     # -- from the client -------------------------------------------------------------------------------

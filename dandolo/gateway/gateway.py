@@ -21,10 +21,12 @@ from dandolo.gateway.admission import Admission, Tenant
 from dandolo.gateway.batch import Batches
 from dandolo.gateway.exchange import Exchange
 from dandolo.gateway.fleet import Runtime
-from dandolo.gateway.flying import Begun, fly
+from dandolo.gateway.flying import fly
 from dandolo.gateway.hedging import begin_hedge
+from dandolo.gateway.leading import Begun, landed
 from dandolo.gateway.pins import Pins
 from dandolo.gateway.plane import Plane
+from dandolo.gateway.repeats import Hit, Repeats
 from dandolo.gateway.steering import STEERING
 from dandolo.gateway.summary import record
 from dandolo.gateway.tiers import Store, tiers_of
@@ -89,6 +91,8 @@ class Gateway:
         self.pins = Pins()
         self.batches = Batches()
         self.flights: Flights[Begun] = Flights()
+        self.repeats = Repeats(self)
+        self._hits: list[Hit] = []
         self.store = Store(self)
         self.tiers = tiers_of(config, self.store, slot)
         self._due = 0.0
@@ -100,6 +104,7 @@ class Gateway:
     now = staticmethod(time.monotonic)
     begin_hedge = staticmethod(begin_hedge)
     fly = staticmethod(fly)
+    landed = staticmethod(landed)
 
     @property
     def admission(self) -> Admission:
@@ -196,7 +201,7 @@ class Gateway:
         """Handle a request that has been counted in."""
         admitted = request.context
         assert isinstance(admitted, Admitted)
-        exchange = Exchange(self, admitted, connection, request, self._next_id())
+        exchange = Exchange(self, admitted, connection, request, self.next_id())
         connection.exchange = exchange
         self.sweep.items.add(exchange)
         exchange.begin()
@@ -212,7 +217,7 @@ class Gateway:
         assert isinstance(admitted, Admitted)
         if admitted.local is not None:
             status, head, body = admitted.local
-            head += self.own_fields(self._next_id(), "plain", admitted.origin)
+            head += self.own_fields(self.next_id(), "plain", admitted.origin)
             connection.answer(status, head, body)
             self._let_go(connection)
             connection.finish()
@@ -241,7 +246,7 @@ class Gateway:
                 dialect, name, tenant = admitted.endpoint.dialect, admitted.endpoint.name, admitted.tenant.name
             elif (endpoint := ENDPOINTS.get(request.path)) is not None:
                 dialect, name = endpoint.dialect, endpoint.name
-        encoded_id = self._next_id()
+        encoded_id = self.next_id()
         request_id = encoded_id.decode("ascii")
         head, body = answers.error_answer(error, dialect, request_id)
         origin = self.admission.listed_origin(request.fields) if request is not None else None
@@ -294,6 +299,17 @@ class Gateway:
         finished, self._finished = self._finished, []
         for exchange in finished:
             self._take(record(exchange))
+        if self._hits:
+            hits, self._hits = self._hits, []
+            for one in hits:
+                self._take(one.record(self._unix_offset))
+
+    def hit(self, hit: Hit) -> None:
+        """Record a repeated request at the next beat."""
+        hits = self._hits
+        hits.append(hit)
+        if len(hits) >= FINISHED_MAX:
+            self.settle()
 
     def keep(self, runtime: Runtime, connection: Upstream, *, ended: bool) -> None:
         """Put a provider's connection back, or let it go.
@@ -343,7 +359,7 @@ class Gateway:
         error = ProtocolError("this gateway has as many connections as it takes; try again later", status=503)
         error.code, error.type, error.retry_after_s = "overloaded", "server_error", 1.0
         head, body = answers.error_answer(error, "plain", "")
-        head += self.own_fields(self._next_id(), "plain", None)
+        head += self.own_fields(self.next_id(), "plain", None)
         return b"HTTP/1.1 503 Service Unavailable\r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (
             head,
             len(body),
@@ -374,12 +390,13 @@ class Gateway:
                     runtime.slots.dismiss()
         self._unix_offset = time.time() - now
         self.sweep.tick(now)
-        if self._finished:
+        if self._finished or self._hits:
             self.settle()
 
     def tend(self) -> None:
         """Close provider connections that have been idle or alive for too long (every few seconds)."""
         now = self.now()
+        self.repeats.tend()
         for runtime in self.plane.fleet:
             runtime.pool.expire(now)
 
@@ -388,7 +405,8 @@ class Gateway:
             self.plane.admission.release(connection.held_bytes)
             connection.held_bytes = 0
 
-    def _next_id(self) -> bytes:
+    def next_id(self) -> bytes:
+        """The id of another request."""
         self.requests += 1
         return b"%b%010x" % (self._request_prefix, self.requests)
 

@@ -6,7 +6,7 @@ The story itself is `gateway.exchange`; this holds its state, and what follows f
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dandolo.api import usage as usages
 from dandolo.api.call import Call
@@ -28,8 +28,8 @@ from dandolo.wire.client import Response
 from dandolo.wire.server import Request
 
 if TYPE_CHECKING:
+    from dandolo.cache.flight import Flight
     from dandolo.gateway.caching import Plan
-    from dandolo.gateway.detached import Detached
     from dandolo.gateway.flying import Following
     from dandolo.gateway.gateway import Admitted, Gateway
     from dandolo.gateway.hedging import Hedge
@@ -56,6 +56,14 @@ class Progress(Timed):
     finish_reason: str | None = None
     shares = False
     """Whether its stream goes to several clients, of whom some want to see its usage."""
+    leads = False
+    """Whether it makes its call under a plan, as one that others may join."""
+    flight: Flight[Any] | None = None
+    """Through which others have joined."""
+    whole: bytes | None = None
+    """Its plain answer, when it leads."""
+    response: Response | None = None
+    """The head of the provider's answer, for those who are given the same."""
     plan: Plan | None = None
     """What the cache may do for it."""
     cache = ""
@@ -143,7 +151,16 @@ class Progress(Timed):
             lane.route.answered(tokens)
         return tokens
 
-    def take_from(self, detached: Detached) -> None:
+    def costs(self) -> usages.Usage | None:
+        """Tokens and cost of the answer as far as they are known."""
+        usage = self.usage
+        if usage is None and self.tap is not None and self.tap.counted:
+            usage = self.tap.usage
+        if usage is not None and usage.cost_usd is None and self.target is not None:
+            usage.cost_usd = self.target.cost_usd(usage.input_tokens, usage.output_tokens)
+        return usage
+
+    def take_from(self, detached: Progress) -> None:
         """A call made for several has answered: what it took is what this one took."""
         self.target, self.attempts, self.failures = detached.target, detached.attempts, detached.failures
         self.sent_at, self.provider_s = detached.sent_at, _now() - detached.started
@@ -168,6 +185,7 @@ class Progress(Timed):
         self.explanations = ()
         self.selection = None
         self.plan = None
+        self.response = None
         self.hedge = self.lane = self.tried = self.silent = None
         if self.error is not None:
             self.code = self.error.code or ""

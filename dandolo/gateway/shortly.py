@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from dandolo.api import faults, usage
 from dandolo.api.call import read
-from dandolo.cache.headers import Outcome
+from dandolo.cache.headers import Outcome, forwarded
 from dandolo.gateway.attempt import FIRST_BYTE
 from dandolo.gateway.choice import Ask
+from dandolo.gateway.leading import may_lead
 from dandolo.gateway.pins import remember
 from dandolo.gateway.streaming import relay_events
 from dandolo.gateway.waiting import grace_s, others
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from dandolo.net.upstream import Upstream
 
 _now = time.monotonic
+MISSED = forwarded(Outcome.MISS, stored=True)
 
 
 def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
@@ -54,7 +56,8 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
                 if kept is not None and caching.send(exchange, call, kept, Outcome.HIT, now):
                     exchange.over(None)
                     return True
-                return False
+                if not may_lead(exchange, call, plan):
+                    return False
         route = lane.route
         pool = route.pool
         only = pool.single
@@ -85,6 +88,12 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
         candidate.limit.slots.leave(now, admitted.tenant.name)
         exchange.chosen = candidate
         return False
+    plan = exchange.plan
+    if plan is not None:
+        exchange.leads = True
+        exchange.gateway.flights.lead(plan.key, exchange)
+        exchange.cache = "miss"
+        exchange.cache_lines = MISSED
     exchange.gateway.budget.earn()
     admitted.tenant.budget.earn()
     exchange.target = target
@@ -174,6 +183,9 @@ class Begun:
             exchange.committed = True
             exchange.status = 200
             exchange.bytes_out = len(content)
+            if exchange.leads:
+                exchange.whole = content
+                exchange.response = response
             exchange.client.answer(200, exchange.head(response, target), content)
         except Exception as error:
             self._end(error)

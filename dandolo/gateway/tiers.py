@@ -65,6 +65,7 @@ class Store:
         if caching is None:
             return
         caching.refusals.clear()
+        self._gateway.repeats.clear()
         if kind == "all":
             caching.memory.purge_all(at, soft=soft)
             return
@@ -87,6 +88,7 @@ class Store:
                 # What was asked before is answered to those who asked, and not kept.
                 flight.unwanted = True
                 gateway.flights.end(flight)
+            gateway.repeats.clear()
             if gateway.plane.caching is not None:
                 gateway.plane.caching.refusals.clear()
                 found = gateway.plane.caching.memory.purge_key(key, at, soft=soft)

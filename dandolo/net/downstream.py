@@ -15,12 +15,11 @@ import random
 from typing import cast
 
 from dandolo.errors import GatewayError, ProtocolError
+from dandolo.net.answering import Answering
 from dandolo.net.outbox import Outbox, running_outbox
 from dandolo.net.service import DownstreamLimits, Flow, Service
-from dandolo.net.sockets import hung_up, reset_on_close, unsent_bytes
+from dandolo.net.sockets import hung_up, unsent_bytes
 from dandolo.net.sweep import NEVER
-from dandolo.wire.chunked import LAST_CHUNK
-from dandolo.wire.fields import status_line
 from dandolo.wire.server import DRAIN_BYTES_MAX, Request, RequestReader
 
 PIPELINED_BYTES_MAX = 64 * 1024
@@ -31,18 +30,15 @@ HANGUP_CHECK_S = 0.5
 MIN_BODY_RATE = 16 * 1024
 """Bytes a second that a large body must keep up to outlive `body_total` (the limits)."""
 
-_OK = b"HTTP/1.1 200 OK\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Downstream(asyncio.Protocol):
+class Downstream(Answering):
     """One client connection."""
 
     __slots__ = (
-        "_advancing", "_body_at", "_body_bytes", "_body_from", "_busy", "_closing", "_discarded",
-        "_draining", "_ends_at", "_flow", "_framed", "_last_buffered", "_last_progress", "_read_paused",
-        "_reader", "_request", "_requests", "_requests_max", "_service", "_stalled", "chunked", "deadline",
-        "exchange", "held_bytes", "lost", "outbox", "peer", "secure", "transport",
+        "_advancing", "_body_at", "_body_bytes", "_body_from", "_busy", "_discarded", "_draining", "_last_buffered",
+        "_last_progress", "_read_paused", "deadline", "exchange", "held_bytes", "peer", "secure",
     )  # fmt: skip
 
     def __init__(self, service: Service, peer: str, *, secure: bool = False) -> None:
@@ -56,7 +52,6 @@ class Downstream(asyncio.Protocol):
         self._read_paused = False
         self._framed = False
         self.chunked = False
-        """Whether the stream now being sent is in the chunked coding."""
         self._stalled = False
         self._flow: Flow | None = None
         self._requests = 0
@@ -101,15 +96,26 @@ class Downstream(asyncio.Protocol):
             return
         reader = self._reader
         if not self._busy and self._request is None and not self._advancing:
+            service = self._service
+            repeats = service.repeats
+            if repeats.slots and reader.at_start and self._goes_on():
+                answer = repeats.give(self, data)
+                if answer is not None:
+                    self._requests += 1
+                    self.deadline = service.sweep.now + service.limits.keep_alive_idle_s
+                    self.outbox.write(self.transport, answer)
+                    return
             request = reader.whole(data)
             if request is not None:
-                service = self._service
+                repeats.candidate = None
                 if service.enter_again(self, request):
                     self._request = request
                     self._busy = True
                     self._requests += 1
                     self.deadline = NEVER
                     service.begin(self, request)
+                    if repeats.candidate is not None:
+                        repeats.learn(self, data)
                     return
         reader.receive(data)
         if self._busy:
@@ -120,6 +126,16 @@ class Downstream(asyncio.Protocol):
                 self.deadline = min(self.deadline, self._service.now() + HANGUP_CHECK_S)
             return
         self._advance(len(data))
+
+    def _goes_on(self) -> bool:
+        """Whether an answer now would be one like any other on this connection: read, and not the last."""
+        service = self._service
+        return (
+            self._requests + 1 < self._requests_max
+            and service.sweep.now <= self._ends_at
+            and not service.draining
+            and not self._stalled
+        )
 
     def eof_received(self) -> bool:
         """A half-close counts as a disconnect: no client we know sends one and still waits (documented)."""
@@ -233,102 +249,6 @@ class Downstream(asyncio.Protocol):
             self._linger()
         else:
             self.deadline = self._service.now() + LINGER_S
-
-    # -- answers ---------------------------------------------------------------------------------------
-
-    def will_close(self, request: Request) -> bool:
-        """Whether the answer to `request` is the last on this connection."""
-        if not request.keep_alive or self._service.draining or self._reader.dead:
-            return True
-        return self._requests >= self._requests_max or self._service.sweep.now > self._ends_at
-
-    def answer(self, status: int, head: bytes, body: bytes, *, close: bool = False) -> None:
-        """Send a whole answer. `head` are encoded field lines without framing; `finish` must follow."""
-        request = self._request
-        assert request is not None
-        service = self._service
-        if (
-            status == 200
-            and request.keep_alive
-            and request.method == b"POST"
-            and not (close or self.lost or service.draining or self._reader.dead)
-            and self._requests < self._requests_max
-            and service.sweep.now <= self._ends_at
-        ):
-            self.outbox.write(self.transport, b"%b%bContent-Length: %d\r\n\r\n%b" % (_OK, head, len(body), body))
-            return
-        close = close or self.will_close(request)
-        self._closing = self._closing or close
-        self._put(status, head, body, request, close)
-
-    def _put(self, status: int, head: bytes, body: bytes, request: Request | None, close: bool) -> None:
-        if self.lost:
-            return
-        ending = b"Connection: close\r\n" if close else b""
-        framing = b""
-        if status == 204 or status == 304:
-            body = b""
-        else:
-            framing = b"Content-Length: %d\r\n" % len(body)
-            if request is not None and request.method == b"HEAD":
-                body = b""
-        self.outbox.write(self.transport, b"%b%b%b%b\r\n%b" % (status_line(status), head, framing, ending, body))
-
-    def begin_stream(self, status: int, head: bytes, flow: Flow, length: int | None = None, first: bytes = b"") -> None:
-        """Send a head, with the `first` of a body that follows piece by piece; `length` keeps a Content-Length.
-
-        HTTP/1.0 clients get the body until the connection closes, others the chunked coding.
-        """
-        request = self._request
-        assert request is not None
-        close = self.will_close(request)
-        self._closing = close
-        self.chunked = request.minor == 1 and length is None
-        self._framed = self.chunked or length is not None
-        if length is not None:
-            framing = b"Content-Length: %d\r\n" % length
-        else:
-            framing = b"Transfer-Encoding: chunked\r\n" if self.chunked else b""
-        ending = b"Connection: close\r\n" if close else b""
-        self._flow = flow
-        if not self.lost:
-            if first and self.chunked:
-                first = b"%x\r\n%b\r\n" % (len(first), first)
-            self.outbox.write(self.transport, b"%b%b%b%b\r\n%b" % (status_line(status), head, framing, ending, first))
-        if self._stalled:
-            flow.pause()
-
-    def write(self, content: bytes) -> None:
-        """Send content of a stream (never empty)."""
-        if self.chunked:
-            self.outbox.write(self.transport, b"%x\r\n%b\r\n" % (len(content), content))
-        else:
-            self.outbox.write(self.transport, content)
-
-    def end_stream(self, last: bytes = b"") -> None:
-        """The stream is complete with its `last` bytes; `finish` must follow."""
-        self._flow = None
-        if self.chunked and not self.lost:
-            end = b"%x\r\n%b\r\n%b" % (len(last), last, LAST_CHUNK) if last else LAST_CHUNK
-            self.outbox.write(self.transport, end)
-        elif last:
-            self.write(last)
-
-    def cut(self) -> None:
-        """End a stream so that nobody can take it for complete: flush, no final chunk, close (promise 26).
-
-        A body that only the end of the connection delimits (HTTP/1.0) can be told from a complete one by
-        nothing but a reset. `finish` must follow.
-        """
-        self._flow = None
-        self._closing = True
-        self._reader.kill()
-        if self.lost:
-            return
-        if not self._framed:
-            reset_on_close(self.transport)
-        self.outbox.flush()
-        self.transport.close()
 
     def finish(self) -> None:
         """The request is over; go on with what was pipelined, or close."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dandolo.errors import GatewayError
 from dandolo.net.sweep import Sweep
@@ -38,10 +40,46 @@ class Flow(Protocol):
         """Go on."""
 
 
+class Repeats(Protocol):
+    """Requests that may come again, byte for byte, and be answered without being read."""
+
+    @property
+    def slots(self) -> Mapping[int, Any]:
+        """Empty: there are none, and nobody need ask."""
+
+    candidate: Any
+    """Something to be remembered with the bytes of the request that was handled just now."""
+
+    def give(self, connection: Downstream, data: bytes) -> bytes | None:
+        """The whole answer to a whole request, None when it is to be handled like any other."""
+
+    def learn(self, connection: Downstream, data: bytes) -> None:
+        """These were the bytes of the whole request."""
+
+
+class NoRepeats:
+    """For services that answer every request anew."""
+
+    slots: Mapping[int, Any] = MappingProxyType({})
+    candidate: Any = None
+
+    def give(self, connection: Downstream, data: bytes) -> bytes | None:
+        """Never."""
+        return None
+
+    def learn(self, connection: Downstream, data: bytes) -> None:
+        """Nothing."""
+
+
 class Service(Protocol):
     """What a connection needs from the gateway."""
 
     limits: DownstreamLimits
+
+    @property
+    def repeats(self) -> Repeats:
+        """Requests that are answered without being read."""
+
     sweep: Sweep
     draining: bool
 

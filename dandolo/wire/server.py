@@ -74,6 +74,11 @@ class RequestReader:
         """Whether a head has begun and is not complete (a deadline runs from its first byte)."""
         return self._state == _HEAD and bool(self._buffer)
 
+    @property
+    def at_start(self) -> bool:
+        """Whether the next byte begins a head."""
+        return not self._buffer and self._state == _HEAD and self._request is None
+
     def receive(self, data: bytes) -> None:
         """Take bytes from the socket. The caller bounds them by pausing reads while a request is handled."""
         if self._state != _DEAD:

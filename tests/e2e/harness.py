@@ -128,6 +128,8 @@ class Gateway:
                 },
             )
         ]
+        # What a test counts are its own requests: health is asked for only where it says so.
+        routing = {"probe_interval": "1h", **(routing or {})}
         for name, given in (("limits", limits), ("timeouts", timeouts), ("routing", routing)):
             lines += _section(name, given or {})
         self._admin_key = ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Answer, Gateway, chat, request, until
+from harness import Answer, Client, Gateway, chat, request, until
 
 from dandolo.sim.script import Fault, Script
 from dandolo.sim.server import SimProvider
@@ -209,6 +210,34 @@ def test_first_who_leaves_harms_nobody_and_the_last_cancels(tmp_path: Path) -> N
         until(lambda: gateway.metrics()['dandolo_slots_in_use{account="sim"}'] == 0)
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_call_made_the_short_way_is_shared_and_outlives_its_client(tmp_path: Path, leaves: bool) -> None:
+    with running(tmp_path, Script(first_token_s=0.4)) as (gateway, sim), gateway.client() as first:
+
+        def body(text: str) -> bytes:
+            return request(body=chat(model="sim/m", messages=[{"role": "user", "content": text}]))
+
+        # What was learned from the first call of a connection makes its others short ones.
+        first.send(body("Ready?"))
+        assert first.answer().status == 200
+        first.send(body("And now?"))
+        until(lambda: len(sim.requests) == 2)
+        with gateway.client() as second:
+            second.send(body("And now?"))
+            until(lambda: gateway.metrics()["dandolo_requests_in_flight"] == 2.0)
+            if leaves:
+                first.__exit__()
+            answer = second.answer()
+            assert (answer.status, answer.header("x-cache")) == (200, "COLLAPSED")
+        if not leaves:
+            assert first.answer().body == answer.body
+        assert len(sim.requests) == 2
+        records = until(lambda: len(found := gateway.log_lines()) == 3 and found)
+        costs = [record["cost_usd"] for record in records if record.get("cost_usd")]
+        assert len(costs) in (0, 2)
+        assert state(ask(gateway, "And now?")) == "HIT"
+
+
 def test_failure_is_told_to_all_who_wait(tmp_path: Path) -> None:
     script = Script(default_fault=Fault("cut_rst", after=5), first_token_s=0.3, tokens_per_s=100)
     with running(tmp_path, script, routing={"breaker": False}) as (gateway, _):
@@ -253,6 +282,112 @@ def test_stale_answer_stands_in_for_an_error(tmp_path: Path) -> None:
 
 def state_or_error(answer: Answer) -> str:
     return answer.header("x-cache") or str(answer.status) if answer.status == 200 else str(answer.status)
+
+
+# -- repeated to the byte ------------------------------------------------------------------------------------
+
+
+def repeated(text: str = "Once more?", key: str | None = None, **headers: str) -> bytes:
+    body = chat(model="sim/m", messages=[{"role": "user", "content": text}])
+    return request(body=body, key=key, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def warm(client: Client, data: bytes) -> None:
+    """Until the gateway knows these bytes: asked, found, found by a head that repeats."""
+    for _ in range(4):
+        client.send(data)
+        assert client.answer().status == 200
+
+
+def test_request_repeated_to_the_byte_is_answered_and_recorded_like_any_other(tmp_path: Path) -> None:
+    with running(tmp_path, keys=KEYS) as (gateway, sim), gateway.client() as client:
+        data = repeated(key="k-one")
+        warm(client, data)
+        client.send(data)
+        fast = client.answer()
+        client.send(repeated(key="k-one", x_other="1"))
+        slow = client.answer()
+        assert (state(fast), state(slow)) == ("HIT", "HIT")
+        assert fast.body == slow.body
+        names = [name for name, _ in fast.headers if name != "x-dandolo-overhead-ms"]
+        assert sorted(names) == sorted(name for name, _ in slow.headers)
+        one, other = gateway.record(fast), gateway.record(slow)
+        varying = {"id", "time", "duration_ms", "overhead_ms"}
+        assert {k: v for k, v in one.items() if k not in varying} == {
+            k: v for k, v in other.items() if k not in varying
+        }
+        assert one["id"] != other["id"]
+        assert len(sim.requests) == 1
+        # From another connection, and in one piece with the next one.
+        with gateway.client() as second:
+            second.send(data)
+            assert state(second.answer()) == "HIT"
+            second.send(data + data)
+            assert [state(second.answer()) for _ in range(2)] == ["HIT", "HIT"]
+            second.send(data[:100])
+            second.send(data[100:] + data)
+            assert [state(second.answer()) for _ in range(2)] == ["HIT", "HIT"]
+        assert gateway.metrics()["dandolo_requests_in_flight"] == 0
+
+
+def test_repeated_bytes_of_one_tenant_are_nobody_elses(tmp_path: Path) -> None:
+    with running(tmp_path, keys=KEYS) as (gateway, sim), gateway.client() as client:
+        warm(client, repeated(key="k-one"))
+        # The same body on the same connection, by another key: after a hit of the first one's.
+        for _ in range(3):
+            client.send(repeated(key="k-one"))
+            assert state(client.answer()) == "HIT"
+            client.send(repeated(key="k-two"))
+            client.answer()
+        client.send(repeated(key="k-three"))
+        assert client.answer().status == 401
+        client.send(repeated(key="k-two"))
+        client.answer()
+        assert len(sim.requests) == 2
+        assert {gateway.record(ask(gateway, "Once more?", key=key))["key"] for key in ("k-one", "k-two")} == {
+            "one",
+            "two",
+        }
+
+
+def test_repeated_request_is_judged_anew_after_a_reload(tmp_path: Path) -> None:
+    with running(tmp_path, keys=KEYS) as (gateway, _sim), gateway.client() as client:
+        data = repeated(key="k-two")
+        warm(client, data)
+        text = gateway.config.read_text()
+        start = text.index("[[keys]]", text.index("[[keys]]") + 1)
+        gateway.config.write_text(text[:start] + text[text.index("[[providers]]") :])
+        gateway.signal(signal.SIGHUP)
+        until(lambda: "reloaded" in gateway.said())
+        client.send(data)
+        assert client.answer().status == 401
+
+
+def test_repeated_request_finds_no_answer_that_was_purged_or_has_expired(tmp_path: Path) -> None:
+    with running(tmp_path) as (gateway, _sim), gateway.client() as client:
+        data = repeated()
+        warm(client, data)
+        with Client(gateway.admin_port) as admin:
+            admin.send(request("/admin/cache/purge", {"all": True}))
+            assert admin.answer().status == 200
+        client.send(data)
+        assert state(client.answer()) == "MISS"
+        brief = repeated("A short life?", dandolo_cache_ttl="1s")
+        client.send(brief)
+        assert state(client.answer()) == "MISS"
+        plain = repeated("A short life?")
+        client.send(plain)
+        assert state(client.answer()) == "HIT"
+        until(lambda: (client.send(plain), state(client.answer()))[1] != "HIT", 5.0)
+
+
+def test_privacy_remembers_no_request(tmp_path: Path) -> None:
+    keys = [{**KEYS[0], "privacy": True}]
+    with running(tmp_path, keys=keys) as (gateway, sim), gateway.client() as client:
+        data = repeated("A very private question?", key="k-one")
+        warm(client, data)
+        assert gateway.metrics()["dandolo_cache_repeats"] == 0
+        assert len(sim.requests) == 1
 
 
 def test_annotated_streams_are_nobodys_but_their_callers(tmp_path: Path) -> None:

@@ -1,0 +1,214 @@
+"""Requests that repeat, byte for byte, one that was answered from memory: answered without being read again.
+
+A request of the very same bytes, head and body, from the same address is judged as before as long as what judged it
+is the same: so neither its head nor its JSON is parsed, no key is made and no exchange begun. What can have changed is
+asked each time: the plane, how much is under way, whether the answer still is the one in memory, fresh and not purged.
+Only plain answers to requests without headers that steer; whatever else comes takes the usual way, which decides the
+same. Measured: 1.3 µs instead of 17 (sockets and records apart).
+
+xxh3 under a random seed picks the slot, and all bytes are compared: nothing rests on the hash. Requests are kept
+whole, so not for keys in privacy mode. At most ENTRIES_MAX of them and BYTES_MAX, the oldest goes first.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+import xxhash
+
+from dandolo.api.call import Call
+from dandolo.api.usage import Usage
+from dandolo.cache import headers
+from dandolo.cache.headers import Outcome
+from dandolo.cache.memory import ENTRY_BYTES, Kept
+from dandolo.clock import timestamp
+from dandolo.gateway import site
+from dandolo.gateway.answers import JSON
+from dandolo.gateway.caching import STEADY_OFFSET_S
+from dandolo.record import Record
+
+if TYPE_CHECKING:
+    from dandolo.gateway.exchange import Exchange
+    from dandolo.gateway.gateway import Gateway
+    from dandolo.net.downstream import Downstream
+
+ENTRIES_MAX = 1_000
+BYTES_MAX = 16 * 1024 * 1024
+SHARE_MAX = 20
+HEAD_S = 0.25
+"""How long the lines of a head that tell the time are used again; all of them tell whole seconds."""
+
+_now = time.monotonic
+_hash = xxhash.xxh3_64_intdigest
+
+
+class Hit:
+    """One answer that was given to a request which has come again since: who was told what, for its record."""
+
+    __slots__ = ("at", "encoded_id", "repeat", "took_s")
+
+    def __init__(self, repeat: Repeat, encoded_id: bytes, at: float, took_s: float) -> None:
+        self.repeat = repeat
+        self.encoded_id = encoded_id
+        self.at = at
+        self.took_s = took_s
+
+    def record(self, unix_offset: float) -> Record:
+        """As `summary.record` makes it of an exchange."""
+        repeat = self.repeat
+        usage = repeat.usage
+        took_ms = int(self.took_s * 1e6) / 1e3
+        return Record(
+            timestamp(self.at + unix_offset),
+            self.encoded_id.decode("ascii"),
+            200,
+            "POST",
+            repeat.endpoint,
+            repeat.tenant,
+            repeat.client,
+            repeat.model,
+            bytes_in=repeat.bytes_in,
+            bytes_out=repeat.bytes_out,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            cost_usd=0.0 if repeat.counted else None,
+            duration_ms=took_ms,
+            overhead_ms=took_ms,
+            cache="hit",
+        )
+
+
+class Repeat:
+    """A request and its answer."""
+
+    __slots__ = (
+        "admitted", "bytes_in", "bytes_out", "client", "counted", "data", "endpoint", "first", "kept", "last", "model",
+        "peer", "tenant", "until", "usage",
+    )  # fmt: skip
+
+    def __init__(self, exchange: Exchange, call: Call, kept: Kept) -> None:
+        admitted = exchange.admitted
+        self.data = b""
+        self.admitted = admitted
+        self.peer = exchange.client.peer
+        self.kept = kept
+        self.endpoint = admitted.endpoint.name
+        self.tenant = admitted.tenant.name
+        self.client = admitted.client
+        self.model = call.model
+        self.bytes_in = len(call.raw)
+        self.bytes_out = len(kept.entry.body)
+        self.counted = exchange.usage is not None
+        self.usage = exchange.usage or Usage()
+        self.until = 0.0
+        self.first = self.last = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds, about: the request, the answer, and the answer as it is sent."""
+        return len(self.data) + 2 * self.bytes_out + ENTRY_BYTES
+
+    def answer(self, gateway: Gateway, encoded_id: bytes, now: float) -> bytes:
+        """The whole answer."""
+        if now >= self.until:
+            self.until = now + HEAD_S
+            kept, steady, origin = self.kept, now + STEADY_OFFSET_S, self.admitted.origin
+            self.first = b"HTTP/1.1 200 OK\r\n%bx-request-id: " % gateway.dates.line(now)
+            self.last = b"\r\n%b%b%b%bContent-Length: %d\r\n\r\n%b" % (
+                kept.head,
+                JSON,
+                headers.kept(Outcome.HIT, "l1", steady - kept.created, kept.expires - steady),
+                b"" if origin is None else site.cors(origin),
+                self.bytes_out,
+                kept.entry.body,
+            )
+        return self.first + encoded_id + self.last
+
+
+class Repeats:
+    """The requests of one worker that may repeat. Empty, it costs others nothing."""
+
+    __slots__ = ("_bytes", "_gateway", "_seed", "candidate", "slots")
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._seed = secrets.randbits(64)
+        self._bytes = 0
+        self.slots: dict[int, Repeat] = {}
+        self.candidate: Any = None
+        """What has been answered from memory just now: to whom, and the body that was asked. It counts only within the
+        call that brought the request; whoever makes that call sets it to None before."""
+
+    def give(self, connection: Downstream, data: bytes) -> bytes | None:
+        """The answer to a request that repeats one, recorded; None when it is to take the usual way."""
+        gateway = self._gateway
+        repeat = self.slots.get(_hash(data, self._seed))
+        if repeat is None or repeat.data != data or repeat.peer != connection.peer:
+            return None
+        admitted = repeat.admitted
+        plane = admitted.plane
+        caching, admission, tenant = plane.caching, plane.admission, admitted.tenant
+        if (
+            plane is not gateway.plane
+            or caching is None
+            or admission.in_flight >= admission.in_flight_max
+            or tenant.in_flight >= tenant.in_flight_max
+        ):
+            return None
+        now = _now()
+        kept = repeat.kept
+        if caching.memory.get(kept.key, now + STEADY_OFFSET_S) is not kept:
+            # The usual way looks again, and counts what it finds.
+            self.forget(data)
+            return None
+        encoded_id = gateway.next_id()
+        answer = repeat.answer(gateway, encoded_id, now)
+        gateway.hit(Hit(repeat, encoded_id, now, _now() - now))
+        return answer
+
+    def learn(self, connection: Downstream, data: bytes) -> None:
+        """Remember a request whose answer came from memory, if that is what the last call has done for it."""
+        candidate, self.candidate = self.candidate, None
+        if candidate is None:
+            return
+        client, body, repeat = cast("tuple[Downstream, bytes, Repeat]", candidate)
+        if client is not connection or not data.endswith(body):
+            return
+        repeat.data = data
+        if repeat.size * SHARE_MAX > BYTES_MAX:
+            return
+        slot = _hash(data, self._seed)
+        self._drop(slot)
+        self.slots[slot] = repeat
+        self._bytes += repeat.size
+        while len(self.slots) > ENTRIES_MAX or self._bytes > BYTES_MAX:
+            self._drop(next(iter(self.slots)))
+
+    def noted(self, exchange: Exchange, call: Call, kept: Kept) -> None:
+        """A plain answer from memory has been sent to somebody without wishes of his own."""
+        self.candidate = (exchange.client, call.raw, Repeat(exchange, call, kept))
+
+    def forget(self, data: bytes) -> None:
+        """Its answer is not in memory any more."""
+        self._drop(_hash(data, self._seed))
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.slots.clear()
+        self._bytes = 0
+        self.candidate = None
+
+    def tend(self) -> None:
+        """Forget what belongs to a configuration that is gone."""
+        first = next(iter(self.slots.values()), None)
+        if first is not None and first.admitted.plane is not self._gateway.plane:
+            self.clear()
+
+    def _drop(self, slot: int) -> None:
+        repeat = self.slots.pop(slot, None)
+        if repeat is not None:
+            self._bytes -= repeat.size
