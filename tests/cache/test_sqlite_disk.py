@@ -107,6 +107,9 @@ def aside(path: Path, flaw: str) -> list[str]:
     return sorted(name for name in names if not name.endswith("-wal"))
 
 
+KILLS = 50
+
+
 # -- kill −9 -------------------------------------------------------------------------------------------------------
 
 WRITER = f"""
@@ -142,7 +145,7 @@ asyncio.run(main())
 def test_a_process_killed_while_it_writes_leaves_a_file_that_is_sound(path: Path) -> None:
     rng = random.Random()
     survived = 0
-    for turn in range(20):
+    for turn in range(KILLS):
         process = subprocess.Popen([sys.executable, "-c", WRITER, path, str(turn)], stdout=subprocess.PIPE)
         assert process.stdout is not None
         for _ in range(rng.randrange(1, 40)):
@@ -164,7 +167,7 @@ def test_a_process_killed_while_it_writes_leaves_a_file_that_is_sound(path: Path
                 return len(there)
 
         survived += asyncio.run(look()) > 0
-    assert survived > 10
+    assert survived > KILLS // 2
 
 
 # -- damage --------------------------------------------------------------------------------------------------------
