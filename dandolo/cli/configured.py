@@ -12,8 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
-from dandolo.config import Config, ConfigError, Problem, from_environment, load, refuse_public_without_keys
+from dandolo.config import Config, ConfigError, Problem, from_environment, load, parse, refuse_public_without_keys
 from dandolo.config.address import Listen, is_loopback, parse_listen
+from dandolo.config.load import read
+from dandolo.provision import Document
 
 DEFAULT_FILE = "dandolo.toml"
 
@@ -37,10 +39,15 @@ class Choice:
     admin: Listen | None = None
     passed: tuple[Listen, ...] = ()
 
-    def find(self, environ: Mapping[str, str]) -> Config:
-        """The configuration with all that applied. Raises ConfigError, also when it would open the gateway to
-        other machines without a key."""
-        config = find(self.config, environ)
+    def find(self, environ: Mapping[str, str]) -> tuple[Config, Document]:
+        """The configuration with all that applied, and what others make the same of (`config_of`). Raises
+        ConfigError, also when it would open the gateway to other machines without a key."""
+        path = self.config
+        if path is None and Path(DEFAULT_FILE).exists():
+            path = DEFAULT_FILE
+        secrets: dict[str, str] = {}
+        text = None if path is None else read(path)
+        config = from_environment(environ) if path is None or text is None else parse(text, path, environ, secrets)
         listen, source, lines = config.server.listen, config.source, config.lines
         if self.passed:
             listen, source, lines = self.passed, "sockets passed by systemd", MappingProxyType({})
@@ -51,7 +58,7 @@ class Choice:
         config = dataclasses.replace(config, server=dataclasses.replace(config.server, listen=listen, admin=admin))
         refuse_public_without_keys(dataclasses.replace(config, source=source, lines=lines))
         self._refuse_itself(config)
-        return config
+        return config, Document(config.source, text, secrets, tuple(map(str, listen)), str(admin))
 
     @staticmethod
     def _refuse_itself(config: Config) -> None:
@@ -74,6 +81,16 @@ class Choice:
             host=one.host if self.host is None else self.host,
             port=one.port if self.port is None else self.port,
         )
+
+
+def config_of(document: Document, environ: Mapping[str, str]) -> Config:
+    """The configuration that another process of this program read, with its listeners. Raises ConfigError."""
+    if document.text is None:
+        config = from_environment(environ)
+    else:
+        config = parse(document.text, document.source, environ, document.secrets)
+    listen, admin = tuple(map(parse_listen, document.listen)), parse_listen(document.admin)
+    return dataclasses.replace(config, server=dataclasses.replace(config.server, listen=listen, admin=admin))
 
 
 def listen_of(sock: socket.socket) -> Listen:

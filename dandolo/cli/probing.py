@@ -62,13 +62,19 @@ class ProbedAccount:
         return [one.breaker for one in self.runtime.candidates.values() if one.breaker is not None]
 
 
-def prober(plane: Plane, dialer: Dialer, on_verdict: Callable[[ProbedAccount, Verdict], None]) -> Prober[ProbedAccount]:
-    """A prober of all accounts of a plane, which keeps the facts of its catalog fresh."""
+def prober(
+    plane: Plane, dialer: Dialer, on_verdict: Callable[[ProbedAccount, Verdict], None], workers: int = 1
+) -> Prober[ProbedAccount]:
+    """A prober of all accounts of a plane, which keeps the facts of its catalog fresh.
+
+    Each of `workers` probes for itself, so that all know; together they ask no oftener than one would. What an
+    open breaker wants is asked at once all the same.
+    """
     return Prober(
         [ProbedAccount(runtime) for runtime in plane.fleet],
         plane.catalog.facts,
         on_verdict,
-        interval_s=plane.config.routing.probe_interval,
+        interval_s=plane.config.routing.probe_interval * workers,
         dialer=dialer,
         now=time.monotonic,
         random=random.random,

@@ -158,7 +158,9 @@ def secret_url(*schemes: str, unset_is_none: bool = False) -> Kind:
                 )
             split_url(value, schemes)
             return secret.Secret(value)
-        found = secret.resolve(value, at.reading.environ, at.reading.base, unset_is_none=unset_is_none)
+        found = secret.resolve(
+            value, at.reading.environ, at.reading.base, at.reading.secrets, unset_is_none=unset_is_none
+        )
         if found is not None:
             split_url(found.reveal(), schemes)
         return found

@@ -155,7 +155,7 @@ def array(element: Kind, most: int, *, least: int = 0, ignore_case: bool = False
 
 def secret_reference() -> Kind:
     def read(value: object, at: At) -> secret.Secret | None:
-        return secret.resolve(value, at.reading.environ, at.reading.base)
+        return secret.resolve(value, at.reading.environ, at.reading.base, at.reading.secrets)
 
     return Kind("secret", secret.REFERENCE_FORM, read)
 

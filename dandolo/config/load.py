@@ -44,6 +44,11 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Config:
     Relative paths inside start from the file's folder. Reads files (milliseconds): call it at start or in
     a thread, never on a busy event loop.
     """
+    return parse(read(path), os.fspath(path), environ)
+
+
+def read(path: str | os.PathLike[str]) -> str:
+    """The text of a configuration file. Raises ConfigError when it cannot be one."""
     source = os.fspath(path)
 
     def refuse(reason: str) -> ConfigError:
@@ -59,16 +64,17 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Config:
     if len(data) > FILE_BYTES_MAX:
         raise refuse(f"larger than {FILE_BYTES_MAX >> 20} MiB: is this the right file?")
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError([Problem(source, line, "", "not UTF-8, which TOML must be: save it as UTF-8")]) from None
-    return parse(text, source, environ)
 
 
-def parse(text: str, source: str, environ: Mapping[str, str]) -> Config:
+def parse(text: str, source: str, environ: Mapping[str, str], secrets: dict[str, str] | None = None) -> Config:
     """The configuration that `text` says. `source` names it in errors, and where it is a path, its folder is
-    where relative paths start. Raises ConfigError with every problem."""
+    where relative paths start. `secrets` has the contents of secret files by path: those are not read again, and
+    what is read is put there, so that a second reader sees what the first one saw. Raises ConfigError with every
+    problem."""
     try:
         document = tomllib.loads(text)
     except RecursionError:
@@ -80,6 +86,8 @@ def parse(text: str, source: str, environ: Mapping[str, str]) -> Config:
         reason = str(error)[: where.start()] if where else "a number that is too long"
         raise ConfigError([Problem(source, line, "", f"not valid TOML: {_plain(reason)}")]) from None
     reading = Reading(source, environ, FilePath(source).parent, find_lines(text))
+    if secrets is not None:
+        reading.secrets = secrets
     return _assemble(document, reading)
 
 

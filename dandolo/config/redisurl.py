@@ -94,7 +94,7 @@ def redis_url() -> Kind:
                 )
             found: secret.Secret | None = secret.Secret(value)
         else:
-            found = secret.resolve(value, at.reading.environ, at.reading.base)
+            found = secret.resolve(value, at.reading.environ, at.reading.base, at.reading.secrets)
         assert found is not None
         parse_redis_url(found.reveal())
         return found

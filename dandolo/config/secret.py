@@ -76,10 +76,18 @@ class Secret:
         raise TypeError("a Secret cannot be pickled")
 
 
-def resolve(value: object, environ: Mapping[str, str], base: Path, *, unset_is_none: bool = False) -> Secret | None:
+def resolve(
+    value: object,
+    environ: Mapping[str, str],
+    base: Path,
+    files: dict[str, str] | None = None,
+    *,
+    unset_is_none: bool = False,
+) -> Secret | None:
     """The secret that a reference in the file stands for.
 
-    `base` is the directory that relative paths of `file` start from. With `unset_is_none`, a variable
+    `base` is the directory that relative paths of `file` start from. `files` remembers contents by path: what it
+    has is not read, what is read is put there. With `unset_is_none`, a variable
     that is unset or empty gives None. Raises Unfit, never with the value or anything that may be one.
     """
     if isinstance(value, str):
@@ -95,13 +103,13 @@ def resolve(value: object, environ: Mapping[str, str], base: Path, *, unset_is_n
     if not isinstance(name, str) or not name or "\0" in name:
         raise Unfit(f"{way} must name something: expected {REFERENCE_FORM}")
     if way == "env":
-        text = environ.get(name, "")
-        if not text:
+        variable = environ.get(name, "")
+        if not variable:
             if unset_is_none:
                 return None
             state = "empty" if name in environ else "unset"
             raise Unfit(f"environment variable {_shown(name)} is {state}: set it to the secret")
-        return Secret(_checked(text, f"environment variable {_shown(name)}"))
+        return Secret(_checked(variable, f"environment variable {_shown(name)}"))
     if way == "credential":
         directory = environ.get("CREDENTIALS_DIRECTORY", "")
         if "/" in name or name in (".", ".."):
@@ -115,7 +123,11 @@ def resolve(value: object, environ: Mapping[str, str], base: Path, *, unset_is_n
     else:
         path = base / name
         shown = show_file(name)
-    return Secret(_checked(_read(path, shown), shown))
+    known = {} if files is None else files
+    text = known.get(str(path))
+    if text is None:
+        text = known[str(path)] = _read(path, shown)
+    return Secret(_checked(text, shown))
 
 
 def show_file(name: str) -> str:

@@ -28,6 +28,8 @@ class Reading:
     lines: Mapping[Path, int]
     names: Mapping[Path, str] = field(default_factory=dict)
     """What to call paths that do not come from a file: the variable that gave the value."""
+    secrets: dict[str, str] = field(default_factory=dict)
+    """Contents of the secret files that the document names, by path: what stands here is not read again."""
     problems: list[Problem] = field(default_factory=list)
     failed: set[Path] = field(default_factory=set)
     """The paths of `problems`, and all that is around them."""

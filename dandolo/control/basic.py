@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from dandolo.control.exposition import CONTENT_TYPE
@@ -12,18 +12,27 @@ from dandolo.control.route import TEXT, Answer, Asked, Route, answer
 
 def basic_routes(
     *,
-    metrics_text: Callable[[], bytes],
+    metrics_text: Callable[[], bytes | Awaitable[bytes]],
     ready: Callable[[], tuple[bool, str]],
     routes: Callable[[bytes], Any],
 ) -> list[Route]:
     """`metrics_text` gives the page of /metrics, `ready` whether requests are taken and if not why, `routes` what
-    /admin/routes answers to a query string (anything that JSON can hold; it may raise GatewayError)."""
+    /admin/routes answers to a query string (anything that JSON can hold; it may raise GatewayError). The
+    first and the last may have to be waited for."""
 
     def readiness(_: Asked) -> Answer:
         well, reason = ready()
         if well:
             return answer({"status": "ready"})
         return answer({"status": "not ready", "reason": reason}, 503)
+
+    async def metrics(_: Asked) -> Answer:
+        text = metrics_text()
+        return Answer(200, CONTENT_TYPE, await text if isinstance(text, Awaitable) else text)
+
+    async def table(asked: Asked) -> Answer:
+        found = routes(asked.query)
+        return answer(await found if isinstance(found, Awaitable) else found)
 
     asked_for = {
         "model": "a model: whom a call for it could go to, and by what score",
@@ -33,13 +42,13 @@ def basic_routes(
     }
     return [
         Route(
-            "GET", b"/metrics", lambda _: Answer(200, CONTENT_TYPE, metrics_text()),
+            "GET", b"/metrics", metrics,
             "counters and histograms, for Prometheus", any_key=True,
         ),
         Route("GET", b"/healthz", lambda _: answer({"status": "ok"}), "whether the process lives", open=True),
         Route("GET", b"/readyz", readiness, "whether it takes requests", open=True),
         Route(
-            "GET", b"/admin/routes", lambda asked: answer(routes(asked.query)),
+            "GET", b"/admin/routes", table,
             "accounts and models: limits, breakers, what was measured", parameters=asked_for,
         ),
     ]  # fmt: skip

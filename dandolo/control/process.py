@@ -23,6 +23,15 @@ FAMILIES: dict[str, tuple[Kind, str]] = {
 _started: dict[int, float] = {}
 
 
+def resident_bytes() -> int:
+    """Resident memory; 0 where it cannot be read."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read(256).split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def gauges() -> list[Gauge]:
     """The samples of this process; those that cannot be read are left out. About 30 µs and 5 µs per 100
     descriptors."""

@@ -84,6 +84,8 @@ class Gateway:
         self.budget = Budget()
         self.dates = answers.Dates()
         self.draining = False
+        self.replaced = False
+        """Draining, while somebody else takes new connections in its stead."""
         self.connections: set[Downstream] = set()
         self._take = take
         self._finished: list[Exchange] = []
@@ -345,7 +347,7 @@ class Gateway:
 
     def ready(self) -> tuple[bool, str]:
         """Whether new requests are welcome, and why not (promise 55). Never touches a provider."""
-        if self.draining:
+        if self.draining and not self.replaced:
             return False, "draining"
         now = self.now()
         for runtime in self.plane.fleet:

@@ -83,10 +83,18 @@ class Worker:
         if self._on_beat is not None:
             self._on_beat()
 
-    async def drain(self, delay_s: float, timeout_s: float) -> None:
-        """Stop in an orderly way within `delay_s` + `timeout_s` + FLUSH_S seconds."""
+    async def drain(self, delay_s: float, timeout_s: float, *, replaced: bool = False) -> None:
+        """Stop in an orderly way within `delay_s` + `timeout_s` + FLUSH_S seconds.
+
+        `replaced`: somebody else accepts already at the same sockets. Then this worker stops accepting at once and
+        is still called ready; the delay gives its clients the time to hear `Connection: close`.
+        """
         gateway = self.gateway
+        gateway.replaced = replaced
         gateway.draining = True
+        if replaced:
+            for listener in self._listeners:
+                listener.close()
         await asyncio.sleep(delay_s)
         for listener in self._listeners:
             listener.close()

@@ -49,7 +49,8 @@ def trusts(networks: Iterable[Network], address: str) -> bool:
 
 
 def open_tcp(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets for every address of `host` ("" or "*" for all). Raises OSError with the address in it."""
+    """Listening sockets for every address of `host` ("" or "*" for all), which `open_beside` can join. Raises
+    OSError with the address in it."""
     opened: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -60,6 +61,8 @@ def open_tcp(host: str, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(address)
+            # Only now: an address that somebody else listens at is refused, even if that one would share it.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.listen(BACKLOG)
             sock.setblocking(False)
             if port == 0:
@@ -69,6 +72,24 @@ def open_tcp(host: str, port: int) -> list[socket.socket]:
             sock.close()
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror or error}") from None
     return opened
+
+
+def open_beside(first: socket.socket) -> socket.socket:
+    """One more listening socket at the address of one that `open_tcp` opened: the kernel spreads new connections
+    over both. Raises OSError."""
+    sock = socket.socket(first.family, first.type, first.proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if first.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(first.getsockname())
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def open_unix(path: str) -> socket.socket:

@@ -1,5 +1,6 @@
 """`dandolo` as a process, the way users start it."""
 
+import contextlib
 import json
 import os
 import re
@@ -156,6 +157,8 @@ def begin(tmp_path):
                 env=environment(tmp_path, **(env or {})),
                 pass_fds=fds,
                 cwd=cwd or tmp_path,
+                # Its workers are of its group: nothing is left over when a test fails.
+                process_group=0,
             )
         served = Served(process, err, out)
         started.append(served)
@@ -163,8 +166,8 @@ def begin(tmp_path):
 
     yield start
     for served in started:
-        if served.process.poll() is None:
-            served.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(served.process.pid, signal.SIGKILL)
         served.process.wait()
     for served in started:
         assert "Traceback" not in served.err + served.out

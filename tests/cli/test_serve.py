@@ -87,7 +87,8 @@ def test_flags_win_over_the_file(serve, configure, sims):
 def test_warnings_and_workers_are_said_once_at_start(serve, configure, sims):
     served = serve("--config", configure(sims["one"], more='[cache]\nlevels = ["redis"]\n'), "--workers", 4).ready()
     assert served.err.count("cache.levels") == 1
-    assert "runs one worker, not 4" in served.err
+    assert "workers: 4" in served.err
+    assert "dandolo_workers 4\n" in served.of_admin("/metrics")[1]
 
 
 def test_connections_are_bounded_by_descriptors(serve, configure, sims):
@@ -98,7 +99,7 @@ def test_connections_are_bounded_by_descriptors(serve, configure, sims):
 
 def test_start_imports_neither_simulation_nor_other_http_clients():
     unwanted = {"h11", "http.client", "dandolo.sim", "dandolo.cli.demo"}
-    code = f"import sys, dandolo.cli.serve, dandolo.cli.service; print({unwanted} & {{*sys.modules}})"
+    code = f"import sys, dandolo.cli.serve, dandolo.cli.service, dandolo.cli.work; print({unwanted} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -1,0 +1,98 @@
+"""What a worker tells the control process: records, how it is, how its probes went."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dandolo.control.exposition import Gauge
+from dandolo.control.process import resident_bytes
+from dandolo.frames import Kind
+from dandolo.gateway.worker import Worker
+from dandolo.net.pipe import Pipe
+from dandolo.provision import Beat
+from dandolo.record import Record
+
+if TYPE_CHECKING:
+    from dandolo.cli.probing import ProbedAccount
+    from dandolo.mind.probe import Prober
+    from dandolo.mind.verdict import Verdict
+
+BATCH_MAX = 256
+"""Records that wait for the next beat; beyond, they do not wait."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Reporting:
+    """Records on their way out, and the state that goes with them. Without a `pipe` records are dropped and counted."""
+
+    __slots__ = ("_beat_at", "_lag_s", "_pending", "_prober", "_wells", "dropped", "pipe")
+
+    def __init__(self) -> None:
+        self.pipe: Pipe | None = None
+        self.dropped = 0
+        self._pending: list[Record] = []
+        self._prober: Prober[ProbedAccount] | None = None
+        self._wells: dict[str, bool] = {}
+        """How the last probe of each account went."""
+        self._beat_at = time.monotonic()
+        self._lag_s = 0.0
+
+    def take(self, record: Record) -> None:
+        """Take a record; a full batch is sent at once."""
+        pending = self._pending
+        pending.append(record)
+        if len(pending) >= BATCH_MAX:
+            self.settle()
+
+    def settle(self) -> None:
+        """Send what is waiting: every beat, before anybody looks, and at the end."""
+        pending = self._pending
+        if not pending:
+            return
+        self._pending = []
+        if self.pipe is None or not self.pipe.send(Kind.RECORDS, _encode(pending), may_be_lost=True):
+            self.dropped += len(pending)
+
+    def report(self, worker: Worker) -> None:
+        """Once a second: that we live, and how. Its own lateness is the loop's."""
+        now = time.monotonic()
+        self._lag_s, self._beat_at = max(0.0, now - self._beat_at - 1.0), now
+        if self.pipe is None:
+            return
+        ready, reason = worker.gateway.ready()
+        in_flight = worker.gateway.admission.in_flight
+        beat = Beat(ready, reason, in_flight, worker.census.count, self._lag_s, self.dropped)
+        self.pipe.send(Kind.BEAT, _encode(beat), may_be_lost=True)
+
+    def gauges(self, slot: int) -> Iterator[Gauge]:
+        """The process's own, by its slot, and the probes'."""
+        mine = (("worker", str(slot)),)
+        yield Gauge("dandolo_records_dropped_total", self.dropped)
+        yield Gauge("dandolo_worker_cpu_seconds_total", time.process_time(), mine)
+        yield Gauge("dandolo_worker_resident_memory_bytes", resident_bytes(), mine)
+        yield Gauge("dandolo_worker_page_faults_total", resource.getrusage(resource.RUSAGE_SELF).ru_majflt, mine)
+        yield Gauge("dandolo_worker_loop_lag_seconds", self._lag_s, mine)
+        yield from (Gauge("dandolo_probe_well", well, (("account", label),)) for label, well in self._wells.items())
+
+    async def probe(self, worker: Worker, workers: int) -> None:
+        """Probe the accounts of the worker's plane from now on, and no others. `workers` share the asking."""
+        # Not needed for the first answer, so not loaded before it.
+        from dandolo.cli.probing import prober
+
+        while (before := self._prober) is not None:
+            self._prober = None
+            await before.close()
+        plane = worker.gateway.plane
+        labels = {runtime.account.label for runtime in plane.fleet}
+        self._wells = {label: well for label, well in self._wells.items() if label in labels}
+        self._prober = prober(plane, worker.gateway.dialer, self._probed, workers)
+        await self._prober.run()
+
+    def _probed(self, account: ProbedAccount, verdict: Verdict) -> None:
+        self._wells[account.label] = verdict.well

@@ -1,0 +1,58 @@
+"""The listening sockets of all workers, held by the control process for as long as it lives.
+
+Every slot has a TCP socket of its own at each address (SO_REUSEPORT: the kernel spreads new connections over them),
+so that what waits for a worker that has died waits for its successor. Unix sockets, and those that systemd passes,
+are one for all.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from dandolo.config.schema import Listen
+from dandolo.net import listen
+
+SHARED = -1
+"""The slot of a socket that every worker accepts at."""
+
+
+class Held(NamedTuple):
+    """A listening socket, and the slot it belongs to."""
+
+    sock: socket.socket
+    slot: int
+
+
+def open_all(addresses: Iterable[Listen], slots: int) -> list[Held]:
+    """Open every address once a slot. Raises OSError; then nothing is left open."""
+    held: list[Held] = []
+    try:
+        for one in addresses:
+            if one.kind == "unix":
+                held.append(Held(listen.open_unix(one.path), SHARED))
+                continue
+            for first in listen.open_tcp(one.host, one.port):
+                held.append(Held(first, 0))
+                held += [Held(listen.open_beside(first), slot) for slot in range(1, slots)]
+    except OSError:
+        close_all(held)
+        raise
+    return held
+
+
+def shared(socks: Iterable[socket.socket]) -> list[Held]:
+    """Sockets that somebody else opened."""
+    return [Held(sock, SHARED) for sock in socks]
+
+
+def addresses(held: Sequence[Held]) -> list[str]:
+    """Where they listen, each address once."""
+    return list(dict.fromkeys(listen.describe(one.sock) for one in held))
+
+
+def close_all(held: Iterable[Held]) -> None:
+    """Let go of them."""
+    for one in held:
+        one.sock.close()

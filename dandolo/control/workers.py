@@ -1,0 +1,348 @@
+"""The workers: started, asked, replaced one by one, brought back when they end, ended together.
+
+Each has a slot. A slot always has one process that serves, or one that will; those that it replaced finish their
+requests beside it. What a worker is given is its owner's business (`provide`), what it says goes to its `Audience`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from dandolo.control.child import Child, Sample, Unanswered
+from dandolo.control.spawn import Spawned, provide, spawn
+from dandolo.errors import GatewayError
+from dandolo.frames import Kind, encode
+from dandolo.net.tasks import Tasks
+from dandolo.provision import Provision
+from dandolo.record import Record
+
+START_S = 30.0
+"""From a process's start until it accepts."""
+HUNG_S = 10.0
+"""Silence of a worker, which speaks once a second, until it is killed."""
+LATE_S = 2.0
+"""When we come this late to look, silence says nothing about workers."""
+BACKOFF_S = 0.5
+BACKOFF_MAX_S = 30.0
+STEADY_S = 30.0
+"""A worker that lived this long is no crash loop."""
+AT_ONCE_BYTES = 64 * 1024
+MARGIN_S = 5.0
+"""What a worker may take for its end beyond what it was given."""
+RETIRING_MAX = 4
+"""Replaced processes of one slot that may still finish their requests; the oldest is cut when there are more."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_log = logging.getLogger("dandolo")
+
+
+def backoff_s(failures: int) -> float:
+    """How long to wait before the next process of a slot whose last `failures` ones ended early: at once for the
+    first time, half a second after the second, then double each time up to 30 s."""
+    return 0.0 if failures <= 1 else min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(failures - 2, 10))
+
+
+class Reply(NamedTuple):
+    """What a worker said to a question: `value` when `well`, otherwise the error."""
+
+    slot: int
+    well: bool
+    value: Any
+
+
+class Audience(Protocol):
+    """Who hears what workers say."""
+
+    def records(self, records: Sequence[Record]) -> None:
+        """Requests that have finished."""
+
+    def last(self, child: Child, samples: list[Sample] | None) -> None:
+        """A process has ended. Its gauges at the end, None when it could not tell."""
+
+
+class Slot:
+    """A place for one serving worker. `child` is the newest process, `retiring` those before it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.child: Child | None = None
+        self.retiring: list[Child] = []
+        self.generation = 0
+        self.failures = 0
+        self.again: asyncio.TimerHandle | None = None
+
+    def all(self) -> list[Child]:
+        """Every process of it that has not ended."""
+        return [*self.retiring, *((self.child,) if self.child is not None else ())]
+
+
+class Workers:
+    """All workers of a control process.
+
+    `provide` gives what a process of a slot begins with (slot, generation) and the descriptors that go with it.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        provision: Callable[[int, int], tuple[Provision, list[int]]],
+        audience: Audience,
+        tasks: Tasks,
+        early: Spawned | None = None,
+    ) -> None:
+        self.slots = [Slot(number) for number in range(count)]
+        self.ending = False
+        self.restarts = 0
+        """Workers that ended and were brought back."""
+        self._provision = provision
+        self._audience = audience
+        self._tasks = tasks
+        self._early = early
+        self._loop = asyncio.get_running_loop()
+        self._looked_at = self._loop.time()
+        self._started = False
+
+    # -- starting --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start one process a slot and wait until all accept. Raises ConfigError for a configuration that they
+        refuse, RuntimeError when one ends or takes too long; then all have ended."""
+        children = [await self._begin(slot) for slot in self.slots]
+        await asyncio.wait([child.ready for child in children], timeout=START_S)
+        for child in children:
+            if not child.ready.done() or not child.ready.result():
+                await self.kill()
+                raise child.problem()
+        self._started = True
+
+    async def _begin(self, slot: Slot) -> Child:
+        spawned, self._early = self._early or spawn(), None
+        generation, slot.generation = slot.generation, slot.generation + 1
+        child = Child(slot.number, generation, spawned, self, self._loop.time)
+        slot.child = child
+        provision, descriptors = self._provision(slot.number, generation)
+        try:
+            frame = encode(Kind.PROVISION, _encode(provision))
+            spawned.channel.settimeout(START_S)
+            if len(frame) <= AT_ONCE_BYTES:
+                provide(spawned.channel, frame, descriptors)
+            else:
+                # More than the socket holds, while the worker is still loading.
+                await self._loop.run_in_executor(None, provide, spawned.channel, frame, descriptors)
+        except OSError as error:
+            _log.error("worker %d (process %d) took nothing: %s", slot.number, child.pid, error)
+        await child.attend()
+        return child
+
+    # -- asking ----------------------------------------------------------------------------------------
+
+    @property
+    def serving(self) -> list[Child]:
+        """The newest process of each slot, where it accepts."""
+        return [slot.child for slot in self.slots if slot.child is not None and slot.child.ready_at is not None]
+
+    async def ask_all(self, question: str, argument: Any = None, deadline_s: float = 1.0) -> list[Reply]:
+        """Ask every serving worker; the replies in the order of slots, within `deadline_s`.
+
+        A worker that does not answer has a reply that is not `well`; one that is being brought back has none.
+        """
+        return list(await asyncio.gather(*(self._reply(one, question, argument, deadline_s) for one in self.serving)))
+
+    async def ask_everyone(self, question: str, argument: Any = None, deadline_s: float = 1.0) -> list[Reply]:
+        """The same of all processes, those too that only finish what they have begun."""
+        everyone = [child for slot in self.slots for child in slot.all() if child.ready_at is not None]
+        return list(await asyncio.gather(*(self._reply(one, question, argument, deadline_s) for one in everyone)))
+
+    async def _reply(self, child: Child, question: str, argument: Any, deadline_s: float) -> Reply:
+        try:
+            return Reply(child.slot, True, await child.ask(question, argument, deadline_s))
+        except (Unanswered, GatewayError) as error:
+            return Reply(child.slot, False, error)
+
+    # -- replacing -------------------------------------------------------------------------------------
+
+    async def restart(self, delay_s: float, timeout_s: float) -> bool:
+        """Replace every worker, one slot after the other: the new one accepts before the old one stops. Whether
+        all were replaced; where a new one does not come up, the old one stays and the rest is left alone."""
+        for slot in self.slots:
+            if self.ending:
+                return False
+            if not await self._replace(slot, delay_s, timeout_s):
+                return False
+        return True
+
+    async def _replace(self, slot: Slot, delay_s: float, timeout_s: float) -> bool:
+        old = slot.child
+        if old is None or old.ready_at is None:
+            return True  # a new one is on its way anyhow
+        slot.retiring.append(old)
+        new = await self._begin(slot)
+        try:
+            async with asyncio.timeout(START_S):
+                well = await asyncio.shield(new.ready)
+        except TimeoutError:
+            well = False
+            new.kill()
+        if not well:
+            _log.error("a new worker %d did not come up, the old one stays: %s", slot.number, new.problem())
+            if old in slot.retiring and not old.over.done():
+                slot.retiring.remove(old)
+                slot.child = old
+            return False
+        self._retire(slot, old, delay_s, timeout_s)
+        return True
+
+    def _retire(self, slot: Slot, old: Child, delay_s: float, timeout_s: float) -> None:
+        old.retiring = True
+        self._tasks.spawn(self._let_go(old, delay_s, timeout_s, replaced=True), "retire")
+        for child in slot.retiring[:-RETIRING_MAX]:
+            child.kill()
+
+    async def _let_go(self, child: Child, delay_s: float, timeout_s: float, *, replaced: bool) -> int:
+        """Ask a worker to finish, and see to it that it ends; how many requests it had under way."""
+        under_way = 0
+        argument = {"delay_s": delay_s, "timeout_s": timeout_s, "replaced": replaced}
+        try:
+            under_way = await child.ask("drain", argument, MARGIN_S)
+        except (Unanswered, GatewayError) as error:
+            _log.error("worker %d (process %d) is killed: %s", child.slot, child.pid, error)
+            child.kill()
+        self._loop.call_later(delay_s + timeout_s + MARGIN_S, child.kill)
+        return under_way
+
+    # -- ending ----------------------------------------------------------------------------------------
+
+    async def drain(self, delay_s: float, timeout_s: float) -> int:
+        """Ask all to finish; how many requests are under way. `over` waits for their ends."""
+        self.ending = True
+        under_way = 0
+        children = [child for slot in self.slots for child in slot.all()]
+        for slot in self.slots:
+            if slot.again is not None:
+                slot.again.cancel()
+        for child in children:
+            child.retiring = True
+            if child.ready_at is None:
+                child.kill()
+        asked = [self._let_go(one, delay_s, timeout_s, replaced=False) for one in children if one.ready_at is not None]
+        for count in await asyncio.gather(*asked):
+            under_way += count
+        return under_way
+
+    async def over(self) -> None:
+        """Wait until every process has ended."""
+        while children := [child for slot in self.slots for child in slot.all()]:
+            await asyncio.wait([child.over for child in children])
+
+    async def cut(self, within_s: float) -> None:
+        """End all at once: what is under way is cut, and recorded as far as that takes no longer than `within_s`."""
+        self.ending = True
+        await self.ask_everyone("cut", None, within_s)
+        try:
+            async with asyncio.timeout(within_s):
+                await self.over()
+        except TimeoutError:
+            await self.kill()
+
+    async def kill(self) -> None:
+        """End all without ceremony."""
+        self.ending = True
+        for slot in self.slots:
+            for child in slot.all():
+                child.kill()
+        await self.over()
+
+    def kill_one(self, slot: int) -> None:
+        """End the process of a slot: another takes its place."""
+        child = self.slots[slot].child
+        if child is not None:
+            child.kill()
+
+    # -- watching --------------------------------------------------------------------------------------
+
+    def look(self) -> bool:
+        """Once a second: kill workers that hang. Whether all that serve have been heard of lately."""
+        now = self._loop.time()
+        late, self._looked_at = now - self._looked_at > LATE_S, now
+        well = True
+        for slot in self.slots:
+            for child in slot.all():
+                silent_s = now - child.heard_at
+                if late:
+                    child.heard_at = max(child.heard_at, now - HUNG_S / 2)
+                elif silent_s > (HUNG_S if child.ready_at is not None else START_S):
+                    _log.error(
+                        "worker %d (process %d) has said nothing for %.0f s: it is killed",
+                        child.slot, child.pid, silent_s,
+                    )  # fmt: skip
+                    child.kill()
+            if slot.child is None or slot.child.ready_at is None or now - slot.child.heard_at > HUNG_S:
+                well = False
+        return well
+
+    # -- what children tell ----------------------------------------------------------------------------
+
+    def ready(self, child: Child) -> None:
+        """A worker accepts."""
+
+    def records(self, child: Child, records: list[Record]) -> None:
+        """Requests of one have finished."""
+        self._audience.records(records)
+
+    def last(self, child: Child, samples: list[Sample]) -> None:
+        """One ends in order."""
+        self._audience.last(child, samples)
+
+    def leaving(self, child: Child) -> None:
+        """One ends, and not because of us: its successor starts at once."""
+        slot = self.slots[child.slot]
+        if slot.child is child and not self.ending:
+            _log.warning("worker %d (process %d) was told to end: another takes its place", child.slot, child.pid)
+            slot.retiring.append(child)
+            slot.child = None
+            self._bring_back(slot)
+
+    def gone(self, child: Child, status: int) -> None:
+        """A process has ended."""
+        self._audience.last(child, None)
+        slot = self.slots[child.slot]
+        if child in slot.retiring:
+            slot.retiring.remove(child)
+            return
+        if slot.child is not child:
+            return
+        slot.child = None
+        if self.ending or not self._started:
+            return
+        lived_s = self._loop.time() - child.started_at
+        slot.failures = 1 if lived_s >= STEADY_S else slot.failures + 1
+        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
+        wait_s = backoff_s(slot.failures)
+        _log.error(
+            "worker %d (process %d) ended after %.1f s with %s: the next one starts %s",
+            child.slot, child.pid, lived_s, how, f"in {wait_s:g} s" if wait_s else "now",
+        )  # fmt: skip
+        for problem in child.refused:
+            _log.error("%s", problem)
+        self._bring_back(slot)
+
+    def _bring_back(self, slot: Slot) -> None:
+        wait_s = backoff_s(slot.failures)
+        self.restarts += 1
+        slot.again = self._loop.call_later(wait_s, self._tasks.spawn, self._again(slot), "worker")
+
+    async def _again(self, slot: Slot) -> None:
+        if slot.child is not None or self.ending:
+            return
+        try:
+            await self._begin(slot)
+        except OSError as error:
+            slot.failures += 1
+            _log.error("no worker %d could be started: %s", slot.number, error.strerror)
+            self._bring_back(slot)
