@@ -28,7 +28,7 @@ class Kind(IntEnum):
     RECORDS = 4
     """From a worker: records."""
     BEAT = 5
-    """From a worker, once a second: a `provision.Beat`."""
+    """From a worker, every `provision.BEAT_S`: a `provision.Beat`."""
     ASK = 6
     """To a worker: [id, question, argument]."""
     ANSWER = 7

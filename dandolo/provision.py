@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
+BEAT_S = 0.5
+"""Between two beats of a worker."""
+
 
 class Document(msgspec.Struct, frozen=True):
     """A configuration as it was read once, for everybody: all workers make the same of it.
@@ -49,7 +52,7 @@ class Provision(msgspec.Struct, frozen=True):
 
 
 class Beat(msgspec.Struct, array_like=True):
-    """How a worker is, once a second. `lag_s` is how late its loop ran at most since the last one, `dropped` counts
+    """How a worker is, every BEAT_S. `lag_s` is how late its loop ran at most since the last one, `dropped` counts
     records that were lost because the pipe was full, since its start."""
 
     ready: bool

@@ -5,6 +5,7 @@ Knows its command line, its configuration and its admin listener, nothing of its
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -97,6 +98,7 @@ class Served:
                 stderr=err,
                 env=environ,
                 cwd=self.directory,
+                process_group=0,
             )
         end = time.monotonic() + START_S
         while (ready := _READY.search(self.said())) is None:
@@ -124,7 +126,9 @@ class Served:
 
     def _kill(self) -> None:
         assert self._process is not None
-        self._process.kill()
+        # Its workers are of its group.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def said(self) -> str:
@@ -149,7 +153,10 @@ class Served:
         return json.loads(self.admin("/admin/routes"))
 
     def cpu_s(self) -> float:
-        """Processor seconds used so far."""
+        """Processor seconds that its processes have used so far."""
         assert self._process is not None
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        pid, ticks = self._process.pid, 0
+        for one in (pid, *Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")

@@ -14,7 +14,7 @@ from dandolo.control.process import resident_bytes
 from dandolo.frames import Kind
 from dandolo.gateway.worker import Worker
 from dandolo.net.pipe import Pipe
-from dandolo.provision import Beat
+from dandolo.provision import BEAT_S, Beat
 from dandolo.record import Record
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ class Reporting:
             self.dropped += len(pending)
 
     def report(self, worker: Worker) -> None:
-        """Once a second: that we live, and how. Its own lateness is the loop's."""
+        """Every BEAT_S: that we live, and how. Its own lateness is the loop's."""
         now = time.monotonic()
-        self._lag_s, self._beat_at = max(0.0, now - self._beat_at - 1.0), now
+        self._lag_s, self._beat_at = max(0.0, now - self._beat_at - BEAT_S), now
         if self.pipe is None:
             return
         ready, reason = worker.gateway.ready()

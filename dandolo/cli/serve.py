@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", metavar="N", type=_workers, help='in place of server.workers; "auto" is one per core'
     )
+    parser.add_argument(
+        "--upgrade", action="store_true", help="take over from the one that serves there now; it then ends"
+    )
     parser.add_argument("--log-format", choices=("json", "logfmt", "text"), help="of requests and messages")
 
 
@@ -69,23 +72,38 @@ def run(args: argparse.Namespace) -> int:
         from dandolo.cli import service
         from dandolo.cli.descriptors import within_descriptors
         from dandolo.control import sockets
+        from dandolo.net import succession
 
         config, said = within_descriptors(config)
         if said:
             _say(said)
+        name = succession.identity(map(str, config.server.listen))
+        before = succession.orphans(name)
+        if args.upgrade:
+            if not name:
+                return _say("--upgrade needs to know the ports: none of them may be 0", EX_CANNOT_LISTEN)
+            before = [*filter(None, [succession.Predecessor.find(name, None)]), *before]
         try:
-            held = sockets.shared(passed) or sockets.open_all(config.server.listen, workers)
+            given = before[0].sockets() if before else []
+            if passed:
+                held = sockets.shared(passed)
+            elif given:
+                held = sockets.adopt(given, workers)
+            else:
+                held = sockets.open_all(config.server.listen, workers)
         except OSError as error:
-            return _say(_cannot_listen(error, "choose another with --port, or stop what uses it"), EX_CANNOT_LISTEN)
+            in_use = "choose another with --port, or stop what uses it; --upgrade takes over from another Dandolo"
+            return _say(_cannot_listen(error, in_use), EX_CANNOT_LISTEN)
         try:
-            admin = _open(config.server.admin)
+            admin = [one.sock for one in given if one.slot == sockets.ADMIN] or _open(config.server.admin)
         except OSError as error:
             return _say(
                 "admin listener: " + _cannot_listen(error, "choose another with --admin, or stop what uses it"),
                 EX_CANNOT_LISTEN,
             )
         needed = True
-        return service.run(service.Start(config, document, choice, workers, args.log_format, held, admin, early))
+        form = args.log_format
+        return service.run(service.Start(config, document, choice, workers, form, held, admin, early, name, before))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -16,32 +16,31 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
-from urllib.parse import parse_qs
-
-import msgspec
 
 from dandolo import __version__
 from dandolo.cli.age import since_start_ms
 from dandolo.cli.configured import Choice
-from dandolo.config import Config, ConfigError, Problem
+from dandolo.cli.operators import Operators
+from dandolo.cli.reload import Reload
+from dandolo.config import Config
 from dandolo.config.schema import LogFormat
 from dandolo.control.admin import Admin
-from dandolo.control.basic import basic_routes, with_index
-from dandolo.control.child import Child, Sample, samples
+from dandolo.control.basic import with_index
+from dandolo.control.child import Child, Sample
 from dandolo.control.exposition import Gauge
 from dandolo.control.gauges import Gauges
 from dandolo.control.keyring import Keyring
 from dandolo.control.logwriter import LogWriter, configure_logging
 from dandolo.control.metrics import Metrics
 from dandolo.control.notify import Notifier, watchdog_interval_s
-from dandolo.control.route import Answer, Asked, Route, answer
 from dandolo.control.sinks import AccessLog, Counted, Fanout, Sink
-from dandolo.control.sockets import Held, addresses
+from dandolo.control.sockets import ADMIN, Held, addresses, close_all
 from dandolo.control.spawn import Spawned
 from dandolo.control.workers import Workers
-from dandolo.errors import Refusal, RequestError
 from dandolo.net.listen import Census, Listener, describe
+from dandolo.net.succession import Followed, Given, Predecessor, orphans
 from dandolo.net.sweep import PERIOD_S
 from dandolo.net.tasks import Tasks
 from dandolo.provision import Document, Provision
@@ -50,10 +49,12 @@ from dandolo.record import Record
 ADMIN_CONNECTIONS_MAX = 64
 CLOSE_S = 2.0
 CUT_S = 3.0
-LOOK_S = 1.0
+LOOK_S = 0.5
+TICK_S = 1.0
 ANSWER_S = 1.0
 """How long workers may take to tell their gauges: a page of metrics without one of them is better than none."""
 PREPARE_S = 30.0
+ORPHANS_S = 10.0
 SETTLE_S = 1.0
 
 _log = logging.getLogger("dandolo")
@@ -72,6 +73,10 @@ class Start:
     admin: Sequence[socket.socket]
     early: Spawned
     """A worker's process that is loading already."""
+    name: str
+    """Under which a successor finds us ("": nobody can follow)."""
+    before: Sequence[Predecessor]
+    """Who finishes once we serve."""
 
 
 def run(start: Start) -> int:
@@ -102,14 +107,20 @@ async def _serve(start: Start) -> int:
     return await process.until_ended(f"{where}; providers {providers}{workers}")
 
 
+class _End(Enum):
+    """How it ends: after a delay for the load balancer, without one, or because somebody else serves."""
+
+    DELAYED = auto()
+    AT_ONCE = auto()
+    FOLLOWED = auto()
+
+
 class Process:
     """Everything of the control process of one `dandolo serve`."""
 
     def __init__(self, start: Start) -> None:
         config = start.config
-        self._config = config
-        self._document = start.document
-        self._choice = start.choice
+        self._reload = Reload(config, start.document, start.choice, self._changed)
         self._held = tuple(start.held)
         self._admin_sockets = start.admin
         access_form, self._form = start.log_format or _form(config, 1), start.log_format or _form(config, 2)
@@ -123,8 +134,11 @@ class Process:
         self._loop = asyncio.get_running_loop()
         self.workers = Workers(start.workers, self._provision, self, self._tasks, start.early)
         self._keyring = Keyring(config.keys)
+        self._operators = Operators(
+            self.workers, self._metrics, self._gauges, self._own_gauges, self._reload_now, self._roll
+        )
         self._admin = Admin(
-            with_index(self._routes_offered()),
+            with_index(self._operators.routes()),
             authenticate=self._keyring.authenticate if config.keys else None,
             tasks=self._tasks,
         )
@@ -133,12 +147,15 @@ class Process:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._notifier = Notifier()
         self._status = ""
-        self._ending: asyncio.Future[bool] = self._loop.create_future()
+        self._name = start.name
+        self._before = list(start.before)
+        self._followed: Followed | None = None
+        self._ending: asyncio.Future[_End] = self._loop.create_future()
         self._now: asyncio.Future[int] = self._loop.create_future()
         self._changing = asyncio.Lock()
         """One change of workers at a time: a reload, or their replacement."""
         self._reload_wanted = False
-        self._reload_well = True
+        self._rolling = False
 
     async def start(self) -> None:
         """Have workers accept, and answer operators and signals. Raises ConfigError, RuntimeError."""
@@ -152,8 +169,15 @@ class Process:
             listener = Listener(sock, self._admin, self._census, self._tasks)
             self._listeners.append(listener)
             listener.start()
+        for one in self._before:
+            one.serving()
+        if self._name:
+            self._followed = Followed(self._name, None, self._given, self._succeeded)
+            self._followed.start()
+            self._every("orphans", ORPHANS_S, self._dismiss)
         self._every("sweep", PERIOD_S, lambda: self._admin.sweep.tick(self._admin.now()))
-        self._every("look", LOOK_S, self._look)
+        self._every("look", LOOK_S, self.workers.look)
+        self._every("tick", TICK_S, lambda: self._fanout.tick(time.time()))
 
     async def until_ended(self, status: str) -> int:
         """Tell the manager, wait for a signal, end in order; the exit code."""
@@ -163,11 +187,18 @@ class Process:
         if interval is not None:
             self._every("watchdog", interval, self._watchdog)
         self._timers["settle"] = self._loop.call_later(SETTLE_S, _settle)
-        delayed = await self._ending
-        server = self._config.server
-        delay = server.drain_delay if delayed else 0.0
-        self._admin.draining = True
-        under_way = await self.workers.drain(delay, server.drain_timeout)
+        end = await self._ending
+        server = self._reload.config.server
+        # On a terminal nobody waits for a load balancer.
+        delay = 0.0 if end is _End.AT_ONCE else server.drain_delay
+        followed = end is _End.FOLLOWED
+        if self._followed is not None:
+            self._followed.close()
+        self._admin.draining = self._operators.draining = True
+        if followed:
+            self._close_listeners()
+        self._loop.call_later(0.0 if followed else delay, close_all, self._held)
+        under_way = await self.workers.drain(delay, server.drain_timeout, replaced=followed)
         _log.info("ending: %d requests under way, which have %g s", under_way, delay + server.drain_timeout)
         self._notifier.stopping(f"ending, {under_way} requests under way")
         drained = self._tasks.spawn(self.workers.over(), "drain")
@@ -184,8 +215,8 @@ class Process:
     async def _close(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
-        for listener in self._listeners:
-            listener.close()
+        self._close_listeners()
+        close_all(self._held)
         self._admin.close()
         try:
             async with asyncio.timeout(CLOSE_S):
@@ -193,6 +224,30 @@ class Process:
         except TimeoutError:
             _log.error("some tasks did not end within %g s", CLOSE_S)
         self._census.close()
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+
+    # -- who comes before and after ----------------------------------------------------------------------
+
+    def _given(self) -> list[Given]:
+        return [
+            *(Given(one.sock, one.slot) for one in self._held),
+            *(Given(sock, ADMIN) for sock in self._admin_sockets),
+        ]
+
+    def _succeeded(self, pid: int) -> None:
+        """Another control process has taken over, with workers that accept."""
+        if not self._ending.done():
+            _log.info("process %d serves now: ending", pid)
+            self._notifier.main_pid(pid)
+            self._ending.set_result(_End.FOLLOWED)
+
+    def _dismiss(self) -> None:
+        """Workers of a control process that has gone, should one have been overlooked at the start."""
+        for one in orphans(self._name):
+            one.serving()
 
     # -- workers ---------------------------------------------------------------------------------------
 
@@ -204,8 +259,9 @@ class Process:
             slot=slot,
             workers=len(self.workers.slots),
             generation=generation,
-            document=self._document,
+            document=self._reload.document,
             log_format=self._form,
+            identity=self._name,
             listeners=tuple(one.slot for one in self._held),
             descriptors=tuple(named),
             strings=strings,
@@ -223,9 +279,14 @@ class Process:
         else:
             self._gauges.gone(child.pid)
 
-    def _look(self) -> None:
-        self._all_well = self.workers.look()
-        self._fanout.tick(time.time())
+    def _own_gauges(self) -> list[Gauge]:
+        return [
+            Gauge("dandolo_log_lines_dropped_total", self._access.dropped + self._program.dropped),
+            Gauge("dandolo_config_reload_successful", self._reload.well),
+            Gauge("dandolo_workers", len(self.workers.serving)),
+            Gauge("dandolo_worker_restarts_total", self.workers.restarts),
+            Gauge("dandolo_sink_failures_total", self._fanout.failures),
+        ]
 
     def _watchdog(self) -> None:
         """The manager hears of us while workers live: one that hangs is killed by us, and only if that does not help
@@ -233,70 +294,11 @@ class Process:
         if self.workers.serving:
             self._notifier.watchdog()
 
-    # -- what operators ask ----------------------------------------------------------------------------
-
-    def _routes_offered(self) -> list[Route]:
-        return [
-            *basic_routes(metrics_text=self._metrics_text, ready=self._ready, routes=self._routes),
-            Route("POST", b"/admin/reload", self._reload_asked, "read the configuration again, as SIGHUP does"),
-            Route("POST", b"/admin/restart", self._restart_asked, "replace all workers, one after the other"),
-        ]
-
-    def _ready(self) -> tuple[bool, str]:
-        if self._ending.done():
-            return False, "draining"
-        reason = "no worker is ready"
-        for child in self.workers.serving:
-            if child.beat is None or child.beat.ready:
-                return True, ""
-            reason = child.beat.reason
-        return False, reason
-
-    async def _metrics_text(self) -> bytes:
-        children = self.workers.serving
-        for child, reply in zip(children, await self.workers.ask_all("gauges", None, ANSWER_S), strict=True):
-            if reply.well and not child.over.done():
-                self._gauges.report(child.pid, samples(reply.value))
-        return self._metrics.text(
-            (
-                *self._gauges.together(),
-                Gauge("dandolo_log_lines_dropped_total", self._access.dropped + self._program.dropped),
-                Gauge("dandolo_config_reload_successful", self._reload_well),
-                Gauge("dandolo_workers", len(self.workers.serving)),
-                Gauge("dandolo_worker_restarts_total", self.workers.restarts),
-                Gauge("dandolo_sink_failures_total", self._fanout.failures),
-            )
-        )
-
-    async def _routes(self, query: bytes) -> Any:
-        """Each worker measures for itself: one of them is asked, the first or the one that `worker` names."""
-        given = parse_qs(query.decode("latin-1")).get("worker", [""])[0]
-        children = self.workers.serving
-        if given:
-            children = [child for child in children if str(child.slot) == given]
-            if not children:
-                known = ", ".join(str(child.slot) for child in self.workers.serving)
-                raise RequestError(f"no worker {given!r}: expected one of {known}", param="worker", status=404)
-        if not children:
-            raise Refusal("no worker serves at this moment", retry_after_s=1.0)
-        return await children[0].ask("routes", query, ANSWER_S)
-
-    async def _reload_asked(self, asked: Asked) -> Answer:
-        reasons = await self._reload()
-        if reasons:
-            raise RequestError("reload refused: " + "; ".join(reasons[:8]), status=422, code="configuration_refused")
-        return answer({"status": "reloaded", "workers": len(self.workers.serving)})
-
-    async def _restart_asked(self, asked: Asked) -> Answer:
-        self._roll()
-        return answer({"status": "workers are being replaced", "workers": len(self.workers.slots)}, 202)
-
     # -- signals ---------------------------------------------------------------------------------------
 
     def _stop(self, number: int) -> None:
         if not self._ending.done():
-            # On a terminal nobody waits for a load balancer.
-            self._ending.set_result(number != signal.SIGINT)
+            self._ending.set_result(_End.AT_ONCE if number == signal.SIGINT else _End.DELAYED)
         elif not self._now.done():
             _log.warning("a second signal: what is under way is cut")
             self._now.set_result(128 + number)
@@ -307,80 +309,38 @@ class Process:
         # Ten signals while one reload runs are one more.
         if not self._reload_wanted:
             self._reload_wanted = True
-            self._tasks.spawn(self._reload(), "reload")
+            self._tasks.spawn(self._reload_now(), "reload")
 
     def _roll(self) -> None:
         if not self._ending.done() and not self._rolling:
             self._rolling = True
             self._tasks.spawn(self._restart(), "restart")
 
-    _rolling = False
-
     async def _restart(self) -> None:
         try:
             async with self._changing:
-                server = self._config.server
+                server = self._reload.config.server
                 _log.info("replacing %d workers", len(self.workers.slots))
                 if await self.workers.restart(server.drain_delay, server.drain_timeout):
                     _log.info("all workers are replaced")
         finally:
             self._rolling = False
 
-    async def _reload(self) -> list[str]:
-        """Read the configuration and have all workers change to it, or none; what speaks against it."""
+    async def _reload_now(self) -> list[str]:
+        """Have all workers change to the configuration as it is now, or none; what speaks against it."""
         async with self._changing:
             self._reload_wanted = False
             if self._ending.done():
                 return ["the gateway is ending"]
             self._notifier.reloading()
             try:
-                reasons = await self._reload_once()
+                return await self._reload.once(self.workers)
             finally:
-                self._notifier.ready(self._status if self._reload_well else "the last reload was refused: see the log")
-            return reasons
+                well = self._reload.well
+                self._notifier.ready(self._status if well else "the last reload was refused: see the log")
 
-    async def _reload_once(self) -> list[str]:
-        self._reload_well = False
-        try:
-            config, document = await self._loop.run_in_executor(None, self._choice.find, os.environ)
-            if self._config.keys and not config.keys:
-                reason = "the last key is gone: to let everybody in, restart"
-                raise ConfigError([Problem(config.source, 0, "keys", reason)])
-            await self._prepare(document)
-        except ConfigError as error:
-            for problem in error.problems:
-                _log.error("%s", problem)
-            _log.error("reload refused: the configuration that was there goes on")
-            return list(map(str, error.problems))
-        for warning in config.warnings:
-            _log.warning("%s", warning)
-        was, server = self._config.server, config.server
-        if (server.listen, server.admin, server.tls) != (was.listen, was.admin, was.tls):
-            _log.warning("listeners and certificates change at the next start, not by a reload")
-            document = msgspec.structs.replace(document, listen=self._document.listen, admin=self._document.admin)
-        # From here on every worker that starts begins with it.
-        self._config, self._document = config, document
+    def _changed(self, config: Config) -> None:
         self._keyring.keys = config.keys
-        for reply in await self.workers.ask_all("swap", None, PREPARE_S):
-            if not reply.well or not reply.value:
-                # It missed the first half: what it does not have now it has from its start.
-                self.workers.kill_one(reply.slot)
-        self._reload_well = True
-        _log.info("reloaded %s: providers %s", config.source, ", ".join(one.name for one in config.providers))
-        return []
-
-    async def _prepare(self, document: Document) -> None:
-        """Have every worker make what it needs. Raises ConfigError when one cannot; then all forget it."""
-        asked = msgspec.to_builtins(document)
-        problems: list[Problem] = []
-        for reply in await self.workers.ask_all("prepare", asked, PREPARE_S):
-            if reply.well:
-                problems = problems or [Problem(*one) for one in reply.value]
-            else:
-                problems = problems or [Problem(document.source, 0, "", f"worker {reply.slot}: {reply.value}")]
-        if problems:
-            await self.workers.ask_all("forget", None, ANSWER_S)
-            raise ConfigError(problems)
 
     def _every(self, name: str, seconds: float, call: Callable[[], object]) -> None:
         def again() -> None:

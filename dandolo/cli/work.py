@@ -30,8 +30,9 @@ from dandolo.frames import Frames, Kind, encode
 from dandolo.gateway.explanation import routes
 from dandolo.gateway.worker import Worker
 from dandolo.net.pipe import Pipe
+from dandolo.net.succession import Followed, Given
 from dandolo.net.tasks import Tasks
-from dandolo.provision import Provision
+from dandolo.provision import BEAT_S, Provision
 
 CHANNEL = 3
 PROVISION_S = 60.0
@@ -105,10 +106,12 @@ class Process:
         self._loop = asyncio.get_running_loop()
         self._heap = Heap()
         self._reporting = Reporting()
-        self._worker = Worker(config, self._reporting.take, self._beat)
+        self._worker = Worker(config, self._reporting.take, self._beat, provision.slot)
         self._planes = Planes(self._worker.gateway, self._swapped)
         count = len(provision.listeners)
         self._sockets = [socket.socket(fileno=number) for number in descriptors[:count]]
+        self._owners: list[int] = []
+        """The slots of the sockets that are siblings'."""
         self.descriptors = dict(zip(provision.descriptors, descriptors[count:], strict=True))
         """What came beside the listeners, by name."""
         self.answers: dict[str, Callable[[Any], Any]] = {
@@ -117,6 +120,7 @@ class Process:
             "prepare": self._planes.prepare,
             "swap": self._planes.swap,
             "forget": self._planes.forget,
+            "stand_in": self._stand_in,
             "drain": self._drain,
             "cut": self._cut,
         }
@@ -125,6 +129,7 @@ class Process:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._ending = False
+        self._followed: Followed | None = None
 
     async def run(self, channel: socket.socket) -> int:
         """Serve until the end; the exit code."""
@@ -132,14 +137,17 @@ class Process:
         self._pipe = self._reporting.pipe = await Pipe.over(channel, self._frame, self._orphaned)
         for sock in self._sockets:
             sock.setblocking(False)
-        slot = self._provision.slot
-        mine = [
-            sock for sock, owner in zip(self._sockets, self._provision.listeners, strict=True) if owner in (-1, slot)
-        ]
-        self._worker.start(mine)
+        mine, siblings = list[socket.socket](), list[socket.socket]()
+        for sock, owner in zip(self._sockets, self._provision.listeners, strict=True):
+            if owner in (-1, self._provision.slot):
+                mine.append(sock)
+            else:
+                siblings.append(sock)
+                self._owners.append(owner)
+        self._worker.start(mine, siblings)
         self._loop.add_signal_handler(signal.SIGTERM, self._told_to_leave)
         self._every("retired", RETIRED_PERIOD_S, self._planes.tend)
-        self._every("beat", 1.0, self._report)
+        self._every("beat", BEAT_S, self._report)
         self._timers["settle"] = self._loop.call_later(SETTLE_S, _settle)
         self._timers["probes"] = self._loop.call_later(SETTLE_S, self._probe)
         self._pipe.send(Kind.READY, b"")
@@ -151,6 +159,8 @@ class Process:
     async def _close(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
+        if self._followed is not None:
+            self._followed.close()
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._tasks.close()
@@ -211,6 +221,11 @@ class Process:
         if self._pipe is not None:
             self._pipe.send(Kind.ANSWER, _encode([number, well, value]))
 
+    def _stand_in(self, slots: Any) -> bool:
+        """Accept for the siblings of these slots, which do not at this moment, and for no others."""
+        self._worker.stand_in([number for number, owner in enumerate(self._owners) if owner in slots])
+        return True
+
     # -- probes ----------------------------------------------------------------------------------------
 
     def _probe(self) -> None:
@@ -229,6 +244,8 @@ class Process:
     def _begin_drain(self, delay_s: float, timeout_s: float, *, replaced: bool) -> None:
         if not self._ending:
             self._ending = True
+            if self._followed is not None:
+                self._followed.close()
             self._tasks.spawn(self._until_drained(delay_s, timeout_s, replaced=replaced), "drain")
 
     async def _until_drained(self, delay_s: float, timeout_s: float, *, replaced: bool) -> None:
@@ -264,6 +281,19 @@ class Process:
             self._begin_drain(0.0, server.drain_timeout, replaced=False)
             return
         _log.warning("the control process has gone: this worker goes on serving until another one listens")
+        self._followed = Followed(
+            self._provision.identity,
+            self._provision.slot,
+            lambda: list(map(Given, self._sockets, self._provision.listeners)),
+            self._succeeded,
+        )
+        self._followed.start()
+
+    def _succeeded(self, pid: int) -> None:
+        """Another control process has workers that serve."""
+        _log.info("others serve now: this worker finishes what it has begun")
+        server = self._worker.gateway.plane.config.server
+        self._begin_drain(server.drain_delay, server.drain_timeout, replaced=True)
 
     def _every(self, name: str, seconds: float, call: Callable[[], object]) -> None:
         def again() -> None:

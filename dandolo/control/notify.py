@@ -47,6 +47,10 @@ class Notifier:
         """We are alive. To be called from the event loop, so that a loop that hangs says nothing."""
         return self._send("WATCHDOG=1\n", 0.0)
 
+    def main_pid(self, pid: int) -> bool:
+        """Another process is the main one from now on."""
+        return self._send(f"MAINPID={pid}\n", WAIT_S)
+
     def status(self, text: str) -> bool:
         """One line for `systemctl status`."""
         return self._send(_status(text), 0.0)

@@ -13,9 +13,12 @@ from typing import NamedTuple
 
 from dandolo.config.schema import Listen
 from dandolo.net import listen
+from dandolo.net.succession import Given
 
 SHARED = -1
 """The slot of a socket that every worker accepts at."""
+ADMIN = -2
+"""The slot of a socket that the control process accepts at."""
 
 
 class Held(NamedTuple):
@@ -39,6 +42,24 @@ def open_all(addresses: Iterable[Listen], slots: int) -> list[Held]:
     except OSError:
         close_all(held)
         raise
+    return held
+
+
+def adopt(given: Sequence[Given], slots: int) -> list[Held]:
+    """The sockets of a predecessor, for our own number of slots: what is missing is opened beside them, what is left
+    over is shared out, so that whoever waits in its queue is let in. Raises OSError."""
+    held: list[Held] = []
+    by_address: dict[object, list[Given]] = {}
+    for one in given:
+        if one.slot == SHARED:
+            held.append(Held(one.sock, SHARED))
+        elif one.slot >= 0:
+            by_address.setdefault((one.sock.family, one.sock.getsockname()), []).append(one)
+    for ones in by_address.values():
+        held += [Held(one.sock, number % slots) for number, one in enumerate(ones)]
+        held += [Held(listen.open_beside(ones[0].sock), slot) for slot in range(len(ones), slots)]
+    for ours in held:
+        ours.sock.setblocking(False)
     return held
 
 

@@ -25,7 +25,9 @@ from dandolo.record import Record
 START_S = 30.0
 """From a process's start until it accepts."""
 HUNG_S = 10.0
-"""Silence of a worker, which speaks once a second, until it is killed."""
+"""Silence of a worker, which speaks twice a second, until it is killed."""
+SILENT_S = 1.5
+"""Silence of a worker until its siblings let in whoever waits for it."""
 LATE_S = 2.0
 """When we come this late to look, silence says nothing about workers."""
 BACKOFF_S = 0.5
@@ -52,6 +54,7 @@ class Reply(NamedTuple):
     """What a worker said to a question: `value` when `well`, otherwise the error."""
 
     slot: int
+    generation: int
     well: bool
     value: Any
 
@@ -107,6 +110,8 @@ class Workers:
         self._loop = asyncio.get_running_loop()
         self._looked_at = self._loop.time()
         self._started = False
+        self._told: tuple[list[int], list[int]] = ([], [])
+        """The slots for which siblings stand in, and the siblings that know."""
 
     # -- starting --------------------------------------------------------------------------------------
 
@@ -161,9 +166,9 @@ class Workers:
 
     async def _reply(self, child: Child, question: str, argument: Any, deadline_s: float) -> Reply:
         try:
-            return Reply(child.slot, True, await child.ask(question, argument, deadline_s))
+            return Reply(child.slot, child.generation, True, await child.ask(question, argument, deadline_s))
         except (Unanswered, GatewayError) as error:
-            return Reply(child.slot, False, error)
+            return Reply(child.slot, child.generation, False, error)
 
     # -- replacing -------------------------------------------------------------------------------------
 
@@ -218,8 +223,9 @@ class Workers:
 
     # -- ending ----------------------------------------------------------------------------------------
 
-    async def drain(self, delay_s: float, timeout_s: float) -> int:
-        """Ask all to finish; how many requests are under way. `over` waits for their ends."""
+    async def drain(self, delay_s: float, timeout_s: float, *, replaced: bool = False) -> int:
+        """Ask all to finish; how many requests are under way. `over` waits for their ends. `replaced`: others accept
+        already at the same sockets."""
         self.ending = True
         under_way = 0
         children = [child for slot in self.slots for child in slot.all()]
@@ -230,7 +236,9 @@ class Workers:
             child.retiring = True
             if child.ready_at is None:
                 child.kill()
-        asked = [self._let_go(one, delay_s, timeout_s, replaced=False) for one in children if one.ready_at is not None]
+        asked = [
+            self._let_go(one, delay_s, timeout_s, replaced=replaced) for one in children if one.ready_at is not None
+        ]
         for count in await asyncio.gather(*asked):
             under_way += count
         return under_way
@@ -264,10 +272,16 @@ class Workers:
         if child is not None:
             child.kill()
 
+    def kill_late(self) -> None:
+        """End the processes that do not accept yet: what they were given no longer holds."""
+        for slot in self.slots:
+            if slot.child is not None and slot.child.ready_at is None:
+                slot.child.kill()
+
     # -- watching --------------------------------------------------------------------------------------
 
     def look(self) -> bool:
-        """Once a second: kill workers that hang. Whether all that serve have been heard of lately."""
+        """Twice a second: kill workers that hang. Whether all that serve have been heard of lately."""
         now = self._loop.time()
         late, self._looked_at = now - self._looked_at > LATE_S, now
         well = True
@@ -284,12 +298,29 @@ class Workers:
                     child.kill()
             if slot.child is None or slot.child.ready_at is None or now - slot.child.heard_at > HUNG_S:
                 well = False
+        self._fill_in()
         return well
+
+    def _fill_in(self) -> None:
+        """Have siblings accept for the slots at which nobody does, and no longer for the others."""
+        if self.ending or not self._started or len(self.slots) == 1:
+            return
+        now = self._loop.time()
+        vacant = [
+            slot.number
+            for slot in self.slots
+            if slot.child is None or slot.child.ready_at is None or now - slot.child.heard_at > SILENT_S
+        ]
+        told = (vacant, [child.pid for child in self.serving])
+        if told != self._told and (vacant or self._told[0]):
+            self._tasks.spawn(self.ask_all("stand_in", vacant), "stand in")
+        self._told = told
 
     # -- what children tell ----------------------------------------------------------------------------
 
     def ready(self, child: Child) -> None:
         """A worker accepts."""
+        self._fill_in()
 
     def records(self, child: Child, records: list[Record]) -> None:
         """Requests of one have finished."""
@@ -335,6 +366,7 @@ class Workers:
     def _bring_back(self, slot: Slot) -> None:
         wait_s = backoff_s(slot.failures)
         self.restarts += 1
+        self._fill_in()
         slot.again = self._loop.call_later(wait_s, self._tasks.spawn, self._again(slot), "worker")
 
     async def _again(self, slot: Slot) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from dandolo.config.schema import Config
 from dandolo.errors import Refusal
@@ -47,11 +47,13 @@ class Worker:
         self.census = Census(config.limits.connections_max, config.limits.connections_per_ip_max)
         self._config = config
         self._listeners: list[Listener] = []
+        self._siblings: list[Listener] = []
         self._timers: list[asyncio.TimerHandle] = []
         self._loop = asyncio.get_running_loop()
 
-    def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Accept on listening sockets, which become the worker's."""
+    def start(self, sockets: Sequence[socket.socket], siblings: Sequence[socket.socket] = ()) -> None:
+        """Accept on listening sockets, which become the worker's. Those of `siblings` do too, but are accepted on
+        only while it stands in for one (`stand_in`)."""
         server = self._config.server
         tls: ssl.SSLContext | None = None
         if server.tls is not None:
@@ -59,7 +61,7 @@ class Worker:
             tls.minimum_version = ssl.TLSVersion.TLSv1_2
             tls.load_cert_chain(server.tls.cert, server.tls.key)
             tls.set_alpn_protocols(["http/1.1"])
-        for sock in sockets:
+        for sock in (*sockets, *siblings):
             listener = Listener(
                 sock,
                 self.gateway,
@@ -71,11 +73,20 @@ class Worker:
                 busy_answer=self.gateway.busy_answer,
             )
             self._listeners.append(listener)
-            listener.start()
+            if len(self._listeners) <= len(sockets):
+                listener.start()
+        self._siblings = self._listeners[len(sockets) :]
         if self.gateway.tiers is not None:
             self.gateway.tasks.spawn(self.gateway.tiers.start(), "cache tiers")
         self._every(PERIOD_S, self._beat)
         self._every(TEND_S, self.gateway.tend)
+
+    def stand_in(self, numbers: Collection[int]) -> None:
+        """Accept on the siblings' sockets of these numbers, and on no other ones of theirs."""
+        if self.gateway.draining:
+            return
+        for number, listener in enumerate(self._siblings):
+            (listener.start if number in numbers else listener.pause)()
 
     def _beat(self) -> None:
         self.gateway.tick()

@@ -180,17 +180,23 @@ class Listener:
         self._resume: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to accept."""
-        self._open = True
-        self._loop.add_reader(self.sock.fileno(), self._accept)
+        """Begin to accept, or go on after `pause`."""
+        if not self._open:
+            self._open = True
+            self._loop.add_reader(self.sock.fileno(), self._accept)
 
-    def close(self) -> None:
-        """Stop accepting and close the socket."""
+    def pause(self) -> None:
+        """Stop accepting; who comes waits in the socket's queue, for us or for somebody else."""
         if self._open:
             self._open = False
             self._loop.remove_reader(self.sock.fileno())
         if self._resume is not None:
             self._resume.cancel()
+            self._resume = None
+
+    def close(self) -> None:
+        """Stop accepting and close the socket."""
+        self.pause()
         self.sock.close()
 
     def _accept(self) -> None:

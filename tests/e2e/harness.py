@@ -80,7 +80,8 @@ class Gateway:
     `providers` are simulated providers, or `Provider` where more is to be said, the first the primary one. `keys` are
     clients' keys, or tables of `[[keys]]` (with `key` in clear, which is hashed here). `server`, `limits`,
     `timeouts`, `routing` and `models` are sections, their keys and values as in TOML; `toml` is appended as it is.
-    `environ` is added to an environment that holds little else. `arguments` are further ones of `serve`.
+    `environ` is added to an environment that holds little else. `arguments` are further ones of `serve`. `through` is
+    a command that runs it, `pass_fds` the descriptors which that one wants.
 
     At the end the process must leave with 0 and must have logged no error; `errors_expected` allows for the latter.
     """
@@ -101,6 +102,8 @@ class Gateway:
         arguments: Sequence[str] = (),
         errors_expected: bool = False,
         preexec: Callable[[], None] | None = None,
+        through: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.directory = directory
         self.config = directory / "dandolo.toml"
@@ -115,6 +118,7 @@ class Gateway:
         }
         self._arguments = arguments
         self._preexec = preexec
+        self._through, self._pass_fds = through, pass_fds
         lines = [
             *_section(
                 "server",
@@ -159,6 +163,15 @@ class Gateway:
         self.scheme = "http"
         self._process: subprocess.Popen[bytes] | None = None
 
+    @classmethod
+    def beside(cls, other: Gateway, *arguments: str) -> Gateway:
+        """One more process with the configuration and environment of another one, not started yet."""
+        gateway = cls.__new__(cls)
+        gateway.__dict__.update(other.__dict__)
+        gateway._process, gateway._arguments = None, arguments
+        gateway.stdout, gateway.stderr = other.directory / "stdout2", other.directory / "stderr2"
+        return gateway
+
     # Life.
 
     def __enter__(self) -> Self:
@@ -176,15 +189,30 @@ class Gateway:
     def start(self) -> None:
         """Run the process and wait until it answers. Fails with what it said when it does not."""
         assert self._process is None, "already running"
-        with self.stdout.open("ab") as out, self.stderr.open("wb") as err:
+        self.stderr.write_bytes(b"")
+        with self.stdout.open("ab") as out, self.stderr.open("ab") as err:
             self._process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", "dandolo", "serve", "--config", self.config, *self._arguments],
+                [
+                    *self._through,
+                    sys.executable,
+                    "-W",
+                    "error",
+                    "-m",
+                    "dandolo",
+                    "serve",
+                    "--config",
+                    self.config,
+                    *self._arguments,
+                ],
+                pass_fds=self._pass_fds,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
                 env=self._environ,
                 cwd=self.directory,
                 preexec_fn=self._preexec,
+                # Its workers are of its group: nothing is left over when a test fails.
+                process_group=0,
             )
         try:
             until(self._ready, START_S, "the gateway did not come up")
@@ -235,9 +263,10 @@ class Gateway:
         return code
 
     def kill(self) -> None:
-        """End the process without ceremony."""
+        """End the process and its workers without ceremony."""
         if self._process is not None:
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 
@@ -248,9 +277,13 @@ class Gateway:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Of the control process."""
         assert self._process is not None, "not running"
         return self._process.pid
+
+    def workers(self) -> list[int]:
+        """The process ids of its workers, the oldest first."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     # Where it is.
 
@@ -322,17 +355,21 @@ class Gateway:
     # What it uses.
 
     def fds(self) -> int:
-        """Open descriptors."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        """Open descriptors of its workers."""
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in self.workers())
 
     def rss_bytes(self) -> int:
-        """Resident memory."""
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        """Resident memory of all its processes."""
+        pages = (int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (self.pid, *self.workers()))
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def cpu_s(self) -> float:
-        """Processor time used so far, user and system."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Processor time that all its processes have used so far, user and system."""
+        ticks = 0
+        for pid in (self.pid, *self.workers()):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _section(name: str, table: Mapping[str, object], *, many: bool = False) -> list[str]:

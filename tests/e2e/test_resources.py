@@ -410,8 +410,9 @@ def test_running_out_of_descriptors_neither_spins_nor_ends(tmp_path: Path) -> No
     with running(tmp_path, sim, errors_expected=True) as gateway:
         assert gateway.ask(request()).status == 200
         until(lambda: connections(gateway) == 0)
-        _, hard = resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (gateway.fds() + 6, hard))
+        (worker,) = gateway.workers()
+        _, hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (gateway.fds() + 6, hard))
         crowd = []
         try:
             for _ in range(60):

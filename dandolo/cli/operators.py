@@ -1,0 +1,93 @@
+"""What the control process tells operators: metrics of all workers, whether they are ready, what they measured."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qs
+
+from dandolo.control.basic import basic_routes
+from dandolo.control.child import samples
+from dandolo.control.exposition import Gauge
+from dandolo.control.gauges import Gauges
+from dandolo.control.metrics import Metrics
+from dandolo.control.route import Answer, Asked, Route, answer
+from dandolo.control.workers import Workers
+from dandolo.errors import Refusal, RequestError
+
+ANSWER_S = 1.0
+"""How long workers may take to tell their gauges: a page of metrics without one of them is better than none."""
+
+
+class Operators:
+    """The routes of the control process itself. `own` gives its gauges; `reload` tells what speaks against the
+    configuration, `restart` begins to replace the workers."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        metrics: Metrics,
+        gauges: Gauges,
+        own: Callable[[], list[Gauge]],
+        reload: Callable[[], Awaitable[list[str]]],
+        restart: Callable[[], None],
+    ) -> None:
+        self.draining = False
+        self._workers = workers
+        self._metrics = metrics
+        self._gauges = gauges
+        self._own = own
+        self._reload = reload
+        self._restart = restart
+
+    def routes(self) -> list[Route]:
+        """What is offered."""
+        return [
+            *basic_routes(metrics_text=self._metrics_text, ready=self._ready, routes=self._routes),
+            Route(
+                "POST", b"/admin/reload", self._reload_asked, "read the configuration again, as SIGHUP does",
+                deadline_s=60.0,
+            ),
+            Route("POST", b"/admin/restart", self._restart_asked, "replace all workers, one after the other"),
+        ]  # fmt: skip
+
+    def _ready(self) -> tuple[bool, str]:
+        if self.draining:
+            return False, "draining"
+        reason = "no worker is ready"
+        for child in self._workers.serving:
+            if child.beat is None or child.beat.ready:
+                return True, ""
+            reason = child.beat.reason
+        return False, reason
+
+    async def _metrics_text(self) -> bytes:
+        children = {(child.slot, child.generation): child for child in self._workers.serving}
+        for reply in await self._workers.ask_all("gauges", None, ANSWER_S):
+            child = children.get((reply.slot, reply.generation))
+            if reply.well and child is not None and not child.over.done():
+                self._gauges.report(child.pid, samples(reply.value))
+        return self._metrics.text((*self._gauges.together(), *self._own()))
+
+    async def _routes(self, query: bytes) -> Any:
+        """Each worker measures for itself: one of them is asked, the first or the one that `worker` names."""
+        given = parse_qs(query.decode("latin-1")).get("worker", [""])[0]
+        children = self._workers.serving
+        if given:
+            known = ", ".join(str(child.slot) for child in children)
+            children = [child for child in children if str(child.slot) == given]
+            if not children:
+                raise RequestError(f"there is no worker of this number: expected one of {known}", param="worker")
+        if not children:
+            raise Refusal("no worker serves at this moment", retry_after_s=1.0)
+        return await children[0].ask("routes", query, ANSWER_S)
+
+    async def _reload_asked(self, asked: Asked) -> Answer:
+        reasons = await self._reload()
+        if reasons:
+            raise RequestError("reload refused: " + "; ".join(reasons[:8]), status=422, code="configuration_refused")
+        return answer({"status": "reloaded", "workers": len(self._workers.serving)})
+
+    def _restart_asked(self, asked: Asked) -> Answer:
+        self._restart()
+        return answer({"status": "workers are being replaced", "workers": len(self._workers.slots)}, 202)

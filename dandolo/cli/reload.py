@@ -1,0 +1,80 @@
+"""A reload: the configuration is read once, all workers prepare what follows from it, then all change, or none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+
+import msgspec
+
+from dandolo.cli.configured import Choice
+from dandolo.config import Config, ConfigError, Problem
+from dandolo.control.workers import Workers
+from dandolo.provision import Document
+
+PREPARE_S = 30.0
+FORGET_S = 1.0
+_log = logging.getLogger("dandolo")
+
+
+class Reload:
+    """What holds, and how it is replaced. `on_changed` hears of every configuration that was taken.
+
+    Workers that start at any time begin with `document`.
+    """
+
+    def __init__(
+        self, config: Config, document: Document, choice: Choice, on_changed: Callable[[Config], None]
+    ) -> None:
+        self.config = config
+        self.document = document
+        self.well = True
+        """Whether the last one was taken."""
+        self._choice = choice
+        self._on_changed = on_changed
+
+    async def once(self, workers: Workers) -> list[str]:
+        """Read and change; what speaks against it (then everything stays as it was)."""
+        self.well = False
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(None, self._choice.find, os.environ)
+            config, document = found
+            if self.config.keys and not config.keys:
+                reason = "the last key is gone: to let everybody in, restart"
+                raise ConfigError([Problem(config.source, 0, "keys", reason)])
+            await self._prepare(workers, document)
+        except ConfigError as error:
+            for problem in error.problems:
+                _log.error("%s", problem)
+            _log.error("reload refused: the configuration that was there goes on")
+            return list(map(str, error.problems))
+        for warning in config.warnings:
+            _log.warning("%s", warning)
+        was, server = self.config.server, config.server
+        if (server.listen, server.admin, server.tls) != (was.listen, was.admin, was.tls):
+            _log.warning("listeners and certificates change at the next start, not by a reload")
+        # From here on every worker that starts begins with it.
+        self.config, self.document = config, document
+        workers.kill_late()
+        for reply in await workers.ask_all("swap", None, PREPARE_S):
+            if not reply.well or not reply.value:
+                # It missed the first half, so it is replaced by one that begins with all of it.
+                workers.kill_one(reply.slot)
+        self.well = True
+        self._on_changed(config)
+        _log.info("reloaded %s: providers %s", config.source, ", ".join(one.name for one in config.providers))
+        return []
+
+    async def _prepare(self, workers: Workers, document: Document) -> None:
+        """Have every worker make what it needs. Raises ConfigError when one cannot; then all forget it."""
+        problems: list[Problem] = []
+        for reply in await workers.ask_all("prepare", msgspec.to_builtins(document), PREPARE_S):
+            if reply.well:
+                problems = problems or [Problem(*one) for one in reply.value]
+            else:
+                problems = problems or [Problem(document.source, 0, "", f"worker {reply.slot}: {reply.value}")]
+        if problems:
+            await workers.ask_all("forget", None, FORGET_S)
+            raise ConfigError(problems)
