@@ -34,7 +34,7 @@ class Kind(IntEnum):
     ANSWER = 7
     """From a worker: [id, whether it went well, the answer or the reason]."""
     LEAVING = 8
-    """From a worker that ends although nobody asked: it was sent a signal. Its place is free for a successor."""
+    """From a worker that was sent SIGTERM: it wants to be replaced."""
     LAST = 9
     """From a worker, as its last word: its gauges, each [name, value, labels]."""
 

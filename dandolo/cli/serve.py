@@ -78,24 +78,18 @@ def run(args: argparse.Namespace) -> int:
         if said:
             _say(said)
         name = succession.identity(map(str, config.server.listen))
-        before = succession.orphans(name)
-        if args.upgrade:
-            if not name:
-                return _say("--upgrade needs to know the ports: none of them may be 0", EX_CANNOT_LISTEN)
-            before = [*filter(None, [succession.Predecessor.find(name, None)]), *before]
+        if args.upgrade and not name:
+            return _say("--upgrade needs to know the ports: none of them may be 0", EX_CANNOT_LISTEN)
         try:
-            given = before[0].sockets() if before else []
-            if passed:
-                held = sockets.shared(passed)
-            elif given:
-                held = sockets.adopt(given, workers)
-            else:
-                held = sockets.open_all(config.server.listen, workers)
+            held, admin, before = sockets.take(config.server.listen, workers, name, upgrade=args.upgrade, passed=passed)
         except OSError as error:
             in_use = "choose another with --port, or stop what uses it; --upgrade takes over from another Dandolo"
             return _say(_cannot_listen(error, in_use), EX_CANNOT_LISTEN)
         try:
-            admin = [one.sock for one in given if one.slot == sockets.ADMIN] or _open(config.server.admin)
+            for sock in admin:
+                if listen.describe(sock) != str(config.server.admin):
+                    sock.close()
+            admin = [sock for sock in admin if sock.fileno() >= 0] or _open(config.server.admin)
         except OSError as error:
             return _say(
                 "admin listener: " + _cannot_listen(error, "choose another with --admin, or stop what uses it"),

@@ -156,6 +156,7 @@ class Process:
         """One change of workers at a time: a reload, or their replacement."""
         self._reload_wanted = False
         self._rolling = False
+        self._well = True
 
     async def start(self) -> None:
         """Have workers accept, and answer operators and signals. Raises ConfigError, RuntimeError."""
@@ -176,7 +177,7 @@ class Process:
             self._followed.start()
             self._every("orphans", ORPHANS_S, self._dismiss)
         self._every("sweep", PERIOD_S, lambda: self._admin.sweep.tick(self._admin.now()))
-        self._every("look", LOOK_S, self.workers.look)
+        self._every("look", LOOK_S, self._look)
         self._every("tick", TICK_S, lambda: self._fanout.tick(time.time()))
 
     async def until_ended(self, status: str) -> int:
@@ -288,10 +289,23 @@ class Process:
             Gauge("dandolo_sink_failures_total", self._fanout.failures),
         ]
 
+    def leaving(self, child: Child) -> None:
+        """Somebody wants a worker to end: another takes its place."""
+        _log.warning("worker %d (process %d) was told to end: another takes its place", child.slot, child.pid)
+        self._tasks.spawn(self._replace(child.slot), "replace")
+
+    async def _replace(self, slot: int) -> None:
+        async with self._changing:
+            server = self._reload.config.server
+            await self.workers.replace(slot, server.drain_delay, server.drain_timeout)
+
+    def _look(self) -> None:
+        self._well = self.workers.look()
+
     def _watchdog(self) -> None:
-        """The manager hears of us while workers live: one that hangs is killed by us, and only if that does not help
-        it is for the manager to restart everything."""
-        if self.workers.serving:
+        """The manager hears of us while any worker answers: those that hang are killed by us, and only if that does
+        not help it is for the manager to restart everything."""
+        if self._well:
             self._notifier.watchdog()
 
     # -- signals ---------------------------------------------------------------------------------------

@@ -264,11 +264,11 @@ class Process:
             self._ended.set_result(code)
 
     def _told_to_leave(self) -> None:
-        """SIGTERM to this process alone: somebody else takes its place while it finishes."""
-        if self._pipe is not None:
-            self._pipe.send(Kind.LEAVING, b"")
+        """SIGTERM to this process alone: whoever is in charge starts another one and then asks this one to finish."""
+        if self._pipe is not None and self._pipe.send(Kind.LEAVING, b""):
+            return
         server = self._worker.gateway.plane.config.server
-        self._begin_drain(server.drain_delay, server.drain_timeout, replaced=True)
+        self._begin_drain(server.drain_delay, server.drain_timeout, replaced=False)
 
     def _orphaned(self) -> None:
         """The control process has gone."""

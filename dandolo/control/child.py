@@ -52,7 +52,7 @@ class Family(Protocol):
         """Requests of its have finished."""
 
     def leaving(self, child: Child) -> None:
-        """It ends, asked by somebody else than us."""
+        """Somebody else than us wants it to end: it waits to be replaced."""
 
     def last(self, child: Child, samples: list[Sample]) -> None:
         """It ends: its gauges as they were at last."""
@@ -135,7 +135,6 @@ class Child:
                 case Kind.REFUSED:
                     self.refused = [Problem(*problem) for problem in _any.decode(payload)]
                 case Kind.LEAVING:
-                    self.retiring = True
                     self._family.leaving(self)
                 case Kind.LAST:
                     self._family.last(self, samples(_any.decode(payload)))

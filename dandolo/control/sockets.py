@@ -7,18 +7,23 @@ are one for all.
 
 from __future__ import annotations
 
+import errno
 import socket
+import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from dandolo.config.schema import Listen
 from dandolo.net import listen
-from dandolo.net.succession import Given
+from dandolo.net.succession import Given, Predecessor, orphans
 
 SHARED = -1
 """The slot of a socket that every worker accepts at."""
 ADMIN = -2
 """The slot of a socket that the control process accepts at."""
+
+
+ORPHANS_S = 1.0
 
 
 class Held(NamedTuple):
@@ -61,6 +66,51 @@ def adopt(given: Sequence[Given], slots: int) -> list[Held]:
     for ours in held:
         ours.sock.setblocking(False)
     return held
+
+
+class Taken(NamedTuple):
+    """What there is to listen at: workers' sockets, the admin listener's if a predecessor had it, and those who
+    finish once we serve."""
+
+    held: list[Held]
+    admin: list[socket.socket]
+    before: list[Predecessor]
+
+
+def take(wanted: Sequence[Listen], slots: int, name: str, *, upgrade: bool, passed: Sequence[socket.socket]) -> Taken:
+    """Listening sockets: those that were passed, those of a predecessor, or new ones. Raises OSError.
+
+    Workers whose control process died a moment ago may not have noticed yet: an address in use is tried again for
+    ORPHANS_S. Blocks.
+    """
+    until = time.monotonic() + ORPHANS_S
+    while True:
+        before = orphans(name)
+        if upgrade and (control := Predecessor.find(name, None)) is not None:
+            before.insert(0, control)
+        given = first_given(before)
+        admin = [one.sock for one in given if one.slot == ADMIN]
+        if passed:
+            for one in given:
+                if one.slot != ADMIN:
+                    one.sock.close()
+            return Taken(shared(passed), admin, before)
+        try:
+            return Taken(adopt(given, slots) if given else open_all(wanted, slots), admin, before)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or given or not name or time.monotonic() > until:
+                raise
+        time.sleep(0.05)
+
+
+def first_given(before: Sequence[Predecessor]) -> list[Given]:
+    """The sockets of the first predecessor that gives any."""
+    for one in before:
+        try:
+            return one.sockets()
+        except OSError:
+            continue  # it has ended meanwhile
+    return []
 
 
 def shared(socks: Iterable[socket.socket]) -> list[Held]:

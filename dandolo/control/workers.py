@@ -65,6 +65,9 @@ class Audience(Protocol):
     def records(self, records: Sequence[Record]) -> None:
         """Requests that have finished."""
 
+    def leaving(self, child: Child) -> None:
+        """A process was told to end by somebody else, and waits for `replace`."""
+
     def last(self, child: Child, samples: list[Sample] | None) -> None:
         """A process has ended. Its gauges at the end, None when it could not tell."""
 
@@ -178,11 +181,13 @@ class Workers:
         for slot in self.slots:
             if self.ending:
                 return False
-            if not await self._replace(slot, delay_s, timeout_s):
+            if not await self.replace(slot.number, delay_s, timeout_s):
                 return False
         return True
 
-    async def _replace(self, slot: Slot, delay_s: float, timeout_s: float) -> bool:
+    async def replace(self, number: int, delay_s: float, timeout_s: float) -> bool:
+        """Replace the worker of one slot; whether that went well."""
+        slot = self.slots[number]
         old = slot.child
         if old is None or old.ready_at is None:
             return True  # a new one is on its way anyhow
@@ -194,6 +199,8 @@ class Workers:
         except TimeoutError:
             well = False
             new.kill()
+        if not well and self.ending:
+            return False
         if not well:
             _log.error("a new worker %d did not come up, the old one stays: %s", slot.number, new.problem())
             if old in slot.retiring and not old.over.done():
@@ -281,10 +288,10 @@ class Workers:
     # -- watching --------------------------------------------------------------------------------------
 
     def look(self) -> bool:
-        """Twice a second: kill workers that hang. Whether all that serve have been heard of lately."""
+        """Twice a second: kill workers that hang. Whether any that serves has been heard of lately."""
         now = self._loop.time()
         late, self._looked_at = now - self._looked_at > LATE_S, now
-        well = True
+        well = False
         for slot in self.slots:
             for child in slot.all():
                 silent_s = now - child.heard_at
@@ -296,8 +303,9 @@ class Workers:
                         child.slot, child.pid, silent_s,
                     )  # fmt: skip
                     child.kill()
-            if slot.child is None or slot.child.ready_at is None or now - slot.child.heard_at > HUNG_S:
-                well = False
+            newest = slot.child
+            if newest is not None and newest.ready_at is not None and now - newest.heard_at <= HUNG_S:
+                well = True
         self._fill_in()
         return well
 
@@ -331,13 +339,9 @@ class Workers:
         self._audience.last(child, samples)
 
     def leaving(self, child: Child) -> None:
-        """One ends, and not because of us: its successor starts at once."""
-        slot = self.slots[child.slot]
-        if slot.child is child and not self.ending:
-            _log.warning("worker %d (process %d) was told to end: another takes its place", child.slot, child.pid)
-            slot.retiring.append(child)
-            slot.child = None
-            self._bring_back(slot)
+        """Somebody sent one SIGTERM."""
+        if not self.ending and self.slots[child.slot].child is child:
+            self._audience.leaving(child)
 
     def gone(self, child: Child, status: int) -> None:
         """A process has ended."""

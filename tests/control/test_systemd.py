@@ -29,6 +29,8 @@ def test_the_service_says_how_it_starts_and_ends() -> None:
         "ExecStart": "/opt/dandolo/bin/dandolo serve --config /etc/dandolo/dandolo.toml",
         "TimeoutStopSec": "45",
         "Restart": "on-failure",
+        "KillMode": "process",
+        "RuntimeDirectoryPreserve": "restart",
         "RestartPreventExitStatus": "78",
         "DynamicUser": "yes",
         "StateDirectory": "dandolo",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import ssl
 from contextlib import ExitStack
@@ -527,6 +528,7 @@ def test_client_that_leaves_as_its_answer_comes_costs_others_nothing(how: str, l
         SimThread(SimProvider("all", script=Script(latency_s=0.3))) as sims,
         Gateway(tmp_path, [sims["all"]]) as gateway,
     ):
+        (worker,) = gateway.workers()
         # Which of them the loop hears of first is left to the kernel, hence several rounds.
         for _ in range(5):
             sims["all"].forget()
@@ -535,12 +537,12 @@ def test_client_that_leaves_as_its_answer_comes_costs_others_nothing(how: str, l
                 for client in clients:
                     client.send(request())
                 until(lambda: len(sims["all"].requests) == 20)
-                gateway.signal(signal.SIGSTOP)
+                os.kill(worker, signal.SIGSTOP)
                 try:
                     for client in clients[::2]:
                         client.reset() if how == "rst" else client.socket.close()
                     until(lambda: all(seen.answered_at for seen in sims["all"].requests))
                 finally:
-                    gateway.signal(signal.SIGCONT)
+                    os.kill(worker, signal.SIGCONT)
                 assert [client.answer().status for client in clients[1::2]] == [200] * 10
         assert gateway.errors() == []
