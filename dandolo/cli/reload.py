@@ -11,6 +11,7 @@ import msgspec
 
 from dandolo.cli.configured import Choice
 from dandolo.config import Config, ConfigError, Problem
+from dandolo.control.provisions import Provisions
 from dandolo.control.workers import Workers
 from dandolo.provision import Document
 
@@ -20,19 +21,16 @@ _log = logging.getLogger("dandolo")
 
 
 class Reload:
-    """What holds, and how it is replaced. `on_changed` hears of every configuration that was taken.
-
-    Workers that start at any time begin with `document`.
-    """
+    """What holds, and how it is replaced. `on_changed` hears of every configuration that was taken."""
 
     def __init__(
-        self, config: Config, document: Document, choice: Choice, on_changed: Callable[[Config], None]
+        self, config: Config, choice: Choice, provisions: Provisions, on_changed: Callable[[Config], None]
     ) -> None:
         self.config = config
-        self.document = document
         self.well = True
         """Whether the last one was taken."""
         self._choice = choice
+        self._provisions = provisions
         self._on_changed = on_changed
 
     async def once(self, workers: Workers) -> list[str]:
@@ -56,7 +54,7 @@ class Reload:
         if (server.listen, server.admin, server.tls) != (was.listen, was.admin, was.tls):
             _log.warning("listeners and certificates change at the next start, not by a reload")
         # From here on every worker that starts begins with it.
-        self.config, self.document = config, document
+        self.config, self._provisions.document = config, document
         workers.kill_late()
         for reply in await workers.ask_all("swap", None, PREPARE_S):
             if not reply.well or not reply.value:

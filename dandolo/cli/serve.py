@@ -11,20 +11,26 @@ import argparse
 import errno
 import gc
 import os
+import select
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 from dandolo.cli import configured
 from dandolo.config import ConfigError
-from dandolo.control.spawn import spawn
+from dandolo.control.spawn import Spawned, provide, spawn
 
 if TYPE_CHECKING:
     import socket
 
-    from dandolo.config.schema import Listen
+    from dandolo.config import Config
+    from dandolo.config.schema import Listen, LogFormat
+    from dandolo.control.provisions import Provisions
 
 EX_CANNOT_LISTEN = 1
 WORKERS_MAX = 256
+AT_ONCE_BYTES = 64 * 1024
+FIRST_S = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,9 +75,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"dandolo serve: warning: {warning}", file=sys.stderr)
         workers = count(args.workers if args.workers is not None else config.server.workers)
 
-        from dandolo.cli import service
         from dandolo.cli.descriptors import within_descriptors
         from dandolo.control import sockets
+        from dandolo.control.provisions import Provisions
         from dandolo.net import succession
 
         config, said = within_descriptors(config)
@@ -95,15 +101,40 @@ def run(args: argparse.Namespace) -> int:
                 "admin listener: " + _cannot_listen(error, "choose another with --admin, or stop what uses it"),
                 EX_CANNOT_LISTEN,
             )
+        access_form, program_form = args.log_format or _form(config, 1), args.log_format or _form(config, 2)
+        provisions = Provisions(document, workers, held, program_form, name)
+        _begin(early, provisions)
+
+        from dandolo.cli import service
+
         needed = True
-        form = args.log_format
-        return service.run(service.Start(config, document, choice, workers, form, held, admin, early, name, before))
+        return service.run(service.Start(config, choice, provisions, access_form, program_form, admin, early, before))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     finally:
         if not needed:
             early.abandon()
+
+
+def _begin(early: Spawned, provisions: Provisions) -> None:
+    """Give the first worker what it begins with. On a machine of one core it is let load first: it is the one that
+    answers, and everything else here can wait until it does."""
+    frame, descriptors = provisions.frame(0, 0)
+    if len(frame) > AT_ONCE_BYTES:
+        # More than the socket holds while the worker is still loading.
+        threading.Thread(target=_provide, args=(early, frame, descriptors), daemon=True).start()
+    else:
+        _provide(early, frame, descriptors)
+    if len(os.sched_getaffinity(0)) == 1:
+        select.select([early.channel], [], [], FIRST_S)
+
+
+def _provide(early: Spawned, frame: bytes, descriptors: list[int]) -> None:
+    try:
+        provide(early.channel, frame, descriptors)
+    except OSError:
+        pass  # it has ended: that is noticed, and told, soon enough
 
 
 def count(workers: int | str) -> int:
@@ -117,6 +148,13 @@ def _workers(text: str) -> int | str:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= WORKERS_MAX:
         raise argparse.ArgumentTypeError(f'expected 1 to {WORKERS_MAX}, or "auto"')
     return int(text)
+
+
+def _form(config: Config, descriptor: int) -> LogFormat:
+    """What the configuration says; where it says nothing, text for people and the default for everything else."""
+    if ("server", "log_format") in config.lines or not os.isatty(descriptor):
+        return config.server.log_format
+    return "text"
 
 
 def _open(one: Listen) -> list[socket.socket]:

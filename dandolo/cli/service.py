@@ -35,15 +35,15 @@ from dandolo.control.keyring import Keyring
 from dandolo.control.logwriter import LogWriter, configure_logging
 from dandolo.control.metrics import Metrics
 from dandolo.control.notify import Notifier, watchdog_interval_s
+from dandolo.control.provisions import Provisions
 from dandolo.control.sinks import AccessLog, Counted, Fanout, Sink
-from dandolo.control.sockets import ADMIN, Held, addresses, close_all
+from dandolo.control.sockets import ADMIN, addresses, close_all
 from dandolo.control.spawn import Spawned
 from dandolo.control.workers import Workers
 from dandolo.net.listen import Census, Listener, describe
 from dandolo.net.succession import Followed, Given, Predecessor, orphans
 from dandolo.net.sweep import PERIOD_S
 from dandolo.net.tasks import Tasks
-from dandolo.provision import Document, Provision
 from dandolo.record import Record
 
 ADMIN_CONNECTIONS_MAX = 64
@@ -65,16 +65,13 @@ class Start:
     """What there is when a service starts: what holds, what was said from outside, and what has been opened."""
 
     config: Config
-    document: Document
     choice: Choice
-    workers: int
-    log_format: LogFormat | None
-    held: Sequence[Held]
+    provisions: Provisions
+    access_form: LogFormat
+    program_form: LogFormat
     admin: Sequence[socket.socket]
     early: Spawned
-    """A worker's process that is loading already."""
-    name: str
-    """Under which a successor finds us ("": nobody can follow)."""
+    """The first worker, which is loading already."""
     before: Sequence[Predecessor]
     """Who finishes once we serve."""
 
@@ -88,7 +85,7 @@ def run(start: Start) -> int:
 async def _serve(start: Start) -> int:
     config = start.config
     secure = config.server.tls is not None
-    where = ", ".join(_url(one, secure) for one in addresses(start.held))
+    where = ", ".join(_url(one, secure) for one in addresses(start.provisions.held))
     administered = ", ".join(_url(describe(sock), False) for sock in start.admin)
     process = Process(start)
     try:
@@ -97,7 +94,8 @@ async def _serve(start: Start) -> int:
         print(f"dandolo serve: {error}", file=sys.stderr)
         return 1
     providers = ", ".join(provider.name for provider in config.providers)
-    workers = "" if start.workers == 1 else f" | workers: {start.workers}"
+    count = start.provisions.workers
+    workers = "" if count == 1 else f" | workers: {count}"
     print(
         f"dandolo {__version__} ready in {since_start_ms():.0f} ms: {where}"
         f" | providers: {providers}{workers} | admin: {administered}",
@@ -120,19 +118,19 @@ class Process:
 
     def __init__(self, start: Start) -> None:
         config = start.config
-        self._reload = Reload(config, start.document, start.choice, self._changed)
-        self._held = tuple(start.held)
+        self._provisions = start.provisions
+        self._reload = Reload(config, start.choice, start.provisions, self._changed)
+        self._held = start.provisions.held
         self._admin_sockets = start.admin
-        access_form, self._form = start.log_format or _form(config, 1), start.log_format or _form(config, 2)
-        self._access = LogWriter(1, form=access_form)
-        self._program: LogWriter = configure_logging(self._form)
+        self._access = LogWriter(1, form=start.access_form)
+        self._program = configure_logging(start.program_form)
         self._metrics = Metrics()
         self._gauges = Gauges()
-        sinks: list[Sink] = [Counted(self._metrics), AccessLog(self._access, access_form)]
+        sinks: list[Sink] = [Counted(self._metrics), AccessLog(self._access, start.access_form)]
         self._fanout = Fanout(sinks)
         self._tasks = Tasks()
         self._loop = asyncio.get_running_loop()
-        self.workers = Workers(start.workers, self._provision, self, self._tasks, start.early)
+        self.workers = Workers(start.provisions.workers, start.provisions.frame, self, self._tasks, start.early)
         self._keyring = Keyring(config.keys)
         self._operators = Operators(
             self.workers, self._metrics, self._gauges, self._own_gauges, self._reload_now, self._roll
@@ -147,7 +145,7 @@ class Process:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._notifier = Notifier()
         self._status = ""
-        self._name = start.name
+        self._name = start.provisions.name
         self._before = list(start.before)
         self._followed: Followed | None = None
         self._ending: asyncio.Future[_End] = self._loop.create_future()
@@ -251,23 +249,6 @@ class Process:
             one.serving()
 
     # -- workers ---------------------------------------------------------------------------------------
-
-    def _provision(self, slot: int, generation: int) -> tuple[Provision, list[int]]:
-        """What a worker begins with. Whoever has something for workers (a path, a descriptor) adds it here."""
-        named: dict[str, int] = {}
-        strings: dict[str, str] = {}
-        provision = Provision(
-            slot=slot,
-            workers=len(self.workers.slots),
-            generation=generation,
-            document=self._reload.document,
-            log_format=self._form,
-            identity=self._name,
-            listeners=tuple(one.slot for one in self._held),
-            descriptors=tuple(named),
-            strings=strings,
-        )
-        return provision, [*(one.sock.fileno() for one in self._held), *named.values()]
 
     def records(self, records: Sequence[Record]) -> None:
         """Requests that have finished, from any worker."""
@@ -375,13 +356,6 @@ def _settle() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
-
-
-def _form(config: Config, descriptor: int) -> LogFormat:
-    """What the configuration says; where it says nothing, text for people and the default for everything else."""
-    if ("server", "log_format") in config.lines or not os.isatty(descriptor):
-        return config.server.log_format
-    return "text"
 
 
 def _url(where: str, secure: bool) -> str:

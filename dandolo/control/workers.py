@@ -1,7 +1,7 @@
 """The workers: started, asked, replaced one by one, brought back when they end, ended together.
 
 Each has a slot. A slot always has one process that serves, or one that will; those that it replaced finish their
-requests beside it. What a worker is given is its owner's business (`provide`), what it says goes to its `Audience`.
+requests beside it. What a worker is given is its owner's business, what it says goes to its `Audience`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import msgspec
-
 from dandolo.control.child import Child, Sample, Unanswered
 from dandolo.control.spawn import Spawned, provide, spawn
 from dandolo.errors import GatewayError
-from dandolo.frames import Kind, encode
 from dandolo.net.tasks import Tasks
-from dandolo.provision import Provision
 from dandolo.record import Record
 
 START_S = 30.0
@@ -40,7 +36,6 @@ MARGIN_S = 5.0
 RETIRING_MAX = 4
 """Replaced processes of one slot that may still finish their requests; the oldest is cut when there are more."""
 
-_encode = msgspec.msgpack.Encoder().encode
 _log = logging.getLogger("dandolo")
 
 
@@ -91,13 +86,14 @@ class Slot:
 class Workers:
     """All workers of a control process.
 
-    `provide` gives what a process of a slot begins with (slot, generation) and the descriptors that go with it.
+    `first_frame` gives what a process of a slot begins with (slot, generation) and the descriptors that go with it.
+    `early` is the first slot's process, which has it already.
     """
 
     def __init__(
         self,
         count: int,
-        provision: Callable[[int, int], tuple[Provision, list[int]]],
+        first_frame: Callable[[int, int], tuple[bytes, list[int]]],
         audience: Audience,
         tasks: Tasks,
         early: Spawned | None = None,
@@ -106,7 +102,7 @@ class Workers:
         self.ending = False
         self.restarts = 0
         """Workers that ended and were brought back."""
-        self._provision = provision
+        self._first_frame = first_frame
         self._audience = audience
         self._tasks = tasks
         self._early = early
@@ -130,15 +126,17 @@ class Workers:
         self._started = True
 
     async def _begin(self, slot: Slot) -> Child:
-        spawned, self._early = self._early or spawn(), None
+        early, self._early = self._early, None
+        spawned = early or spawn()
         generation, slot.generation = slot.generation, slot.generation + 1
         child = Child(slot.number, generation, spawned, self, self._loop.time)
         slot.child = child
-        provision, descriptors = self._provision(slot.number, generation)
         try:
-            frame = encode(Kind.PROVISION, _encode(provision))
+            frame, descriptors = (b"", []) if early else self._first_frame(slot.number, generation)
             spawned.channel.settimeout(START_S)
-            if len(frame) <= AT_ONCE_BYTES:
+            if early:
+                pass
+            elif len(frame) <= AT_ONCE_BYTES:
                 provide(spawned.channel, frame, descriptors)
             else:
                 # More than the socket holds, while the worker is still loading.
