@@ -17,7 +17,7 @@ class Document(msgspec.Struct, frozen=True):
 
     `text` is the file's (None: the environment is the configuration), `source` names it, `secrets` are the contents
     of the secret files that it names, by path. `listen` and `admin` are the addresses that hold after flags and
-    passed sockets. It holds secrets: it goes through the private socket pair and nowhere else.
+    passed sockets, `workers` their number. It holds secrets: it goes through the private socket pair and nowhere else.
     """
 
     source: str
@@ -25,6 +25,7 @@ class Document(msgspec.Struct, frozen=True):
     secrets: dict[str, str]
     listen: tuple[str, ...] = ()
     admin: str = ""
+    workers: int = 1
 
     def __repr__(self) -> str:
         return f"Document({self.source})"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 from urllib.parse import urlsplit
 
 from dandolo.config import Config, ConfigError, Problem, from_environment, load, parse, refuse_public_without_keys
@@ -31,13 +32,14 @@ def find(path: str | None, environ: Mapping[str, str]) -> Config:
 class Choice:
     """What was said about the configuration from outside: `config` is the file, `host` and `port` replace that
     part of every TCP listener, `passed` (addresses of sockets that systemd opened) replaces all listeners,
-    `admin` the admin listener."""
+    `admin` the admin listener, `workers` their number."""
 
     config: str | None = None
     host: str | None = None
     port: int | None = None
     admin: Listen | None = None
     passed: tuple[Listen, ...] = ()
+    workers: int | Literal["auto"] | None = None
 
     def find(self, environ: Mapping[str, str]) -> tuple[Config, Document]:
         """The configuration with all that applied, and what others make the same of (`config_of`). Raises
@@ -55,10 +57,11 @@ class Choice:
             listen = tuple(map(self._placed, listen))
             source, lines = "command line", MappingProxyType({})
         admin = self.admin or config.server.admin
-        config = dataclasses.replace(config, server=dataclasses.replace(config.server, listen=listen, admin=admin))
+        workers = count(self.workers or config.server.workers)
+        config = _with(config, listen, admin, workers)
         refuse_public_without_keys(dataclasses.replace(config, source=source, lines=lines))
         self._refuse_itself(config)
-        return config, Document(config.source, text, secrets, tuple(map(str, listen)), str(admin))
+        return config, Document(config.source, text, secrets, tuple(map(str, listen)), str(admin), workers)
 
     @staticmethod
     def _refuse_itself(config: Config) -> None:
@@ -89,8 +92,17 @@ def config_of(document: Document, environ: Mapping[str, str]) -> Config:
         config = from_environment(environ)
     else:
         config = parse(document.text, document.source, environ, document.secrets)
-    listen, admin = tuple(map(parse_listen, document.listen)), parse_listen(document.admin)
-    return dataclasses.replace(config, server=dataclasses.replace(config.server, listen=listen, admin=admin))
+    return _with(config, tuple(map(parse_listen, document.listen)), parse_listen(document.admin), document.workers)
+
+
+def count(workers: int | Literal["auto"]) -> int:
+    """How many workers that is: "auto" is one for each core that we may use."""
+    return len(os.sched_getaffinity(0)) if workers == "auto" else workers
+
+
+def _with(config: Config, listen: tuple[Listen, ...], admin: Listen, workers: int) -> Config:
+    server = dataclasses.replace(config.server, listen=listen, admin=admin, workers=workers)
+    return dataclasses.replace(config, server=server)
 
 
 def listen_of(sock: socket.socket) -> Listen:

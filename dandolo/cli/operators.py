@@ -11,6 +11,7 @@ from dandolo.control.child import samples
 from dandolo.control.exposition import Gauge
 from dandolo.control.gauges import Gauges
 from dandolo.control.metrics import Metrics
+from dandolo.control.purging import PURGE_S, purge_routes
 from dandolo.control.route import Answer, Asked, Route, answer
 from dandolo.control.workers import Workers
 from dandolo.errors import Refusal, RequestError
@@ -48,6 +49,7 @@ class Operators:
                 "POST", b"/admin/reload", self._reload_asked, "read the configuration again, as SIGHUP does",
                 deadline_s=60.0,
             ),
+            *purge_routes(self._purge),
             Route("POST", b"/admin/restart", self._restart_asked, "replace all workers, one after the other"),
         ]  # fmt: skip
 
@@ -81,6 +83,17 @@ class Operators:
         if not children:
             raise Refusal("no worker serves at this moment", retry_after_s=1.0)
         return await children[0].ask("routes", query, ANSWER_S)
+
+    async def _purge(self, kind: str, name: str, soft: bool) -> dict[str, Any]:
+        """In every worker, those too that only finish what they have begun."""
+        found, failed = False, dict[str, None]()
+        for reply in await self._workers.ask_everyone("purge", [kind, name, soft], PURGE_S):
+            if reply.well:
+                found = found or reply.value["found"]
+                failed.update(dict.fromkeys(reply.value["failed"]))
+            else:
+                failed[f"worker {reply.slot} was not reached: it may still give what was purged"] = None
+        return {"found": found, "failed": list(failed)}
 
     async def _reload_asked(self, asked: Asked) -> Answer:
         reasons = await self._reload()

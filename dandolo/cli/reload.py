@@ -53,6 +53,8 @@ class Reload:
         was, server = self.config.server, config.server
         if (server.listen, server.admin, server.tls) != (was.listen, was.admin, was.tls):
             _log.warning("listeners and certificates change at the next start, not by a reload")
+        if server.workers != was.workers:
+            _log.warning("there are %s workers: their number changes at the next start, not by a reload", was.workers)
         # From here on every worker that starts begins with it.
         self.config, self._provisions.document = config, document
         workers.kill_late()

@@ -14,7 +14,7 @@ import os
 import select
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dandolo.cli import configured
 from dandolo.config import ConfigError
@@ -69,11 +69,10 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             return _say(f"the sockets in LISTEN_FDS cannot be used: {error.strerror}", EX_CANNOT_LISTEN)
         addresses = tuple(map(configured.listen_of, passed))
-        choice = configured.Choice(args.config, args.host, args.port, args.admin, addresses)
+        choice = configured.Choice(args.config, args.host, args.port, args.admin, addresses, args.workers)
         config, document = choice.find(os.environ)
         for warning in config.warnings:
             print(f"dandolo serve: warning: {warning}", file=sys.stderr)
-        workers = count(args.workers if args.workers is not None else config.server.workers)
 
         from dandolo.cli.descriptors import within_descriptors
         from dandolo.control import sockets
@@ -87,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
         if args.upgrade and not name:
             return _say("--upgrade needs to know the ports: none of them may be 0", EX_CANNOT_LISTEN)
         try:
-            held, admin, before = sockets.take(config.server.listen, workers, name, upgrade=args.upgrade, passed=passed)
+            held, admin, before = sockets.take(
+                config.server.listen, document.workers, name, upgrade=args.upgrade, passed=passed
+            )
         except OSError as error:
             in_use = "choose another with --port, or stop what uses it; --upgrade takes over from another Dandolo"
             return _say(_cannot_listen(error, in_use), EX_CANNOT_LISTEN)
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
                 EX_CANNOT_LISTEN,
             )
         access_form, program_form = args.log_format or _form(config, 1), args.log_format or _form(config, 2)
-        provisions = Provisions(document, workers, held, program_form, name)
+        provisions = Provisions(document, document.workers, held, program_form, name)
         _begin(early, provisions)
 
         from dandolo.cli import service
@@ -137,14 +138,9 @@ def _provide(early: Spawned, frame: bytes, descriptors: list[int]) -> None:
         pass  # it has ended: that is noticed, and told, soon enough
 
 
-def count(workers: int | str) -> int:
-    """How many workers that is: "auto" is one for each core that we may use."""
-    return len(os.sched_getaffinity(0)) if workers == "auto" else min(int(workers), WORKERS_MAX)
-
-
-def _workers(text: str) -> int | str:
+def _workers(text: str) -> int | Literal["auto"]:
     if text == "auto":
-        return text
+        return "auto"
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= WORKERS_MAX:
         raise argparse.ArgumentTypeError(f'expected 1 to {WORKERS_MAX}, or "auto"')
     return int(text)

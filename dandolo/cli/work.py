@@ -117,6 +117,7 @@ class Process:
         self.answers: dict[str, Callable[[Any], Any]] = {
             "gauges": self._gauges,
             "routes": self._routes,
+            "purge": self._purge,
             "prepare": self._planes.prepare,
             "swap": self._planes.swap,
             "forget": self._planes.forget,
@@ -220,6 +221,11 @@ class Process:
     def _answer(self, number: int, well: bool, value: Any) -> None:
         if self._pipe is not None:
             self._pipe.send(Kind.ANSWER, _encode([number, well, value]))
+
+    async def _purge(self, argument: Any) -> dict[str, Any]:
+        """Forget kept answers: kind, name, softly."""
+        kind, name, soft = argument
+        return await self._worker.gateway.store.purge(kind, name, soft=soft)
 
     def _stand_in(self, slots: Any) -> bool:
         """Accept for the siblings of these slots, which do not at this moment, and for no others."""
