@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Gateway, chat, get, request, until
+from harness import Gateway, Provider, chat, get, request, until
 from load import Load
 
 from dandolo.sim import Script, SimProvider, SimThread
@@ -320,3 +320,45 @@ def test_memory_of_both_processes_together(tmp_path: Path) -> None:
     with running(tmp_path, workers=1) as gateway:
         assert gateway.ask(request()).status == 200
         assert gateway.rss_bytes() < 75 << 20
+
+
+# -- a control process that stands still ---------------------------------------------------------------------------
+
+
+def test_workers_serve_while_the_control_process_stands_still(tmp_path: Path) -> None:
+    with running(tmp_path) as gateway:
+        with Load(gateway.port) as load, Load(gateway.port, connections=2, fresh=True) as new:
+            load.more(20)
+            before = gateway.workers()
+            gateway.signal(signal.SIGSTOP)
+            try:
+                load.more(300)
+                # Longer than a worker may be silent: what it says is in the pipe.
+                time.sleep(3.0)
+            finally:
+                gateway.signal(signal.SIGCONT)
+            load.more(20)
+        assert load.failures + new.failures == []
+        until(lambda: total(gateway) == load.answers + new.answers, what="records are missing")
+        assert gateway.workers() == before
+        assert gateway.metrics()["dandolo_records_dropped_total"] == 0
+
+
+def test_a_secret_file_is_read_once_for_all_workers(tmp_path: Path) -> None:
+    secret = tmp_path / "key"
+    secret.write_text("sk-first-0123456789\n")
+    sim = SimProvider("sim", key="sk-first-0123456789")
+    provider = Provider(sim, key=None, options={"key": {"file": str(secret)}})
+    server = {"workers": 1, "drain_delay": "0s"}
+    with SimThread(sim), Gateway(tmp_path, [provider], server=server, errors_expected=True) as gateway:
+        assert gateway.ask(request()).status == 200
+        secret.write_text("sk-other-0123456789\n")
+        before = gateway.workers()
+        os.kill(before[0], signal.SIGKILL)
+        until(lambda: gateway.workers() not in ([], before))
+        # Its successor has what the control process read, not what the file says now.
+        assert gateway.ask(request()).status == 200
+        gateway.signal(signal.SIGHUP)
+        until(lambda: '"reloaded ' in gateway.said())
+        assert gateway.ask(request()).status == 401 or gateway.ask(request()).status >= 500
+        assert "sk-" not in gateway.said()
