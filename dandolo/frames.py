@@ -39,6 +39,9 @@ class Kind(IntEnum):
     """From a worker, as its last word: its gauges, each [name, value, labels]."""
 
 
+_KINDS = {int(kind): kind for kind in Kind}
+
+
 class FrameError(ValueError):
     """What came is no frame."""
 
@@ -52,30 +55,41 @@ def encode(kind: Kind, payload: bytes) -> bytes:
 class Frames:
     """Takes bytes as they come and gives whole frames. Holds at most one unfinished frame."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("_held", "_wanted")
 
     def __init__(self) -> None:
         self._held = bytearray()
+        self._wanted = 0
+        """How many bytes must be held before another look is worth it."""
 
-    def feed(self, data: bytes) -> Iterator[tuple[Kind, bytes]]:
-        """The frames that are complete with `data`, in order. Raises FrameError; nothing may be fed after that."""
+    def feed(self, data: bytes) -> Iterator[tuple[Kind, memoryview]]:
+        """The frames that are complete with `data`, in order. Raises FrameError; nothing may be fed after that.
+
+        Payloads are views: what is kept of one must be copied.
+        """
         held = self._held
-        held += data
-        at = 0
+        if held:
+            held += data
+            if len(held) < self._wanted:
+                return
+            data = bytes(held)
+            held.clear()
+        view, at, size = memoryview(data), 0, len(data)
         try:
-            while len(held) - at >= _HEAD.size:
-                length, number = _HEAD.unpack_from(held, at)
+            while size - at >= _HEAD.size:
+                length, number = _HEAD.unpack_from(data, at)
                 if length > PAYLOAD_BYTES_MAX:
                     raise FrameError(f"a frame of {length} bytes, expected at most {PAYLOAD_BYTES_MAX}")
                 end = at + _HEAD.size + length
-                if len(held) < end:
+                if size < end:
+                    self._wanted = end - at
                     return
-                try:
-                    kind = Kind(number)
-                except ValueError:
-                    raise FrameError(f"a frame of kind {number}, expected one of {[*map(int, Kind)]}") from None
-                payload = bytes(held[at + _HEAD.size : end])
+                kind = _KINDS.get(number)
+                if kind is None:
+                    raise FrameError(f"a frame of kind {number}, expected one of {[*_KINDS]}")
+                payload = view[at + _HEAD.size : end]
                 at = end
                 yield kind, payload
+            self._wanted = _HEAD.size
         finally:
-            del held[:at]
+            held += view[at:]

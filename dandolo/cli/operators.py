@@ -22,7 +22,7 @@ ANSWER_S = 1.0
 
 class Operators:
     """The routes of the control process itself. `own` gives its gauges; `reload` tells what speaks against the
-    configuration, `restart` begins to replace the workers."""
+    configuration, `restart` begins to replace the workers, `upgrade` this process (and says why it cannot)."""
 
     def __init__(
         self,
@@ -32,6 +32,7 @@ class Operators:
         own: Callable[[], list[Gauge]],
         reload: Callable[[], Awaitable[list[str]]],
         restart: Callable[[], None],
+        upgrade: Callable[[], str],
     ) -> None:
         self.draining = False
         self._workers = workers
@@ -40,6 +41,7 @@ class Operators:
         self._own = own
         self._reload = reload
         self._restart = restart
+        self._upgrade = upgrade
 
     def routes(self) -> list[Route]:
         """What is offered."""
@@ -51,6 +53,10 @@ class Operators:
             ),
             *purge_routes(self._purge),
             Route("POST", b"/admin/restart", self._restart_asked, "replace all workers, one after the other"),
+            Route(
+                "POST", b"/admin/upgrade", self._upgrade_asked,
+                "have the program that stands there now take over from this process",
+            ),
         ]  # fmt: skip
 
     def _ready(self) -> tuple[bool, str]:
@@ -104,3 +110,8 @@ class Operators:
     def _restart_asked(self, asked: Asked) -> Answer:
         self._restart()
         return answer({"status": "workers are being replaced", "workers": len(self._workers.slots)}, 202)
+
+    def _upgrade_asked(self, asked: Asked) -> Answer:
+        if reason := self._upgrade():
+            raise RequestError(f"no upgrade: {reason}", status=409, code="no_upgrade")
+        return answer({"status": "a new process comes up to take over"}, 202)

@@ -62,10 +62,16 @@ def run(args: argparse.Namespace) -> int:
         return _say(f"no worker can be started: {error.strerror}", EX_CANNOT_LISTEN)
     needed = False
     try:
+        from dandolo.control import sockets, upgrade
         from dandolo.net import listen
 
         try:
             passed = listen.from_systemd(os.environ, os.getpid())
+            control = upgrade.predecessor(os.environ)
+            given = [] if control is None else control.sockets()
+            if given and all(one.slot in (sockets.SHARED, sockets.ADMIN) for one in given):
+                # Such as systemd had passed to it.
+                passed = [one.sock for one in given if one.slot == sockets.SHARED]
         except OSError as error:
             return _say(f"the sockets in LISTEN_FDS cannot be used: {error.strerror}", EX_CANNOT_LISTEN)
         addresses = tuple(map(configured.listen_of, passed))
@@ -75,7 +81,6 @@ def run(args: argparse.Namespace) -> int:
             print(f"dandolo serve: warning: {warning}", file=sys.stderr)
 
         from dandolo.cli.descriptors import within_descriptors
-        from dandolo.control import sockets
         from dandolo.control.provisions import Provisions
         from dandolo.net import succession
 
@@ -87,7 +92,13 @@ def run(args: argparse.Namespace) -> int:
             return _say("--upgrade needs to know the ports: none of them may be 0", EX_CANNOT_LISTEN)
         try:
             held, admin, before = sockets.take(
-                config.server.listen, document.workers, name, upgrade=args.upgrade, passed=passed
+                config.server.listen,
+                document.workers,
+                name,
+                passed=passed,
+                upgrade=args.upgrade,
+                control=control,
+                given=given,
             )
         except OSError as error:
             in_use = "choose another with --port, or stop what uses it; --upgrade takes over from another Dandolo"

@@ -22,6 +22,7 @@ from typing import Any
 from dandolo import __version__
 from dandolo.cli.age import since_start_ms
 from dandolo.cli.configured import Choice
+from dandolo.cli.heap import keep_memory
 from dandolo.cli.operators import Operators
 from dandolo.cli.reload import Reload
 from dandolo.config import Config
@@ -39,6 +40,7 @@ from dandolo.control.provisions import Provisions
 from dandolo.control.sinks import AccessLog, Counted, Fanout, Sink
 from dandolo.control.sockets import ADMIN, addresses, close_all
 from dandolo.control.spawn import Spawned
+from dandolo.control.upgrade import Upgrade
 from dandolo.control.workers import Workers
 from dandolo.net.listen import Census, Listener, describe
 from dandolo.net.succession import Followed, Given, Predecessor, orphans
@@ -78,6 +80,7 @@ class Start:
 
 def run(start: Start) -> int:
     """Serve until a signal; the exit code. Raises ConfigError for what only workers see."""
+    keep_memory()
     with asyncio.Runner() as runner:
         return runner.run(_serve(start))
 
@@ -119,6 +122,7 @@ class Process:
     def __init__(self, start: Start) -> None:
         config = start.config
         self._provisions = start.provisions
+        self._name = start.provisions.name
         self._reload = Reload(config, start.choice, start.provisions, self._changed)
         self._held = start.provisions.held
         self._admin_sockets = start.admin
@@ -132,8 +136,15 @@ class Process:
         self._loop = asyncio.get_running_loop()
         self.workers = Workers(start.provisions.workers, start.provisions.frame, self, self._tasks, start.early)
         self._keyring = Keyring(config.keys)
+        self._upgrade = Upgrade(self._name)
         self._operators = Operators(
-            self.workers, self._metrics, self._gauges, self._own_gauges, self._reload_now, self._roll
+            self.workers,
+            self._metrics,
+            self._gauges,
+            self._own_gauges,
+            self._reload_now,
+            self._roll,
+            self._upgrade.begin,
         )
         self._admin = Admin(
             with_index(self._operators.routes()),
@@ -145,7 +156,6 @@ class Process:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._notifier = Notifier()
         self._status = ""
-        self._name = start.provisions.name
         self._before = list(start.before)
         self._followed: Followed | None = None
         self._ending: asyncio.Future[_End] = self._loop.create_future()
@@ -163,6 +173,7 @@ class Process:
             self._loop.add_signal_handler(number, self._stop, number)
         self._loop.add_signal_handler(signal.SIGHUP, self._hangup)
         self._loop.add_signal_handler(signal.SIGUSR2, self._roll)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._upgrade_asked)
         await self.workers.start()
         for sock in self._admin_sockets:
             listener = Listener(sock, self._admin, self._census, self._tasks)
@@ -310,6 +321,10 @@ class Process:
         if not self._ending.done() and not self._rolling:
             self._rolling = True
             self._tasks.spawn(self._restart(), "restart")
+
+    def _upgrade_asked(self) -> None:
+        if not self._ending.done() and (reason := self._upgrade.begin()):
+            _log.error("no upgrade: %s", reason)
 
     async def _restart(self) -> None:
         try:

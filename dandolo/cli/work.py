@@ -197,7 +197,7 @@ class Process:
 
     # -- what it is asked ------------------------------------------------------------------------------
 
-    def _frame(self, kind: Kind, payload: bytes) -> None:
+    def _frame(self, kind: Kind, payload: memoryview) -> None:
         assert kind is Kind.ASK, f"a worker was sent a frame of kind {kind.name}"
         number, question, argument = msgspec.msgpack.decode(payload)
         try:

@@ -117,7 +117,7 @@ class Child:
 
     # -- what it says ----------------------------------------------------------------------------------
 
-    def _frame(self, kind: Kind, payload: bytes) -> None:
+    def _frame(self, kind: Kind, payload: memoryview) -> None:
         self.heard_at = self._now()
         try:
             match kind:

@@ -77,17 +77,30 @@ class Taken(NamedTuple):
     before: list[Predecessor]
 
 
-def take(wanted: Sequence[Listen], slots: int, name: str, *, upgrade: bool, passed: Sequence[socket.socket]) -> Taken:
+def take(
+    wanted: Sequence[Listen],
+    slots: int,
+    name: str,
+    *,
+    passed: Sequence[socket.socket],
+    upgrade: bool = False,
+    control: Predecessor | None = None,
+    given: Sequence[Given] = (),
+) -> Taken:
     """Listening sockets: those that were passed, those of a predecessor, or new ones. Raises OSError.
 
-    Workers whose control process died a moment ago may not have noticed yet: an address in use is tried again for
-    ORPHANS_S. Blocks.
+    `control` is a control process that gives way, and `given` what it gave; with `upgrade` one is looked for. Workers
+    whose control process died a moment ago may not have noticed yet: an address in use is tried again for ORPHANS_S.
+    Blocks.
     """
+    if control is not None:
+        admin = [one.sock for one in given if one.slot == ADMIN]
+        return Taken(shared(passed) if passed else adopt(given, slots), admin, [control, *orphans(name)])
     until = time.monotonic() + ORPHANS_S
     while True:
         before = orphans(name)
-        if upgrade and (control := Predecessor.find(name, None)) is not None:
-            before.insert(0, control)
+        if upgrade and (other := Predecessor.find(name, None)) is not None:
+            before.insert(0, other)
         given = first_given(before)
         admin = [one.sock for one in given if one.slot == ADMIN]
         if passed:

@@ -26,7 +26,7 @@ class Pipe(asyncio.Protocol):
     """One end. `on_frame` is called for each frame, `on_lost` once when the other end has gone, or this one was
     closed. What `on_frame` raises ends the pipe."""
 
-    def __init__(self, on_frame: Callable[[Kind, bytes], None], on_lost: Callable[[], None]) -> None:
+    def __init__(self, on_frame: Callable[[Kind, memoryview], None], on_lost: Callable[[], None]) -> None:
         self._on_frame = on_frame
         self._on_lost = on_lost
         self._frames = Frames()
@@ -36,7 +36,7 @@ class Pipe(asyncio.Protocol):
 
     @classmethod
     async def over(
-        cls, sock: socket.socket, on_frame: Callable[[Kind, bytes], None], on_lost: Callable[[], None]
+        cls, sock: socket.socket, on_frame: Callable[[Kind, memoryview], None], on_lost: Callable[[], None]
     ) -> Pipe:
         """A pipe over one end of `pair`, which becomes the pipe's."""
         sock.setblocking(False)

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,18 @@ def running(directory: Path, *, workers: int = 2, fixed: bool = False, **more: A
     sim = SimProvider("sim", script=more.pop("script", QUICK))
     with SimThread(sim), Gateway(directory, [sim], server=server, **more) as gateway:
         yield gateway
+
+
+def passing(stack: ExitStack) -> dict[str, Any]:
+    """What makes a gateway run under a service manager that holds its listening socket."""
+    passed = stack.enter_context(socket.socket())
+    passed.bind(("127.0.0.1", 0))
+    passed.listen(100)
+    script = (
+        "import os, sys\nos.dup2(int(sys.argv[1]), 3)\n"
+        "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))\nos.execv(sys.argv[2], sys.argv[2:])"
+    )
+    return {"through": [sys.executable, "-c", script, str(passed.fileno())], "pass_fds": [passed.fileno()]}
 
 
 def total(gateway: Gateway) -> float:
@@ -207,19 +219,9 @@ def test_the_control_process_killed_and_started_again_loses_no_request(tmp_path:
 
 @pytest.mark.promise("54")
 def test_control_process_killed_under_a_service_manager_that_holds_the_socket(tmp_path: Path) -> None:
-    with socket.socket() as passed:
-        passed.bind(("127.0.0.1", 0))
-        passed.listen(100)
-        script = (
-            "import os, sys\nos.dup2(int(sys.argv[1]), 3)\n"
-            "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))\nos.execv(sys.argv[2], sys.argv[2:])"
-        )
-        through = [sys.executable, "-c", script, str(passed.fileno())]
-        with (
-            running(tmp_path, errors_expected=True, through=through, pass_fds=[passed.fileno()]) as gateway,
-            Load(gateway.port) as load,
-        ):
-            assert gateway.port == passed.getsockname()[1]
+    with ExitStack() as stack:
+        gateway = stack.enter_context(running(tmp_path, errors_expected=True, **passing(stack)))
+        with Load(gateway.port) as load:
             load.more(50)
             before = gateway.workers()
             os.kill(gateway.pid, signal.SIGKILL)
@@ -249,6 +251,53 @@ def test_a_new_version_takes_over_without_losing_a_request(tmp_path: Path) -> No
         assert successor.stop() == 0
         assert load.failures + new.failures == []
         gateway.start()
+
+
+@pytest.mark.promise("54")
+@pytest.mark.parametrize("held", ["by us", "by systemd"])
+def test_a_process_starts_its_own_successor_and_ends(tmp_path: Path, held: str) -> None:
+    with ExitStack() as stack:
+        more = passing(stack) if held == "by systemd" else {}
+        gateway = stack.enter_context(running(tmp_path, fixed=held == "by us", **more))
+        with Load(gateway.port) as load, Load(gateway.port, connections=2, fresh=True) as new:
+            load.more(50)
+            old, before = gateway.pid, gateway.workers()
+            gateway.signal(signal.SIGUSR1)
+            until(lambda: all(map(gone, [old, *before])), 20.0, "the old one goes on")
+            gateway.wait()
+            load.more(50)
+            assert gateway.said().count(" ready in ") == 2
+        assert load.failures + new.failures == []
+        (successor,) = [pid for pid in of_group(old) if "_worker" not in words(pid)]
+        os.kill(successor, signal.SIGINT)
+        until(lambda: gone(successor) and not of_group(old))
+        gateway.start()
+
+
+@pytest.mark.promise("54")
+def test_a_successor_that_does_not_come_up_changes_nothing(tmp_path: Path) -> None:
+    with running(tmp_path, fixed=True, errors_expected=True, workers=1) as gateway:
+        gateway.config.write_text(gateway.config.read_text() + "nonsense")
+        gateway.signal(signal.SIGUSR1)
+        until(lambda: "ended with 78: this one goes on" in gateway.said())
+        assert gateway.ask(request()).status == 200
+
+
+def of_group(group: int) -> list[int]:
+    """The processes of a group that have not ended."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if entry.name.isdigit() and int(fields[2]) == group and fields[0] != "Z":
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def words(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
 
 
 @pytest.mark.promise("54")

@@ -24,7 +24,9 @@ class End:
         self.pipe: Pipe
 
     async def take(self, sock: socket.socket) -> End:
-        self.pipe = await Pipe.over(sock, lambda kind, payload: self.frames.append((kind, payload)), self.lost.set)
+        self.pipe = await Pipe.over(
+            sock, lambda kind, payload: self.frames.append((kind, bytes(payload))), self.lost.set
+        )
         return self
 
 
@@ -120,7 +122,7 @@ def test_a_frame_that_cannot_be_dealt_with_ends_the_pipe(runner: asyncio.Runner)
         ours, theirs = pair()
         lost = asyncio.Event()
 
-        def fail(kind: Kind, payload: bytes) -> None:
+        def fail(kind: Kind, payload: memoryview) -> None:
             raise ValueError("no")
 
         await Pipe.over(ours, fail, lost.set)
