@@ -1,7 +1,7 @@
 """What the control process gives a worker to begin with, and what a worker tells of itself: the two ends' own words.
 
 `Provision` is the first frame. Whatever a part of the control process prepares for a worker (a journal's path, a
-board's descriptor) goes into `strings` and `descriptors` under a name of its own.
+board's descriptor, a policy as bytes) goes into `strings`, `descriptors` or `blobs` under a name of its own.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Provision(msgspec.Struct, frozen=True):
     listeners: tuple[int, ...] = ()
     descriptors: tuple[str, ...] = ()
     strings: dict[str, str] = {}
+    blobs: dict[str, bytes] = {}
 
 
 class Beat(msgspec.Struct, array_like=True):

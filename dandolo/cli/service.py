@@ -29,15 +29,15 @@ from dandolo.config import Config
 from dandolo.config.schema import LogFormat
 from dandolo.control.admin import Admin
 from dandolo.control.basic import with_index
+from dandolo.control.callers import Callers
 from dandolo.control.child import Child, Sample
 from dandolo.control.exposition import Gauge
 from dandolo.control.gauges import Gauges
-from dandolo.control.keyring import Keyring
 from dandolo.control.logwriter import LogWriter, configure_logging
 from dandolo.control.metrics import Metrics
 from dandolo.control.notify import Notifier, watchdog_interval_s
 from dandolo.control.provisions import Provisions
-from dandolo.control.sinks import AccessLog, Counted, Fanout, Sink
+from dandolo.control.sinks import AccessLog, Counted, Fanout
 from dandolo.control.sockets import ADMIN, addresses, close_all
 from dandolo.control.spawn import Spawned
 from dandolo.control.upgrade import Upgrade
@@ -123,6 +123,8 @@ class Process:
         config = start.config
         self._provisions = start.provisions
         self._name = start.provisions.name
+        self.on_event: list[Callable[[str, str], None]] = []
+        """Who hears of events: kind and text."""
         self._reload = Reload(config, start.choice, start.provisions, self._changed)
         self._held = start.provisions.held
         self._admin_sockets = start.admin
@@ -130,12 +132,13 @@ class Process:
         self._program = configure_logging(start.program_form)
         self._metrics = Metrics()
         self._gauges = Gauges()
-        sinks: list[Sink] = [Counted(self._metrics), AccessLog(self._access, start.access_form)]
-        self._fanout = Fanout(sinks)
+        self.sinks = Fanout()
+        self.sinks.add(Counted(self._metrics))
+        self.sinks.add(AccessLog(self._access, start.access_form))
         self._tasks = Tasks()
         self._loop = asyncio.get_running_loop()
         self.workers = Workers(start.provisions.workers, start.provisions.frame, self, self._tasks, start.early)
-        self._keyring = Keyring(config.keys)
+        self._callers = Callers(config.keys)
         self._upgrade = Upgrade(self._name)
         self._operators = Operators(
             self.workers,
@@ -148,7 +151,7 @@ class Process:
         )
         self._admin = Admin(
             with_index(self._operators.routes()),
-            authenticate=self._keyring.authenticate if config.keys else None,
+            authenticate=self._callers.authenticate if config.keys else None,
             tasks=self._tasks,
         )
         self._census = Census(ADMIN_CONNECTIONS_MAX, ADMIN_CONNECTIONS_MAX)
@@ -187,7 +190,7 @@ class Process:
             self._every("orphans", ORPHANS_S, self._dismiss)
         self._every("sweep", PERIOD_S, lambda: self._admin.sweep.tick(self._admin.now()))
         self._every("look", LOOK_S, self._look)
-        self._every("tick", TICK_S, lambda: self._fanout.tick(time.time()))
+        self._every("tick", TICK_S, lambda: self.sinks.tick(time.time()))
 
     async def until_ended(self, status: str) -> int:
         """Tell the manager, wait for a signal, end in order; the exit code."""
@@ -263,7 +266,7 @@ class Process:
 
     def records(self, records: Sequence[Record]) -> None:
         """Requests that have finished, from any worker."""
-        self._fanout.take(records, time.time())
+        self.sinks.take(records, time.time())
 
     def last(self, child: Child, last: list[Sample] | None) -> None:
         """The end of a worker's process."""
@@ -278,8 +281,13 @@ class Process:
             Gauge("dandolo_config_reload_successful", self._reload.well),
             Gauge("dandolo_workers", len(self.workers.serving)),
             Gauge("dandolo_worker_restarts_total", self.workers.restarts),
-            Gauge("dandolo_sink_failures_total", self._fanout.failures),
+            Gauge("dandolo_sink_failures_total", self.sinks.failures),
         ]
+
+    def event(self, kind: str, text: str) -> None:
+        """Something happened that an operator wants to see beside the numbers: a reload, a worker's death."""
+        for hear in self.on_event:
+            hear(kind, text)
 
     def leaving(self, child: Child) -> None:
         """Somebody wants a worker to end: another takes its place."""
@@ -344,13 +352,17 @@ class Process:
                 return ["the gateway is ending"]
             self._notifier.reloading()
             try:
-                return await self._reload.once(self.workers)
+                reasons = await self._reload.once(self.workers)
+                self.event(
+                    "reload", f"refused: {reasons[0]}" if reasons else f"{self._reload.config.source} is in force"
+                )
+                return reasons
             finally:
                 well = self._reload.well
                 self._notifier.ready(self._status if well else "the last reload was refused: see the log")
 
     def _changed(self, config: Config) -> None:
-        self._keyring.keys = config.keys
+        self._callers.keys = config.keys
 
     def _every(self, name: str, seconds: float, call: Callable[[], object]) -> None:
         def again() -> None:

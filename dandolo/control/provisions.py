@@ -1,8 +1,8 @@
 """What every worker begins with, prepared by the control process for each of its slots.
 
-Whoever has something for workers adds it here: `strings` and `descriptors` hold functions of (slot, generation) that
-give a text, or a descriptor that stays open here (the worker gets a duplicate), under the name by which the worker
-finds it. It knows no event loop: the first worker is given its part before there is one.
+Whoever has something for workers adds it here: `strings`, `blobs` and `descriptors` hold functions of (slot,
+generation) that give a text, bytes, or a descriptor that stays open here (the worker gets a duplicate), under the name
+by which the worker finds it. It knows no event loop: the first worker is given its part before there is one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Provisions:
         self.name = name
         """Under which a successor finds the workers ("": nobody can follow)."""
         self.strings: dict[str, Callable[[int, int], str]] = {}
+        self.blobs: dict[str, Callable[[int, int], bytes]] = {}
         self.descriptors: dict[str, Callable[[int, int], int]] = {}
 
     def frame(self, slot: int, generation: int) -> tuple[bytes, list[int]]:
@@ -43,6 +44,7 @@ class Provisions:
             listeners=tuple(one.slot for one in self.held),
             descriptors=tuple(self.descriptors),
             strings={name: text(slot, generation) for name, text in self.strings.items()},
+            blobs={name: blob(slot, generation) for name, blob in self.blobs.items()},
         )
         named = [descriptor(slot, generation) for descriptor in self.descriptors.values()]
         return encode(Kind.PROVISION, _encode(provision)), [*(one.sock.fileno() for one in self.held), *named]

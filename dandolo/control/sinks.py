@@ -7,7 +7,7 @@ error is logged, at most once in a while.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from dandolo.control.log import Form, format_records
@@ -54,12 +54,19 @@ class Counted:
 class Fanout:
     """Gives every batch to every sink, in their order."""
 
-    def __init__(self, sinks: Sequence[Sink]) -> None:
-        self._sinks = tuple(sinks)
-        self._ticking = tuple(tick for sink in sinks if (tick := getattr(sink, "tick", None)) is not None)
+    def __init__(self, sinks: Iterable[Sink] = ()) -> None:
+        self._sinks: list[Sink] = list(sinks)
         self._complain_at = 0.0
         self.failures = 0
         """Batches, or ticks, that a sink could not deal with."""
+
+    def add(self, sink: Sink) -> None:
+        """From now on `sink` takes records too, after the others."""
+        self._sinks.append(sink)
+
+    def remove(self, sink: Sink) -> None:
+        """`sink` takes none any more."""
+        self._sinks.remove(sink)
 
     def take(self, records: Sequence[Record], now: float) -> None:
         """Records of one worker, in the order of their ends."""
@@ -73,11 +80,13 @@ class Fanout:
 
     def tick(self, now: float) -> None:
         """Once a second."""
-        for tick in self._ticking:
-            try:
-                tick(now)
-            except Exception:
-                self._failed(now)
+        for sink in self._sinks:
+            tick = getattr(sink, "tick", None)
+            if tick is not None:
+                try:
+                    tick(now)
+                except Exception:
+                    self._failed(now)
 
     def _failed(self, now: float) -> None:
         self.failures += 1

@@ -60,6 +60,9 @@ class Audience(Protocol):
     def records(self, records: Sequence[Record]) -> None:
         """Requests that have finished."""
 
+    def event(self, kind: str, text: str) -> None:
+        """What an operator wants to see beside the numbers."""
+
     def leaving(self, child: Child) -> None:
         """A process was told to end by somebody else, and waits for `replace`."""
 
@@ -361,6 +364,7 @@ class Workers:
             "worker %d (process %d) ended after %.1f s with %s: the next one starts %s",
             child.slot, child.pid, lived_s, how, f"in {wait_s:g} s" if wait_s else "now",
         )  # fmt: skip
+        self._audience.event("worker", f"worker {child.slot} ended with {how}")
         for problem in child.refused:
             _log.error("%s", problem)
         self._bring_back(slot)

@@ -42,3 +42,15 @@ def test_a_sink_that_fails_is_counted_and_said_once_a_minute(caplog: pytest.LogC
     assert after.ticks == [1063.0]
     assert fanout.failures == 3
     assert len([one for one in caplog.records if "could not be dealt with" in one.message]) == 2
+
+
+def test_sinks_come_and_go() -> None:
+    first, second, fanout = Kept(), Kept(), Fanout()
+    fanout.add(first)
+    fanout.take([ONE], 1.0)
+    fanout.add(second)
+    fanout.remove(first)
+    fanout.take([ONE], 2.0)
+    fanout.tick(3.0)
+    assert (first.taken, first.ticks) == (["1"], [])
+    assert (second.taken, second.ticks) == (["1"], [3.0])

@@ -7,15 +7,19 @@ import socket
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import dandolo
 from dandolo.config.address import Listen
 from dandolo.control import sockets
 from dandolo.control.child import samples, told
+from dandolo.control.provisions import Provisions
 from dandolo.control.spawn import WORKER_WORD, command, spawn
 from dandolo.control.workers import backoff_s
+from dandolo.frames import Frames, Kind
 from dandolo.net.succession import Given
+from dandolo.provision import Document, Provision
 
 
 @pytest.mark.parametrize(
@@ -96,3 +100,22 @@ def test_a_worker_that_nobody_needs_ends(monkeypatch: pytest.MonkeyPatch) -> Non
     left.channel.close()
     assert os.waitpid(left.pid, 0)[1] == 0
     os.close(left.pidfd)
+
+
+def test_what_parts_prepare_for_a_worker_comes_with_its_first_frame() -> None:
+    document = Document("x.toml", "[server]", {"/key": "sk-secret"})
+    held = [sockets.Held(socket.socket(), 0), sockets.Held(socket.socket(), 1)]
+    provisions = Provisions(document, 2, held, "json", "name")
+    provisions.strings["journal"] = lambda slot, generation: f"/state/{slot}-{generation}"
+    provisions.blobs["policy"] = lambda slot, generation: b"\x00keys"
+    provisions.descriptors["board"] = lambda slot, generation: 1
+    frame, descriptors = provisions.frame(1, 3)
+    ((kind, payload),) = Frames().feed(frame)
+    found = msgspec.msgpack.decode(payload, type=Provision)
+    assert kind is Kind.PROVISION
+    assert (found.slot, found.workers, found.generation, found.document) == (1, 2, 3, document)
+    assert (found.strings, found.blobs) == ({"journal": "/state/1-3"}, {"policy": b"\x00keys"})
+    assert (found.listeners, found.descriptors) == ((0, 1), ("board",))
+    assert descriptors == [*(one.sock.fileno() for one in held), 1]
+    assert "secret" not in repr(found)
+    sockets.close_all(held)

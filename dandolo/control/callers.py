@@ -11,7 +11,7 @@ from dandolo.control.guard import Caller
 from dandolo.errors import RequestError
 
 
-class Keyring:
+class Callers:
     """The keys of a configuration. `keys` is exchanged at a reload."""
 
     def __init__(self, keys: Iterable[Key]) -> None:
