@@ -51,8 +51,10 @@ class Reload:
         for warning in config.warnings:
             _log.warning("%s", warning)
         was, server = self.config.server, config.server
-        if (server.listen, server.admin, server.tls) != (was.listen, was.admin, was.tls):
-            _log.warning("listeners and certificates change at the next start, not by a reload")
+        if (server.listen, server.admin) != (was.listen, was.admin):
+            _log.warning("listeners change at the next start, not by a reload")
+        if server.tls != was.tls:
+            _log.warning("certificates change when workers are replaced (SIGUSR2), not by a reload")
         if server.workers != was.workers:
             _log.warning("there are %s workers: their number changes at the next start, not by a reload", was.workers)
         # From here on every worker that starts begins with it.

@@ -93,8 +93,8 @@ async def _serve(start: Start) -> int:
     process = Process(start)
     try:
         await process.start()
-    except RuntimeError as error:
-        print(f"dandolo serve: {error}", file=sys.stderr)
+    except (RuntimeError, OSError) as error:
+        print(f"dandolo serve: workers could not be started: {error}", file=sys.stderr)
         return 1
     providers = ", ".join(provider.name for provider in config.providers)
     count = start.provisions.workers

@@ -193,7 +193,12 @@ class Workers:
         if old is None or old.ready_at is None:
             return True  # a new one is on its way anyhow
         slot.retiring.append(old)
-        new = await self._begin(slot)
+        try:
+            new = await self._begin(slot)
+        except OSError as error:
+            slot.retiring.remove(old)
+            _log.error("no worker %d could be started, the old one stays: %s", slot.number, error.strerror)
+            return False
         try:
             async with asyncio.timeout(START_S):
                 well = await asyncio.shield(new.ready)

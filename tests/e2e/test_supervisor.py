@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from harness import Gateway, Provider, chat, get, request, until
 from load import Load
 
@@ -368,7 +370,7 @@ def test_every_request_has_its_line_whoever_served_it(tmp_path: Path) -> None:
 def test_memory_of_both_processes_together(tmp_path: Path) -> None:
     with running(tmp_path, workers=1) as gateway:
         assert gateway.ask(request()).status == 200
-        assert gateway.rss_bytes() < 75 << 20
+        assert gateway.rss_bytes() < 70 << 20
 
 
 # -- a control process that stands still ---------------------------------------------------------------------------
@@ -411,3 +413,31 @@ def test_a_secret_file_is_read_once_for_all_workers(tmp_path: Path) -> None:
         until(lambda: '"reloaded ' in gateway.said())
         assert gateway.ask(request()).status == 401 or gateway.ask(request()).status >= 500
         assert "sk-" not in gateway.said()
+
+
+def test_replaced_workers_take_up_a_renewed_certificate(tmp_path: Path) -> None:
+    authority = trustme.CA()
+
+    def renew() -> None:
+        issued = authority.issue_cert("localhost")
+        for part, name in ((issued.cert_chain_pems[0], "cert.pem"), (issued.private_key_pem, "key.pem")):
+            part.write_to_path(str(tmp_path / name))
+
+    def served(port: int) -> object:
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        with (
+            socket.create_connection(("127.0.0.1", port)) as raw,
+            context.wrap_socket(raw, server_hostname="localhost") as secure,
+        ):
+            return (secure.getpeercert() or {})["serialNumber"]
+
+    renew()
+    tls = {"cert": str(tmp_path / "cert.pem"), "key": str(tmp_path / "key.pem")}
+    with running(tmp_path, workers=1, server={"tls": tls, "drain_delay": "0s"}) as gateway:
+        before = served(gateway.port)
+        renew()
+        assert served(gateway.port) == before
+        gateway.signal(signal.SIGUSR2)
+        until(lambda: "all workers are replaced" in gateway.said())
+        assert served(gateway.port) != before
