@@ -34,6 +34,9 @@ class _Command(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code. A mistake of ours becomes one line, never a traceback."""
     given = list(sys.argv[1:] if argv is None else argv)
+    if given == ["_worker"]:
+        # What `dandolo serve` starts (`control.spawn`), where `python -m dandolo` cannot: in a frozen program.
+        return cast(int, import_module("dandolo.cli.work").main())
     chosen = next((word for word in given if not word.startswith("-")), "")
     try:
         code = _run(given, chosen)
