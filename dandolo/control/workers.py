@@ -275,6 +275,8 @@ class Workers:
         """End all without ceremony."""
         self.ending = True
         for slot in self.slots:
+            if slot.again is not None:
+                slot.again.cancel()
             for child in slot.all():
                 child.kill()
         await self.over()
@@ -378,7 +380,7 @@ class Workers:
         wait_s = backoff_s(slot.failures)
         self.restarts += 1
         self._fill_in()
-        slot.again = self._loop.call_later(wait_s, self._tasks.spawn, self._again(slot), "worker")
+        slot.again = self._loop.call_later(wait_s, lambda: self._tasks.spawn(self._again(slot), "worker"))
 
     async def _again(self, slot: Slot) -> None:
         if slot.child is not None or self.ending:
