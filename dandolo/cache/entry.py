@@ -86,14 +86,15 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Entry)
 
 
-def encode(entry: Entry) -> bytes:
-    """The entry as a record. Raises ValueError for one that `decode` would not take back."""
+def encode(entry: Entry, *, deflates: bool = True) -> bytes:
+    """The entry as a record, deflated where that is worth its time. Raises ValueError for one that `decode` would not
+    take back."""
     wrong = _flaw(entry)
     if wrong:
         raise ValueError(wrong)
     payload = _encoder.encode(entry)
     kind = _PLAIN
-    if len(payload) > DEFLATED_BYTES_MIN:
+    if deflates and len(payload) > DEFLATED_BYTES_MIN:
         deflated = zlib.compress(payload, LEVEL)
         if len(deflated) + _SIZE_BYTES < len(payload):
             kind, payload = _DEFLATED, len(payload).to_bytes(_SIZE_BYTES, "big") + deflated

@@ -7,7 +7,10 @@ follower's leaving harms the others. Decisions only: it keeps and tells, the gat
 
 from __future__ import annotations
 
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from dandolo.cache.entry import Entry
 
 FLIGHTS_MAX = 4096
 """Flights at one time; beyond, a request flies alone."""
@@ -48,8 +51,8 @@ class Flight(Generic[H]):
     """
 
     __slots__ = (
-        "_followers", "_trimmed", "bytes", "error", "head", "kept", "key", "landed", "leader", "paid", "pieces",
-        "unwanted", "whole",
+        "_followers", "_trimmed", "bytes", "entry", "error", "head", "kept", "key", "landed", "leader", "paid",
+        "pieces", "unwanted", "whole",
     )  # fmt: skip
 
     def __init__(self, key: bytes) -> None:
@@ -65,6 +68,8 @@ class Flight(Generic[H]):
         """The answer as one plain body, when it has landed and could be made one."""
         self.kept: object | None = None
         """An answer that was found after all, for everybody who waits."""
+        self.entry: Entry | None = None
+        """The answer as it is kept, when it has landed and is."""
         self.unwanted = False
         """It was purged meanwhile: its answer is not to be kept."""
         self.paid = False

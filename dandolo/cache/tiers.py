@@ -331,9 +331,7 @@ class Tiers:
         Memory has been purged before, so that nothing comes back through it.
         """
         failed: list[str] = []
-        if not soft:
-            self._unqueue(lambda waiting: self._host.purged(waiting.entry, waiting.scope).hard >= waiting.entry.created)
-        if self.sqlite is not None and not await self._disk_purged(kind, name, soft=soft):
+        if not await self.purge_disk(kind, name, soft=soft):
             failed.append("the file on disk does not know of it yet: it holds while this process lives")
         if self.redis is not None and self.log is not None:
             if not await self.log.note(kind, name, at, soft=soft):
@@ -345,8 +343,12 @@ class Tiers:
                     failed.append("Redis still holds some of it, which nobody gives any more")
         return failed
 
-    async def _disk_purged(self, kind: Kind, name: str, *, soft: bool) -> bool:
-        assert self.sqlite is not None
+    async def purge_disk(self, kind: Kind, name: str, *, soft: bool) -> bool:
+        """The part of `purge` that is this process's own; whether the file knows of it."""
+        if not soft:
+            self._unqueue(lambda waiting: self._host.purged(waiting.entry, waiting.scope).hard >= waiting.entry.created)
+        if self.sqlite is None:
+            return True
         try:
             async with asyncio.timeout(2.0):
                 return await self.sqlite.purge(kind, name, soft=soft)

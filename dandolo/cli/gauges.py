@@ -10,6 +10,7 @@ from dandolo.gateway.worker import Worker
 
 if TYPE_CHECKING:
     from dandolo.cache.tiers import Tiers
+    from dandolo.gateway.sharing import Sharing
 
 _STATES = {"closed": 0, "half-open": 1, "open": 2}
 
@@ -26,6 +27,18 @@ def _tiers(tiers: Tiers) -> Iterator[Gauge]:
             yield Gauge("dandolo_cache_tier_hits_total", tiers.counts.hits.get(tier, 0), label)
             yield Gauge("dandolo_cache_tier_misses_total", tiers.counts.misses.get(tier, 0), label)
             yield Gauge("dandolo_cache_tier_corrupt_total", tiers.counts.corrupt.get(tier, 0), label)
+
+
+def _peers(sharing: Sharing) -> Iterator[Gauge]:
+    counts, health = sharing.peers.counts, sharing.peers.health()
+    yield Gauge("dandolo_cache_peers", len(health))
+    yield Gauge("dandolo_cache_peers_up", sum(one.up and one.breaker == "closed" for one in health))
+    yield Gauge("dandolo_cache_peer_questions_total", counts.asked)
+    yield Gauge("dandolo_cache_peer_hits_total", counts.hits)
+    yield Gauge("dandolo_cache_peer_follows_total", counts.waits)
+    yield Gauge("dandolo_cache_peer_unanswered_total", counts.without)
+    yield Gauge("dandolo_cache_peer_served_total", counts.served)
+    yield Gauge("dandolo_cache_peer_flushes_total", counts.flushes)
 
 
 def gauges(worker: Worker) -> Iterator[Gauge]:
@@ -47,6 +60,8 @@ def gauges(worker: Worker) -> Iterator[Gauge]:
         yield Gauge("dandolo_cache_refusals", len(caching.refusals))
     if worker.gateway.tiers is not None:
         yield from _tiers(worker.gateway.tiers)
+    if worker.gateway.sharing is not None:
+        yield from _peers(worker.gateway.sharing)
     for runtime in worker.gateway.plane.fleet:
         account = (("account", runtime.account.label),)
         yield Gauge("dandolo_slots_in_use", runtime.slots.in_use, account)

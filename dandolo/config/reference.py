@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from dandolo.config.known import BASE_URLS, KNOWN, key_variable
-from dandolo.config.schema import Config, Provider, Server
+from dandolo.config.schema import CachePeers, Config, Provider, Server
 from dandolo.config.spec import KeySpec, keys_of, walk
 from dandolo.config.unenforced import NOT_YET
 
@@ -55,7 +55,7 @@ def starter(providers: Iterable[str]) -> str:
         "# `dandolo check` says what is wrong with a file, and what would run.",
     ]
     for title, many, own in _sections():
-        if title in ("server.tls", "providers.probe", "providers.accounts", "providers.models"):
+        if title in ("server.tls", "cache.peers.tls", "providers.probe", "providers.accounts", "providers.models"):
             # Written inline, or as examples below.
             continue
         out.append("")
@@ -83,6 +83,8 @@ def starter(providers: Iterable[str]) -> str:
             out.append(f"listen = {spec.default}" if title == "server" and name == "listen" else _comment(name, spec))
         if title == "server":
             out.append(_comment("tls", keys_of(Server)["tls"]))
+        if title == "cache.peers":
+            out.append(_comment("tls", keys_of(CachePeers)["tls"]))
     return "\n".join(out) + "\n"
 
 

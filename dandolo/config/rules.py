@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
+from pathlib import Path as FilePath
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,6 +36,7 @@ def check(config: Config, document: Mapping[str, Any], at: At) -> Targets:
         at.child("routing").child("weights").report("are all 0: expected at least one above it")
     models = _models(config, at)
     _auto(config, at)
+    _peers(config, at.child("cache").child("peers"))
     return models
 
 
@@ -71,14 +73,13 @@ def _server(config: Config, at: At) -> None:
     if "*" in server.cors_origins and not config.keys:
         at.child("cors_origins").report('"*" without keys would let any web page spend your money: list origins')
     if server.tls is not None and server.tls.cert.name and server.tls.key.name:
-        _certificate(server, at.child("tls"))
+        _certificate(server.tls.cert, server.tls.key, at.child("tls"))
 
 
-def _certificate(server: Server, at: At) -> None:
+def _certificate(cert: FilePath, key: FilePath, at: At) -> None:
     # Most configurations have no certificate of their own, and importing this takes milliseconds.
     import ssl
 
-    assert server.tls is not None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
     # Without this, a key with a passphrase would be asked for on the terminal.
@@ -86,7 +87,7 @@ def _certificate(server: Server, at: At) -> None:
         raise ValueError
 
     try:
-        context.load_cert_chain(server.tls.cert, server.tls.key, refuse)
+        context.load_cert_chain(cert, key, refuse)
     except ssl.SSLError as error:
         at.report(f"cannot be used: {error.reason or 'not PEM'}: expected a PEM chain and its own private key")
     except ValueError:
@@ -252,3 +253,30 @@ def _auto(config: Config, at: At) -> None:
         elif name and name not in config.models and name not in listed and not open_ended:
             near = nearest(name, (*config.models, *listed))
             place.report("is no alias and no listed model" + (f": did you mean {quote(near)}?" if near else ""))
+
+
+def _peers(config: Config, at: At) -> None:
+    peers = config.cache.peers
+    places = [("listen", index, one) for index, one in enumerate(peers.listen)]
+    places += [("peers", index, one) for index, one in enumerate(peers.peers)]
+    if peers.tls is not None and peers.tls.cert.name and peers.tls.key.name and peers.tls.ca.name:
+        _certificate(peers.tls.cert, peers.tls.key, at.child("tls"))
+        _authority(str(peers.tls.ca), at.child("tls").child("ca"))
+    if not places:
+        return
+    if peers.name is None:
+        at.child("name").report("is missing: every process that shares a cache needs a name of its own")
+    if config.cache.secret is None:
+        at.report('needs cache.secret, the same for all: secret = { env = "DANDOLO_CACHE_SECRET" }')
+    if "memory" not in config.cache.levels:
+        at.report('needs "memory" in cache.levels: what peers share is what each keeps in memory')
+    if config.server.privacy:
+        at.warn("is passed over: with server.privacy nothing leaves a process")
+    for key, index, one in places:
+        here = at.child(key).child(index)
+        if one.kind != "tcp":
+            continue
+        if peers.tls is None:
+            here.report(f"{one} is reached over a network: set tls, or use unix:/path on one host")
+        if not one.port or (key == "peers" and not one.host):
+            here.report(f"observed {one}, expected a host and a port that others can know")

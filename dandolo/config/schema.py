@@ -22,7 +22,7 @@ from dandolo.config.address import Listen
 from dandolo.config.problem import Path as KeyPath
 from dandolo.config.secret import Secret
 from dandolo.config.spec import KeySpec, Kind, absent, computed, fed_by, key, required, section
-from dandolo.config.stores import Cache, CacheMemory, CacheRedis, CacheSqlite, Level
+from dandolo.config.stores import Cache, CacheMemory, CachePeers, CacheRedis, CacheSqlite, Level
 
 __all__ = [
     "Account",
@@ -30,6 +30,7 @@ __all__ = [
     "AutoModel",
     "Cache",
     "CacheMemory",
+    "CachePeers",
     "CacheRedis",
     "CacheSqlite",
     "Capability",

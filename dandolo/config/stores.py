@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dandolo.config import kinds, redisurl
+from dandolo.config import address, kinds, redisurl
+from dandolo.config.address import Listen
 from dandolo.config.secret import Secret
-from dandolo.config.spec import absent, key, section
+from dandolo.config.spec import Kind, absent, key, required, section
 
 Level = Literal["memory", "redis", "sqlite"]
 
@@ -37,6 +38,31 @@ class CacheSqlite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PeersTls:
+    cert: Path = required(kinds.readable_file("a PEM certificate chain"), "certificate chain, leaf first (PEM)")
+    key: Path = required(kinds.readable_file("a PEM private key"), "its private key (PEM)")
+    ca: Path = required(kinds.readable_file("a PEM bundle"), "who signs the certificates of all peers (PEM)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachePeers:
+    name: str | None = absent(
+        kinds.name(), "of this process, another for each; needed where there are peers", example='"edge-1"'
+    )
+    listen: tuple[Listen, ...] = key(
+        kinds.array(address.listen(), 4), "[]", "where peers reach this process: unix:/path (same host), or HOST:PORT"
+    )
+    peers: tuple[Listen, ...] = key(
+        kinds.array(address.listen(), 64), "[]", "where it reaches the others; its own addresses may be among them"
+    )
+    tls: PeersTls | None = absent(
+        Kind("table", "cert, key and ca", section=PeersTls),
+        "mutual TLS, needed for HOST:PORT; certificates name the hosts they are dialled by",
+        example='{ cert = "/path/chain.pem", key = "/path/key.pem", ca = "/path/ca.pem" }',
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cache:
     levels: tuple[Level, ...] = key(
         kinds.array(kinds.choice("memory", "redis", "sqlite"), 3),
@@ -60,3 +86,4 @@ class Cache:
     memory: CacheMemory = section(CacheMemory, "the tier in a worker's memory")
     redis: CacheRedis = section(CacheRedis, "the tier that hosts share")
     sqlite: CacheSqlite = section(CacheSqlite, "the tier on disk")
+    peers: CachePeers = section(CachePeers, "other processes that share the cache")

@@ -88,13 +88,13 @@ class Caching:
     """The cache under one configuration; None instead where it is off (`of`)."""
 
     __slots__ = (
-        "_bypasses", "_contexts", "_forwarded", "_holders", "_keys", "_rules", "_sampling", "_secret", "_tags",
-        "aliases", "memo", "memory", "refusals", "sizes",
+        "_bypasses", "_contexts", "_forwarded", "_holders", "_keys", "_private_scopes", "_rules", "_sampling",
+        "_secret", "_tags", "aliases", "memo", "memory", "private", "refusals", "sizes",
     )  # fmt: skip
 
     def __init__(self, config: Config) -> None:
         cache = config.cache
-        private = config.server.privacy
+        private = self.private = config.server.privacy
         self._bypasses: dict[str, bytes] = {}
         self._contexts: dict[bytes, bytes] = {}
         self._sampling: dict[tuple[str, bytes], bytes] = {}
@@ -115,6 +115,7 @@ class Caching:
             for key in config.keys
         }
         self._holders.setdefault("", Policy(self._rules, Holder()))
+        self._private_scopes = frozenset(f"key:{key.name}" for key in config.keys if key.privacy)
 
     @classmethod
     def of(cls, config: Config) -> Caching | None:
@@ -228,11 +229,19 @@ class Caching:
             return None
         return kept if permission.admits(kept.entry.kind, kept.created, steady) else None
 
+    def may_leave(self, scope: str) -> bool:
+        """Whether answers of a scope may be given to other processes."""
+        return not self.private and scope not in self._private_scopes
+
+    def take(self, entry: Entry, scope: str, now: float) -> None:
+        """Keep an answer that another process has made (monotonic)."""
+        self.memory.promote(entry, _head(entry), scope, now + STEADY_OFFSET_S)
+
     def promote(self, plan: Plan, found: Found, now: float) -> Kept | None:
         """An answer of another tier as it may be given, fresh or stale; None when it may not."""
         steady = now + STEADY_OFFSET_S
         entry = found.entry
-        kept = self.memory.promote(entry, _head(entry.tags), plan.permission.scope, steady)
+        kept = self.memory.promote(entry, _head(entry), plan.permission.scope, steady)
         if kept is None:
             return None
         if found.stale:
@@ -330,7 +339,7 @@ class Caching:
         plan = Plan(draft.permission, key, b"")
         # A name that steers, and is no part of the body's meaning, may have been taken off it.
         entry = self.judge(plan, call, 200, draft.body, (), draft.provider, draft.usage, at, model=draft.model)
-        return None if entry is None else (entry, _head(entry.tags))
+        return None if entry is None else (entry, _head(entry))
 
     def keep(
         self,
@@ -349,7 +358,7 @@ class Caching:
         if entry is None:
             return None
         scope, steady, since = plan.permission.scope, at.now + STEADY_OFFSET_S, at.asked + STEADY_OFFSET_S
-        self.memory.put(entry, _head(entry.tags), scope, steady, since)
+        self.memory.put(entry, _head(entry), scope, steady, since)
         if self.memory.purges.latest(entry, scope).hard >= since:
             return None
         if plan.asking is not None and self.aliases is not None and entry.kind is TtlClass.QUESTION:
@@ -407,12 +416,18 @@ def _secret(config: Config) -> bytes:
     return made_once(config.server.state_dir)
 
 
-def _head(tags: tuple[str, ...]) -> bytes:
-    """The header line that names who gave an answer, which its tags tell."""
-    for tag in tags:
-        if tag.startswith(PROVIDER_TAG):
-            return b"x-dandolo-provider: %b\r\n" % tag[len(PROVIDER_TAG) :].encode("ascii", "replace")
-    return b""
+def provider_of(entry: Entry) -> str:
+    """Who gave an answer, which its tags tell; "" when they do not, or in something that is no name."""
+    for tag in entry.tags:
+        if tag.startswith(PROVIDER_TAG) and tag.isascii() and tag.isprintable():
+            return tag[len(PROVIDER_TAG) :]
+    return ""
+
+
+def _head(entry: Entry) -> bytes:
+    """The header line that names who gave an answer. Entries come from other tiers and processes, too."""
+    provider = provider_of(entry)
+    return b"x-dandolo-provider: %b\r\n" % provider.encode("ascii") if provider else b""
 
 
 def _sampling(call: Call) -> tuple[str, bytes] | None:

@@ -26,7 +26,7 @@ from dandolo.gateway.attempt import Attempt, Outrun
 from dandolo.gateway.auto import is_auto, select
 from dandolo.gateway.choice import Ask, route_of
 from dandolo.gateway.explanation import about_choice
-from dandolo.gateway.heads import answer_head
+from dandolo.gateway.heads import answer_head, relayed_head
 from dandolo.gateway.leading import Lone
 from dandolo.gateway.progress import Progress
 from dandolo.gateway.shortly import begin_shortly
@@ -219,6 +219,8 @@ class Exchange(Progress):
     def lent_head(self) -> bytes:
         """The client's header lines under the head of the provider whose call was taken from."""
         assert self.lent is not None
+        if self.lent_by is not None:
+            return relayed_head(self, self.lent, self.lent_by)
         assert self.target is not None
         return self.head(self.lent, self.target)
 

@@ -8,44 +8,29 @@ or, where it asked for the other form, when the whole answer is there.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dandolo.api.call import Call
 from dandolo.api.usage import Usage, facts
 from dandolo.cache import headers
-from dandolo.cache.flight import PIECES_BYTES_MAX, Flight
+from dandolo.cache.flight import Flight
 from dandolo.cache.headers import Outcome, forwarded
-from dandolo.cache.memory import Kept
-from dandolo.cache.replay import assemble, prepare
-from dandolo.errors import GatewayError, RequestError, UpstreamInvalid
+from dandolo.cache.replay import prepare
+from dandolo.errors import GatewayError, UpstreamInvalid
 from dandolo.gateway.answers import STREAM
-from dandolo.gateway.caching import STEADY_OFFSET_S, Times
-from dandolo.gateway.detached import Detached
+from dandolo.gateway.caching import STEADY_OFFSET_S
 from dandolo.gateway.leading import Begun, Lone
+from dandolo.gateway.making import Leader, Tiered
 from dandolo.net.strand import Waiter
 from dandolo.wire import sse
 from dandolo.wire.client import Response
 
 if TYPE_CHECKING:
-    from dandolo.cache.tiers import Found
     from dandolo.gateway.caching import Plan
     from dandolo.gateway.exchange import Exchange
     from dandolo.gateway.ways import Lane
 
-LAG_BYTES_MAX = 1024 * 1024
-"""An answer too long to be kept waits for its slowest follower when that is so far behind."""
-
 _now = time.monotonic
-
-
-@dataclass(frozen=True, slots=True)
-class Tiered:
-    """An answer that another tier had, as it is given."""
-
-    kept: Kept
-    outcome: Outcome
-    tier: str
 
 
 async def fly(exchange: Exchange, call: Call, lane: Lane, plan: Plan) -> None:
@@ -91,133 +76,6 @@ async def fly(exchange: Exchange, call: Call, lane: Lane, plan: Plan) -> None:
     await Following(exchange, call, lane, plan, flight).follow()
 
 
-class Leader:
-    """Makes the call of a flight, and keeps its answer (a taker of `gateway.detached`)."""
-
-    def __init__(self, exchange: Exchange, call: Call, plan: Plan, flight: Flight[Begun]) -> None:
-        self._call = call
-        self._plan = plan
-        self._flight = flight
-        self._asked_at = _now()
-        self.alone = False
-        """It refreshes a stale answer: nobody need follow."""
-        self.detached = Detached(exchange, call, self, shares=True)
-        self._looking = False
-        self._abandoned = False
-        flight.leader = self
-
-    def begin(self) -> None:
-        """Look in the other tiers, then ask."""
-        tiers, permission = self.detached.gateway.tiers, self._plan.permission
-        if tiers is None or not permission.lookup or permission.memory_only:
-            self._ask()
-        else:
-            self._looking = True
-            tiers.look_up(self._plan.key, permission.scope, self._looked)
-
-    def left(self) -> None:
-        """Nobody follows any more."""
-        if self._looking:
-            self._abandoned = True
-        elif not self.alone:
-            self.detached.cancel()
-
-    def _looked(self, found: Found | None) -> None:
-        """What the other tiers have."""
-        self._looking = False
-        flight, plan, detached = self._flight, self._plan, self.detached
-        caching, now = detached.plane.caching, _now()
-        if found is not None and caching is not None and not flight.unwanted:
-            kept = caching.promote(plan, found, now)
-            steady = now + STEADY_OFFSET_S
-            if kept is not None and kept.fresh(steady):
-                flight.kept = Tiered(kept, Outcome.HIT, found.tier)
-                self._land()
-                return
-            stale = kept is not None and plan.permission.max_age_s is None and steady < kept.entry.stale_until
-            if kept is not None and stale and not self.alone and not plan.permission.only_if_cached:
-                # Given to everybody who waits; a new one is fetched, for which nobody waits.
-                self.alone = True
-                flight.find(Tiered(kept, Outcome.STALE, found.tier))
-        if self._abandoned and not self.alone:
-            self._land()
-        else:
-            self._ask()
-
-    def _land(self, error: GatewayError | None = None) -> None:
-        self.detached.gateway.flights.end(self._flight)
-        self._flight.land(error)
-
-    def _ask(self) -> None:
-        if self._plan.permission.only_if_cached:
-            self._land(
-                RequestError(
-                    "no kept answer to this request may be given, and it asked for no other"
-                    " (Cache-Control: only-if-cached)",
-                    status=504,
-                    code="not_cached",
-                )
-            )
-        else:
-            self.detached.begin()
-
-    def moved_on(self) -> None:
-        """A follower has taken more."""
-        if self.detached.audience.stalled and self._flight.trim() <= LAG_BYTES_MAX // 2:
-            self.detached.audience.resume()
-
-    # -- what the call tells ---------------------------------------------------------------------------
-
-    def answered(self, status: int, body: bytes) -> None:
-        """A plain answer, whole."""
-        self._flight.begin(Begun(status, events=False, whole=True))
-        self._flight.add(body)
-
-    def begun(self, status: int, length: int | None) -> None:
-        """An answer in pieces has begun."""
-        self._flight.begin(Begun(status, events=self._call.stream, length=length))
-
-    def piece(self, content: bytes) -> None:
-        """The next piece."""
-        flight = self._flight
-        flight.add(content)
-        if flight.bytes > PIECES_BYTES_MAX and flight.trim() > LAG_BYTES_MAX:
-            self.detached.audience.pause()
-
-    def over(self, error: GatewayError | None) -> None:
-        """The answer is complete, or has failed."""
-        flight, detached = self._flight, self.detached
-        gateway, caching = detached.gateway, detached.plane.caching
-        gateway.flights.end(flight)
-        begun = flight.head
-        if error is None and begun is not None and caching is not None and flight.bytes <= PIECES_BYTES_MAX:
-            body: bytes | None = b"".join(flight.pieces)
-            offsets: tuple[int, ...] = ()
-            if begun.events:
-                datas = [data for event in sse.split(body or b"") if (data := sse.parse(event)[1]) is not None]
-                made = assemble(self._call.endpoint.dialect, datas)
-                body, offsets = (made.body, made.offsets) if made is not None else (None, ())
-            flight.whole = body
-            if body is not None and not flight.unwanted:
-                target = detached.target
-                entry = caching.keep(
-                    self._plan,
-                    self._call,
-                    begun.status,
-                    body,
-                    offsets=offsets,
-                    provider=target.provider.encoded_name if target is not None else b"",
-                    usage=detached.costs(),
-                    at=Times(self._asked_at, _now(), detached.tenant.name),
-                )
-                tiers, permission = gateway.tiers, self._plan.permission
-                if entry is not None and tiers is not None and not permission.memory_only:
-                    tiers.keep(entry, permission.scope)
-        elif error is not None and caching is not None and not flight.unwanted:
-            caching.keep_refusal(self._plan, self._call, error, _now())
-        flight.land(error)
-
-
 class Following:
     """One client of a flight: what it has been sent, and whether it can take more."""
 
@@ -258,7 +116,10 @@ class Following:
                 flight.leader.left()
         tiered, caching = flight.kept, exchange.plane.caching
         if isinstance(tiered, Tiered) and not self._sending and caching is not None:
-            served = caching.send(exchange, self._call, tiered.kept, tiered.outcome, _now(), tiered.tier)
+            kept, now = tiered.kept, _now()
+            # Whoever began the flight may have been content with an older one.
+            if self._plan.permission.admits(kept.entry.kind, kept.created, now + STEADY_OFFSET_S):
+                served = caching.send(exchange, self._call, kept, tiered.outcome, now, tiered.tier)
         if not served:
             exchange.relay = None
             await exchange.ask(self._call, self._lane)
@@ -296,7 +157,7 @@ class Following:
     def _begin(self, begun: Begun) -> None:
         exchange = self._exchange
         self._sending = True
-        exchange.take_from(self._leader())
+        self._leader().lend(exchange)
         exchange.relay = self
         exchange.commit(begun.status)
         head = exchange.lent_head()
@@ -332,7 +193,7 @@ class Following:
         if body is None or begun is None:
             self.done.set(False)
             return
-        exchange.take_from(self._leader())
+        self._leader().lend(exchange)
         if not begun.whole and exchange.lent is not None:
             exchange.lent = _of_kind(exchange.lent, b"application/json")
         self._count()
@@ -357,7 +218,7 @@ class Following:
         """Tokens as told; the cost is on the record of one of those who followed."""
         leader, exchange = self._leader(), self._exchange
         usage = leader.costs()
-        exchange.finish_reason = leader.finish_reason
+        exchange.finish_reason = leader.detached.finish_reason
         if usage is None:
             return
         if self._flight.paid:
@@ -365,10 +226,10 @@ class Following:
         self._flight.paid = True
         exchange.usage = usage
 
-    def _leader(self) -> Exchange:
+    def _leader(self) -> Leader | Lone:
         leader = self._flight.leader
         assert isinstance(leader, Leader | Lone)
-        return leader.detached
+        return leader
 
     # -- from the client -------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dandolo.api.endpoints import ENDPOINTS, Dialect, Endpoint
 from dandolo.cache.flight import Flights
@@ -41,6 +42,9 @@ from dandolo.record import Record
 from dandolo.route.hedge import Watch
 from dandolo.route.retry import LOCAL_WAIT_MAX_S, Budget
 from dandolo.wire.server import DRAIN_BYTES_MAX, HeadLimits, Request
+
+if TYPE_CHECKING:
+    from dandolo.gateway.sharing import Sharing
 
 AFTER_DONE_S = 1.0
 """How long a provider may keep its connection open after the end of its stream (promise 27)."""
@@ -95,6 +99,8 @@ class Gateway:
         self.flights: Flights[Begun] = Flights()
         self.repeats = Repeats(self)
         self._hits: list[Hit] = []
+        self.sharing: Sharing | None = None
+        """Other processes with the same cache, where there are any."""
         self.store = Store(self)
         self.tiers = tiers_of(config, self.store, slot)
         self._due = 0.0

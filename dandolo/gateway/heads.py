@@ -53,3 +53,18 @@ def answer_head(exchange: Exchange, response: Response, target: Target) -> bytes
         head += exchange.cache_lines
     origin = exchange.admitted.origin
     return head if origin is None else head + site.cors(origin)
+
+
+def relayed_head(exchange: Exchange, response: Response, provider: bytes) -> bytes:
+    """The lines for the answer to a call that another process made: of its provider only the name is known."""
+    head = b"%b%bx-request-id: %b\r\nx-dandolo-provider: %b\r\n%b" % (
+        exchange.gateway.dates.line(_now()),
+        answers.provider_fields(response),
+        exchange.encoded_id,
+        provider,
+        exchange.cache_lines,
+    )
+    if exchange.endpoint.dialect == "messages":
+        head += b"request-id: %b\r\n" % exchange.encoded_id
+    origin = exchange.admitted.origin
+    return head if origin is None else head + site.cors(origin)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dandolo.api.call import Call
+from dandolo.api.usage import Usage
 from dandolo.errors import GatewayError, InternalError
 
 if TYPE_CHECKING:
@@ -40,6 +41,14 @@ class Lone:
         self.detached = exchange
         self.abandoned = False
 
+    def lend(self, exchange: Exchange) -> None:
+        """What the call took is what a follower's request took."""
+        exchange.take_from(self.detached)
+
+    def costs(self) -> Usage | None:
+        """Tokens and cost of the answer, as far as they are known."""
+        return self.detached.costs()
+
     def left(self) -> None:
         """Nobody follows any more: it is its client's again, if that is still there."""
         if self.abandoned:
@@ -53,6 +62,7 @@ def may_lead(exchange: Exchange, call: Call, plan: Plan) -> bool:
         caching is not None
         and not call.stream
         and gateway.tiers is None
+        and gateway.sharing is None
         and caching.aliases is None
         and permission.lookup
         and permission.store

@@ -72,6 +72,8 @@ class Progress(Timed):
     """Header lines that say so."""
     lent: Response | None = None
     """The head of the answer to a call that was made for several."""
+    lent_by: bytes | None = None
+    """The provider's name, where another process made that call."""
     response_id: str | None = None
     """The id of the provider's plain answer."""
     call: Call | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dandolo.cache.entry import Entry
-from dandolo.cache.generations import Kind
+from dandolo.cache.generations import Kind, Purge
 from dandolo.cache.key import KEY_BYTES
 from dandolo.cache.purges import NEVER, PURGED, Latest, Purged
 from dandolo.config.schema import Config
@@ -80,26 +81,59 @@ class Store:
         failed: list[str] = []
         found = False
         if kind == "key":
-            key = bytes.fromhex(name)
-            if len(key) != KEY_BYTES:
-                raise ValueError(f"a key has {KEY_BYTES * 2} hexadecimal digits")
-            flight = gateway.flights.find(key)
-            if flight is not None:
-                # What was asked before is answered to those who asked, and not kept.
-                flight.unwanted = True
-                gateway.flights.end(flight)
-            gateway.repeats.clear()
-            if gateway.plane.caching is not None:
-                gateway.plane.caching.refusals.clear()
-                found = gateway.plane.caching.memory.purge_key(key, at, soft=soft)
-            if gateway.tiers is not None:
-                # Beyond memory a soft purge of one key is a hard one: there is nothing that would renew it there.
-                gateway.tiers.forget(key)
+            found = self._forget_key(name, at, soft=soft)
+            failed += self._tell_peers(kind, name, soft)
         else:
             self.forget(kind, name, at, soft=soft)
+            failed += self._tell_peers(kind, name, soft)
             if gateway.tiers is not None:
-                failed = await gateway.tiers.purge(kind, name, at, soft=soft)
+                failed += await gateway.tiers.purge(kind, name, at, soft=soft)
         return {"found": found, "failed": failed}
+
+    def purged_by_peer(self, purge: Purge) -> None:
+        """A process that shares the cache has purged: memory at once, the file behind it soon. Redis was told there."""
+        kind, name, soft = purge
+        gateway = self._gateway
+        if kind == "key":
+            with contextlib.suppress(ValueError):
+                self._forget_key(name, steady(), soft=soft)
+            return
+        self.forget(kind, name, steady(), soft=soft)
+        if gateway.tiers is not None:
+            gateway.tasks.spawn(gateway.tiers.purge_disk(cast("Kind", kind), name, soft=soft), "purge of a peer")
+
+    def _forget_key(self, name: str, at: float, *, soft: bool) -> bool:
+        """Purge one answer; whether memory had it. Raises ValueError for a key that is none."""
+        gateway = self._gateway
+        key = bytes.fromhex(name)
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a key has {KEY_BYTES * 2} hexadecimal digits")
+        flight = gateway.flights.find(key)
+        if flight is not None:
+            # What was asked before is answered to those who asked, and not kept.
+            flight.unwanted = True
+            gateway.flights.end(flight)
+        gateway.repeats.clear()
+        found = False
+        if gateway.plane.caching is not None:
+            gateway.plane.caching.refusals.clear()
+            found = gateway.plane.caching.memory.purge_key(key, at, soft=soft)
+        if gateway.tiers is not None:
+            # Beyond memory a soft purge of one key is a hard one: there is nothing that would renew it there.
+            gateway.tiers.forget(key)
+        return found
+
+    def _tell_peers(self, kind: str, name: str, soft: bool) -> list[str]:
+        """Tell all that share the cache; who could not be told now."""
+        sharing = self._gateway.sharing
+        if sharing is None:
+            return []
+        sharing.peers.purge((kind, name, soft))
+        return [
+            f"the peer at {one.address} is not connected: it hears of this when it is"
+            for one in sharing.peers.health()
+            if not one.up
+        ]
 
 
 def tiers_of(config: Config, store: Store, slot: int) -> Tiers | None:

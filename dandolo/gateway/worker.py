@@ -12,6 +12,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
 
 from dandolo.config.schema import Config
 from dandolo.errors import Refusal
@@ -23,6 +24,10 @@ from dandolo.net.outbox import running_outbox
 from dandolo.net.sweep import PERIOD_S
 from dandolo.record import Record
 
+if TYPE_CHECKING:
+    from dandolo.cache.peers.place import Membership
+    from dandolo.gateway.sharing import Sharing
+
 TEND_S = 5.0
 FLUSH_S = 2.0
 """After the last requests were cut: how long their last bytes may take."""
@@ -32,7 +37,8 @@ class Worker:
     """A gateway at work on the running event loop.
 
     `take` receives the record of every request, up to a beat (`net.sweep.PERIOD_S`) after its end; `on_beat` is
-    called at each.
+    called at each. `membership` is its place among the peers of its cache, in place of what the configuration says.
+    Raises OSError when the peers' listeners or certificates cannot be used.
     """
 
     def __init__(
@@ -41,9 +47,11 @@ class Worker:
         take: Callable[[Record], None],
         on_beat: Callable[[], None] | None = None,
         slot: int = 0,
+        membership: Membership | None = None,
     ) -> None:
         self._on_beat = on_beat
         self.gateway = Gateway(config, take, slot)
+        self.gateway.sharing = _sharing(self.gateway, config, membership)
         self.census = Census(config.limits.connections_max, config.limits.connections_per_ip_max)
         self._config = config
         self._listeners: list[Listener] = []
@@ -76,6 +84,8 @@ class Worker:
             if len(self._listeners) <= len(sockets):
                 listener.start()
         self._siblings = self._listeners[len(sockets) :]
+        if self.gateway.sharing is not None:
+            self.gateway.sharing.start()
         if self.gateway.tiers is not None:
             self.gateway.tasks.spawn(self.gateway.tiers.start(), "cache tiers")
         self._every(PERIOD_S, self._beat)
@@ -127,6 +137,8 @@ class Worker:
         for connection in self._connections():
             connection.abort()
         self.gateway.plane.fleet.close()
+        if self.gateway.sharing is not None:
+            await self.gateway.sharing.close()
         # Transports tell their protocols in the loop's next turns.
         for _ in range(3):
             await asyncio.sleep(0)
@@ -159,3 +171,14 @@ class Worker:
             call()
 
         self._timers.append(self._loop.call_later(seconds, run))
+
+
+def _sharing(gateway: Gateway, config: Config, membership: Membership | None) -> Sharing | None:
+    """What joins this worker to others; None where there are none. Then its modules are not even loaded."""
+    peers, secret = config.cache.peers, config.cache.secret
+    if secret is None or not (membership is not None or peers.listen or peers.peers):
+        return None
+    from dandolo.gateway import sharing
+
+    place = membership or sharing.membership_of(config)
+    return None if place is None else sharing.Sharing(gateway, place, secret.reveal().encode())

@@ -161,7 +161,7 @@ def pieces_of(asked: Asked, model: str, limit: Any, index: int = 0) -> tuple[lis
         f"{asked.provider}:",
         " hello",
         f" model={model}",
-        f" seq={asked.sequence}",
+        " again" if asked.script.repeatable else f" seq={asked.sequence}",
         f" sha256={asked.body_sha256}",
     ]
     if index:

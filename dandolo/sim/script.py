@@ -149,7 +149,8 @@ class Script:
     the others at `tokens_per_s` (0: at once). A plain generated answer takes as long as its stream would.
     `tokens` is the number of content pieces, `reasoning_tokens` pieces come before it as reasoning. `words`, if any,
     stand in the place of the usual ones after an answer's opening facts, in order and again from the first: with
-    words of its own a provider can be told by every piece of its text.
+    words of its own a provider can be told by every piece of its text. `repeatable` leaves the sequence number out of
+    chat texts, so that equal requests get equal ones.
 
     `error_rate` (0..1) of the requests are answered `error_status` in `error_form`, chosen by `seed` and the
     request's sequence number, so that the same run gives the same errors.
@@ -166,6 +167,7 @@ class Script:
     tokens: int = 16
     reasoning_tokens: int = 0
     words: Sequence[str] = ()
+    repeatable: bool = False
     jitter: float = 0.0
     seed: int = 0
     error_rate: float = 0.0

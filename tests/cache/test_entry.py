@@ -206,3 +206,10 @@ def test_a_body_beyond_the_limit_is_not_written() -> None:
 def test_usable_for_errors_by_class() -> None:
     assert made().usable_until == 2_000.0 + 86_400.0
     assert made(kind=TtlClass.CODE).usable_until == 2_100.0
+
+
+def test_a_record_need_not_be_deflated() -> None:
+    entry = made(body=b'{"a":"' + b"the quick brown fox " * 400 + b'"}')
+    plain = encode(entry, deflates=False)
+    assert len(plain) > len(LARGE) * 4
+    assert decode(plain, KEY) == decode(LARGE, KEY) == entry

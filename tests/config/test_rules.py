@@ -8,6 +8,7 @@ from dandolo.config.schema import Key, Listen, Server
 CANARY = "sk-Canary0123456789ABCDEFcanary"
 ENVIRON = {"K": CANARY, "HOME": "/home/x"}
 LOCAL = '[[providers]]\nname = "local"\nbase_url = "http://127.0.0.1:11434/v1"\n'
+PEERS = LOCAL + "[cache]\nsecret = { env = 'K' }\n[cache.peers]\nname = 'a'\nlisten = ['unix:/run/a']\n"
 KEY = "[[keys]]\nname = 'a'\nsha256 = '" + "0" * 64 + "'\n"
 
 
@@ -87,6 +88,18 @@ def problems(text):
         (LOCAL + "accounts = []\n", "is empty"),
         ("[[providers]]\nname='a'\nprofile='azure'\n", "profile azure has no address"),
         ("[[providers]]\nname='a'\nbase_url='http://169.254.169.254/v1'\n", "link-local"),
+        (PEERS.replace("name = 'a'\n", ""), "cache.peers.name: is missing"),
+        (PEERS.replace("secret = { env = 'K' }\n", ""), "needs cache.secret"),
+        (PEERS.replace("[cache]", "[cache]\nlevels = ['redis']"), 'needs "memory" in cache.levels'),
+        (
+            PEERS + "peers = ['10.0.0.2:7000']\n",
+            "cache.peers.peers[0]: 10.0.0.2:7000 is reached over a network: set tls",
+        ),
+        (PEERS.replace("unix:/run/a", "127.0.0.1:0"), "cache.peers.listen[0]: observed 127.0.0.1:0, expected a host"),
+        (PEERS + "peers = [':7000']\n", "cache.peers.peers[0]: observed :7000, expected a host"),
+        (PEERS + "peers = ['unix:relative']\n", "absolute path"),
+        (PEERS + "tls = { cert = '/none' }\n", "cache.peers.tls.key: is missing"),
+        (PEERS.replace("'a'", "'a b'"), "cache.peers.name"),
     ],
 )
 def test_what_does_not_go_together(text, where):
@@ -104,6 +117,8 @@ def test_what_does_not_go_together(text, where):
         # Defaults may be above what the file sets: the lower bound holds.
         "[limits]\nin_flight_max = 10\n[timeouts]\ntotal = '30s'\n",
         "[limits]\nbody_memory_max = '128MiB'\n",
+        PEERS.removeprefix(LOCAL) + "peers = ['unix:/run/a', 'unix:/run/b']\n",
+        "[cache.peers]\nname = 'a'\n",
         "[server]\ndrain_delay = '0s'\nheartbeat = 0\n",
     ],
 )
