@@ -28,6 +28,7 @@ from dandolo.control.logwriter import configure_logging
 from dandolo.errors import GatewayError
 from dandolo.frames import Frames, Kind, encode
 from dandolo.gateway.explanation import routes
+from dandolo.gateway.membership import membership_of
 from dandolo.gateway.worker import Worker
 from dandolo.net.pipe import Pipe
 from dandolo.net.succession import Followed, Given
@@ -106,7 +107,8 @@ class Process:
         self._loop = asyncio.get_running_loop()
         self._heap = Heap()
         self._reporting = Reporting()
-        self._worker = Worker(config, self._reporting.take, self._beat, provision.slot)
+        membership = membership_of(config, provision.slot, provision.workers)
+        self._worker = Worker(config, self._reporting.take, self._beat, provision.slot, membership)
         self._planes = Planes(self._worker.gateway, self._swapped)
         count = len(provision.listeners)
         self._sockets = [socket.socket(fileno=number) for number in descriptors[:count]]

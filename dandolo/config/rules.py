@@ -262,7 +262,7 @@ def _peers(config: Config, at: At) -> None:
     if peers.tls is not None and peers.tls.cert.name and peers.tls.key.name and peers.tls.ca.name:
         _certificate(peers.tls.cert, peers.tls.key, at.child("tls"))
         _authority(str(peers.tls.ca), at.child("tls").child("ca"))
-    if not places:
+    if not places and peers.name is None:
         return
     if peers.name is None:
         at.child("name").report("is missing: every process that shares a cache needs a name of its own")

@@ -47,10 +47,12 @@ class PeersTls:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachePeers:
     name: str | None = absent(
-        kinds.name(), "of this process, another for each; needed where there are peers", example='"edge-1"'
+        kinds.name(), "of this host, another for each; alone: its workers share with each other", example='"edge-1"'
     )
     listen: tuple[Listen, ...] = key(
-        kinds.array(address.listen(), 4), "[]", "where peers reach this process: unix:/path (same host), or HOST:PORT"
+        kinds.array(address.listen(), 4),
+        "[]",
+        "where others reach the first worker: unix:/path or HOST:PORT; the n-th is n ports further",
     )
     peers: tuple[Listen, ...] = key(
         kinds.array(address.listen(), 64), "[]", "where it reaches the others; its own addresses may be among them"

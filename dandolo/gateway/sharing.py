@@ -14,9 +14,8 @@ from dandolo.cache.entry import Entry, decode, encode
 from dandolo.cache.generations import Purge
 from dandolo.cache.peers.frames import RECORD_BYTES_MAX, Value
 from dandolo.cache.peers.mesh import Peers
-from dandolo.cache.peers.place import Membership, Papers
+from dandolo.cache.peers.place import Membership
 from dandolo.cache.peers.session import Outlet
-from dandolo.config.schema import Config
 from dandolo.gateway.caching import STEADY_OFFSET_S
 from dandolo.gateway.making import Leader
 from dandolo.gateway.seeking import Seeking
@@ -25,17 +24,6 @@ if TYPE_CHECKING:
     from dandolo.gateway.gateway import Gateway
 
 _now = time.monotonic
-
-
-def membership_of(config: Config) -> Membership | None:
-    """What the configuration says of peers; None where it names none, or nothing may leave this process."""
-    peers = config.cache.peers
-    if not (peers.listen or peers.peers) or config.server.privacy or "memory" not in config.cache.levels:
-        return None
-    assert peers.name is not None, "checked when the configuration was read"
-    tls = peers.tls
-    papers = Papers(tls.cert, tls.key, tls.ca) if tls is not None else None
-    return Membership(peers.name, peers.listen, peers.peers, papers)
 
 
 class Sharing:

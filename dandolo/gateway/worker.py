@@ -37,7 +37,7 @@ class Worker:
     """A gateway at work on the running event loop.
 
     `take` receives the record of every request, up to a beat (`net.sweep.PERIOD_S`) after its end; `on_beat` is
-    called at each. `membership` is its place among the peers of its cache, in place of what the configuration says.
+    called at each. `membership` is its place among those that share its cache (`sharing.membership_of`), None for none.
     Raises OSError when the peers' listeners or certificates cannot be used.
     """
 
@@ -51,7 +51,7 @@ class Worker:
     ) -> None:
         self._on_beat = on_beat
         self.gateway = Gateway(config, take, slot)
-        self.gateway.sharing = _sharing(self.gateway, config, membership)
+        self.gateway.sharing = _sharing(self.gateway, config, membership) if membership is not None else None
         self.census = Census(config.limits.connections_max, config.limits.connections_per_ip_max)
         self._config = config
         self._listeners: list[Listener] = []
@@ -173,12 +173,9 @@ class Worker:
         self._timers.append(self._loop.call_later(seconds, run))
 
 
-def _sharing(gateway: Gateway, config: Config, membership: Membership | None) -> Sharing | None:
-    """What joins this worker to others; None where there are none. Then its modules are not even loaded."""
-    peers, secret = config.cache.peers, config.cache.secret
-    if secret is None or not (membership is not None or peers.listen or peers.peers):
-        return None
-    from dandolo.gateway import sharing
+def _sharing(gateway: Gateway, config: Config, membership: Membership) -> Sharing:
+    """What joins this worker to others. Where there are none its modules are not even loaded."""
+    from dandolo.gateway.sharing import Sharing
 
-    place = membership or sharing.membership_of(config)
-    return None if place is None else sharing.Sharing(gateway, place, secret.reveal().encode())
+    assert config.cache.secret is not None, "checked when the configuration was read"
+    return Sharing(gateway, membership, config.cache.secret.reveal().encode())

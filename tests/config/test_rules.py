@@ -118,7 +118,7 @@ def test_what_does_not_go_together(text, where):
         "[limits]\nin_flight_max = 10\n[timeouts]\ntotal = '30s'\n",
         "[limits]\nbody_memory_max = '128MiB'\n",
         PEERS.removeprefix(LOCAL) + "peers = ['unix:/run/a', 'unix:/run/b']\n",
-        "[cache.peers]\nname = 'a'\n",
+        "[cache]\nsecret = { env = 'K' }\n[cache.peers]\nname = 'a'\n",
         "[server]\ndrain_delay = '0s'\nheartbeat = 0\n",
     ],
 )

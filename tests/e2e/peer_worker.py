@@ -19,6 +19,7 @@ import uvloop
 from dandolo.cache.peers import link
 from dandolo.config import load
 from dandolo.config.schema import Config
+from dandolo.gateway.membership import membership_of
 from dandolo.gateway.worker import Worker
 from dandolo.record import Record
 
@@ -40,7 +41,7 @@ async def serve(config: Config) -> None:
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
     port = sock.getsockname()[1]
-    worker = Worker(config, ignore)
+    worker = Worker(config, ignore, membership=membership_of(config))
     worker.start([sock])
     sharing = worker.gateway.sharing
     assert sharing is not None

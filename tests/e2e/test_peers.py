@@ -357,3 +357,34 @@ def test_neither_tenants_nor_private_answers_meet_on_the_way(tmp_path: Path) -> 
             # It is kept all the same, where it was asked.
             assert put_to(a, f"{text}?", "k-other").header("x-cache") == "HIT"
             assert put_to(b, text, "k-private").header("x-cache") == "HIT"
+
+
+def test_workers_of_one_host_share_by_a_name_alone(tmp_path: Path) -> None:
+    sim = SimProvider("sim", script=Script(first_token_s=0.2, tokens_per_s=200, tokens=10))
+    toml = '[cache]\nsampled = "reuse"\nsecret = { env = "SECRET" }\n[cache.peers]\nname = "host"\n'
+    with (
+        SimThread(sim),
+        Gateway(
+            tmp_path, [sim], server={"workers": 2}, toml=toml, environ={"SECRET": "between the two of them"}
+        ) as gateway,
+    ):
+        until(lambda: gateway.metrics().get("dandolo_cache_peers_up") == 2, 15.0)
+        questions = 0
+
+        def shared() -> bool:
+            """Whether identical requests on both workers were one call; a busy machine may miss a deadline."""
+            nonlocal questions
+            questions += 1
+            sim.forget()
+            with contextlib.ExitStack() as stack:
+                open_ = [stack.enter_context(gateway.client()) for _ in range(8)]
+                for client in open_:
+                    client.send(body(f"question {questions}", stream=True))
+                assert all(text_of(client.answer()) for client in open_)
+            assert 1 <= len(sim.requests) <= 2
+            return len(sim.requests) == 1 and gateway.metrics()["dandolo_cache_peer_follows_total"] > 0
+
+        until(shared, 20.0)
+        socket_ = tmp_path / "state" / "peers.sock"
+        assert socket_.exists()
+        assert socket_.stat().st_mode & 0o777 == 0o600

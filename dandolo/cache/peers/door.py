@@ -36,6 +36,15 @@ class Door:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._again: asyncio.TimerHandle | None = None
 
+    @property
+    def address(self) -> object:
+        """Where it is, as the kernel says it."""
+        return self._socket.getsockname()
+
+    def discard(self) -> None:
+        """Close it before it was started."""
+        self._socket.close()
+
     def start(self) -> None:
         """Accept, on the running loop."""
         self._loop = asyncio.get_running_loop()

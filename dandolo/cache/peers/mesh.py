@@ -9,10 +9,9 @@ everything runs on one event loop, by callbacks.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
-import socket
-import ssl
 from collections.abc import Callable
 from functools import partial
 from random import random as chance
@@ -53,6 +52,8 @@ _log = logging.getLogger("dandolo")
 SESSIONS_MAX: Final = 256
 """Connections dialled to us; beyond, they are closed at once."""
 LOG_S: Final = 10.0
+TAKEN_S: Final = 1.0
+"""Between two tries to listen where another process does."""
 SESSION_SILENT_S: Final = 4.0
 """A peer that dialled us says something twice a second; after this much silence it is gone."""
 TRIES_MAX: Final = 2
@@ -68,7 +69,8 @@ class Peers:
     def __init__(
         self, membership: Membership, secret: bytes, home: Home, *, random: Callable[[], float] = chance
     ) -> None:
-        """Opens the listening sockets. Raises OSError (ssl.SSLError) for papers or addresses that cannot be used."""
+        """Opens the listening sockets; where somebody else listens, later. Raises OSError (ssl.SSLError) for papers or
+        addresses that cannot be used."""
         self.name = membership.name
         self.counts = Counts()
         self._home = home
@@ -93,32 +95,37 @@ class Peers:
         self._journal, self._heard, self._heat = Journal(), Heard(), Heat()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._renewal: asyncio.TimerHandle | None = None
+        self._again: asyncio.TimerHandle | None = None
         self._log_at = 0.0
-        sockets: list[tuple[socket.socket, ssl.SSLContext | None]] = []
-        accepts = accepting(papers) if papers is not None else None
+        self._accepts = accepting(papers) if papers is not None else None
+        self._doors: list[Door] = []
+        self._taken = list(membership.listen)
+        """Where somebody else listens still: a worker that this one replaces, most likely."""
         try:
-            for place in membership.listen:
-                sockets += [(sock, accepts if place.kind == "tcp" else None) for sock in opened(place)]
+            self._open()
         except OSError:
-            for sock, _ in sockets:
-                sock.close()
+            for door in self._doors:
+                door.discard()
             raise
-        self.addresses = [sock.getsockname() for sock, _ in sockets]
-        self._doors = [Door(sock, tls, self._accept) for sock, tls in sockets]
+        if self._taken:
+            _log.warning("cache peers: another process listens on %s still", ", ".join(map(str, self._taken)))
 
     def start(self) -> None:
         """Listen and connect, on the running loop. Until that is done everybody does without."""
         self._loop = asyncio.get_running_loop()
         for door in self._doors:
             door.start()
+        if self._taken:
+            self._again = self._loop.call_later(TAKEN_S, self._open_again)
         for link in self._links:
             link.start()
         self._renewal = self._loop.call_later(RENEW_S, self._renew)
 
     async def close(self) -> None:
         """End all connections; whoever waits is told to do without."""
-        if self._renewal is not None:
-            self._renewal.cancel()
+        for timer in (self._renewal, self._again):
+            if timer is not None:
+                timer.cancel()
         for door in self._doors:
             await door.close()
         for link in self._links:
@@ -356,6 +363,34 @@ class Peers:
         self._home.flush()
 
     # -- within ----------------------------------------------------------------------------------------
+
+    @property
+    def addresses(self) -> list[object]:
+        """Where it listens, as the kernel says it."""
+        return [door.address for door in self._doors]
+
+    def _open(self) -> None:
+        """Listen wherever nobody else does. Raises OSError for another reason."""
+        for place in list(self._taken):
+            try:
+                sockets = opened(place)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            self._taken.remove(place)
+            tls = self._accepts if place.kind == "tcp" else None
+            self._doors += [Door(sock, tls, self._accept) for sock in sockets]
+
+    def _open_again(self) -> None:
+        before = len(self._doors)
+        try:
+            self._open()
+        except OSError as error:
+            _log.error("cache peers: %s", error)
+        for door in self._doors[before:]:
+            door.start()
+        self._again = self._loop_().call_later(TAKEN_S, self._open_again) if self._taken else None
 
     def _accept(self) -> Connection:
         def made(connection: Connection) -> End | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import ssl
@@ -84,9 +85,9 @@ def _unix(path: str) -> socket.socket:
     try:
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(os.lstat(path).st_mode):
-                raise FileExistsError("a file that is no socket stands there")
+                raise OSError(errno.EEXIST, "a file that is no socket stands there")
             if _answers(path):
-                raise OSError("another process listens there")
+                raise OSError(errno.EADDRINUSE, "another process listens there")
             os.unlink(path)
         before = os.umask(0o177)
         try:

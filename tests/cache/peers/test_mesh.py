@@ -34,6 +34,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "LATE_S", inf)
     monkeypatch.setattr(connection, "GREETING_S", 20.0)
     monkeypatch.setattr(door, "GREETING_S", 20.0)
+    monkeypatch.setattr(mesh, "TAKEN_S", 0.05)
 
 
 def owned_by(peers: Peers, name: str) -> bytes:
@@ -445,13 +446,18 @@ def test_a_unix_socket_is_its_owners_alone_and_a_stale_one_is_replaced(run: Run,
     async def main() -> None:
         a, _ = peer(tmp_path, "a")
         assert stat.S_IMODE(os.stat(tmp_path / "a").st_mode) == 0o600
-        with pytest.raises(OSError, match="another process listens there"):
-            peer(tmp_path, "a")
+        # One that replaces it waits until it has gone, and then replaces what it left.
         a.start()
-        await a.close()
-        assert (tmp_path / "a").exists()
         again, _ = peer(tmp_path, "a")
         again.start()
+        assert again.addresses == []
+        await a.close()
+        assert (tmp_path / "a").exists()
+        await until(lambda: again.addresses)
+        b, _ = peer(tmp_path, "b", "a")
+        b.start()
+        await until(lambda: up(b) == {"a"})
+        await b.close()
         await again.close()
         (tmp_path / "file").write_text("precious")
         with pytest.raises(OSError, match="no socket"):
