@@ -1,0 +1,1 @@
+"""What limits cost, and how exactly workers share them."""

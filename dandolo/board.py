@@ -1,0 +1,306 @@
+"""The board: what every key has used, in memory that all workers of a host share. No lock, no call, no I/O.
+
+A row for each worker, one (the base) for the control process and, where hosts share limits, one for what all others
+have used (`control.sharing` writes it). In each row a block of cells for each key. Everybody
+writes in their own row only and reads the sum of all, so that a count is never lost to another's write, and all counts
+hold while any of the others stands still. What is counted must be seen before it is judged: count first, then read the
+sum, and take back what was too much.
+
+Cells are aligned 8-byte integers. Python's memoryview reads and writes one by a copy of fixed size, which is one load
+or store on every 64-bit machine, and these are atomic where they are aligned: nobody ever reads half of an old number
+and half of a new one. What belongs together (a count and the time it is about) shares a cell. Stores may be seen by
+another processor some nanoseconds later: within that time each worker can let in one too many, no more.
+
+    requests, tokens   a ring of seconds each: `second mod 2^27 << 36 | count`. A minute is the 60 full seconds before
+                       the present one, and that: never more than the limit in any 60 s, never less than 60/61 of it.
+    in flight          requests under way
+    reserved           micro-USD set aside for requests under way
+    day, month         micro-USD spent in it (UTC): `period mod 2^13 << 50 | amount`
+
+Seconds are of CLOCK_MONOTONIC, which all processes of a host share. A board's memory is taken page by page as keys are
+used: 4 KiB for 3 keys and worker, so that its size (`size_bytes`: 11 MiB a worker with 10,000 keys) is address space.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import struct
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+KEYS_MAX: Final = 10_000
+WORKERS_MAX: Final = 256
+
+SECONDS: Final = 64
+"""Places of a ring; 61 are needed."""
+WINDOW_S: Final = 60
+COUNT_BITS: Final = 36
+COUNT_MAX: Final = (1 << COUNT_BITS) - 1
+"""6.9e10 tokens a second, worker and key."""
+STAMPS: Final = (1 << 27) - 1
+AMOUNT_BITS: Final = 50
+AMOUNT_MAX: Final = (1 << AMOUNT_BITS) - 1
+"""1.1e9 USD, the highest budget there can be."""
+PERIODS: Final = (1 << 13) - 1
+
+REQUESTS: Final = 0
+TOKENS: Final = SECONDS
+IN_FLIGHT, RESERVED, DAY, MONTH = range(2 * SECONDS, 2 * SECONDS + 4)
+CELLS: Final = 2 * SECONDS + 8
+"""Of one key in one row: 1,088 bytes."""
+
+_MAGIC: Final = 0x64616E646F6C6F31
+_HEAD: Final = 8
+_CLAIMED: Final = 4
+_SHARED: Final = 5
+_ring: Final = struct.Struct(f"{SECONDS}q")
+
+
+class NoPlace(ValueError):
+    """A key has no place on the board and cannot be given one: it is full, or this is not the control process."""
+
+
+class Board:
+    """A mapped board. `row` is whose row this process writes in (None: it only reads, or is the control process).
+
+    Offsets are indexes into `cells`; `at(key, row)` is where a key's block begins.
+    """
+
+    __slots__ = (
+        "_base", "_gives_places", "_known", "_lock", "_map", "_raw", "_seen", "cells", "keys_max", "row", "shared",
+        "workers",
+    )  # fmt: skip
+
+    def __init__(self, memory: mmap.mmap, row: int | None, *, gives_places: bool) -> None:
+        self._map = memory
+        self._raw = memoryview(memory)
+        self.cells = self._raw.cast("q")
+        if self.cells[0] != _MAGIC:
+            raise ValueError("this memory is no board, or one of another version of Dandolo")
+        self.keys_max, self.workers = self.cells[2], self.cells[3]
+        self.shared = bool(self.cells[_SHARED])
+        if row is not None and not 0 <= row < self.workers:
+            raise ValueError(f"observed worker slot {row}, expected 0 to {self.workers - 1}")
+        self.row = row
+        self._gives_places = gives_places
+        self._base = _HEAD + self.keys_max
+        self._known: dict[int, int] = {}
+        self._seen = 0
+        self._lock = threading.Lock()
+
+    # -- how one comes to be -----------------------------------------------------------------------------
+
+    @staticmethod
+    def size_bytes(keys_max: int, workers: int, *, shared: bool = False) -> int:
+        """Of a board, in address space."""
+        return 8 * (_HEAD + keys_max + (workers + 1 + shared) * keys_max * CELLS)
+
+    @staticmethod
+    def create(keys_max: int = KEYS_MAX, workers: int = 1, *, shared: bool = False) -> int:
+        """A new board in a file of memory: its descriptor, to be passed on to workers and closed by the caller.
+        `shared`: with a row for other hosts."""
+        fd = os.memfd_create("dandolo-board", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, Board.size_bytes(keys_max, workers, shared=shared))
+            with mmap.mmap(fd, 8 * _HEAD) as memory:
+                _begin(memory, keys_max, workers, shared)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    @classmethod
+    def attach(cls, fd: int, slot: int | None) -> Board:
+        """The board behind a descriptor, which may be closed afterwards. `slot`: the worker's, from 0; None: the
+        control process. Raises ValueError for what is no board."""
+        return cls(mmap.mmap(fd, 0), slot, gives_places=slot is None)
+
+    @classmethod
+    def alone(cls, keys_max: int = KEYS_MAX, *, shared: bool = False) -> Board:
+        """A board for a single process that is its own only worker."""
+        memory = mmap.mmap(-1, cls.size_bytes(keys_max, 1, shared=shared))
+        _begin(memory, keys_max, 1, shared)
+        return cls(memory, 0, gives_places=True)
+
+    def close(self) -> None:
+        """Unmap it."""
+        self.cells.release()
+        self._raw.release()
+        self._map.close()
+
+    # -- keys --------------------------------------------------------------------------------------------
+
+    def find(self, name: str) -> int | None:
+        """The place of a key, None while it has none."""
+        identity = _identity(name)
+        if self._seen < self.cells[_CLAIMED]:
+            with self._lock:
+                self._read_new()
+        return self._known.get(identity)
+
+    def claim(self, name: str) -> int:
+        """The place of a key, which is given one if it has none. It keeps it as long as the board is there.
+
+        For the control process (or a process alone), before the key is made known to workers. Raises NoPlace.
+        """
+        identity = _identity(name)
+        with self._lock:
+            self._read_new()
+            place = self._known.get(identity)
+            if place is None:
+                place = self._seen
+                if not self._gives_places:
+                    raise NoPlace("the control process has given a key with limits no place on the board")
+                if place >= self.keys_max:
+                    raise NoPlace(f"{self.keys_max} keys with limits are as many as there can be until a restart")
+                self.cells[_HEAD + place] = identity
+                # Last: a place that is counted has its name.
+                self.cells[_CLAIMED] = self._seen = place + 1
+                self._known[identity] = place
+        return place
+
+    def identity(self, place: int) -> int:
+        """What a key is known by on every board."""
+        return self.cells[_HEAD + place]
+
+    def identified(self, identity: int) -> int | None:
+        """The place of a key that another board knows by `identity`; None while it has none here."""
+        return self._known.get(identity)
+
+    @property
+    def claimed(self) -> int:
+        """How many keys have a place."""
+        return self.cells[_CLAIMED]
+
+    def _read_new(self) -> None:
+        for place in range(self._seen, self.cells[_CLAIMED]):
+            self._known[self.cells[_HEAD + place]] = place
+            self._seen = place + 1
+
+    # -- cells -------------------------------------------------------------------------------------------
+
+    def at(self, key: int, row: int) -> int:
+        """Where the block of a key begins in a row; row `workers` is the base."""
+        return self._base + (row * self.keys_max + key) * CELLS
+
+    def rows(self, key: int) -> tuple[int, ...]:
+        """Where the blocks of a key begin in the workers' rows."""
+        return tuple(self.at(key, row) for row in range(self.workers))
+
+    def elsewhere(self, key: int) -> tuple[int, ...]:
+        """Where the block of a key begins in the row for other hosts; () where there is none."""
+        return (self.at(key, self.workers + 1),) if self.shared else ()
+
+    def ring(self, at: int) -> tuple[int, ...]:
+        """The cells of a ring."""
+        return _ring.unpack_from(self._raw, 8 * at)
+
+    def total(self, key: int, cell: int) -> int:
+        """The sum of a plain cell (IN_FLIGHT, RESERVED) over all workers, of other hosts too."""
+        return sum(self.cells[at + cell] for at in (*self.rows(key), *self.elsewhere(key)))
+
+    def spent(self, key: int, cell: int, period: int, *, everywhere: bool = False) -> int:
+        """Micro-USD spent in a period (`cell` DAY or MONTH, its number from `Calendar`) on this host, or on all."""
+        stamp, total = (period & PERIODS) << AMOUNT_BITS, 0
+        for row in range(self.workers + 1 + (everywhere and self.shared)):
+            amount = self.cells[self.at(key, row) + cell] ^ stamp
+            if 0 <= amount <= AMOUNT_MAX:
+                total += amount
+        return total
+
+    def minute(self, key: int, ring: int, now: float) -> int:
+        """What was counted in REQUESTS or TOKENS within the last minute (monotonic time), by all workers."""
+        second = int(now) & STAMPS
+        return sum(
+            cell & COUNT_MAX
+            for at in (*self.rows(key), *self.elsewhere(key))
+            for cell in self.ring(at + ring)
+            if cell and (second - (cell >> COUNT_BITS)) & STAMPS <= WINDOW_S
+        )
+
+    # -- for the control process -------------------------------------------------------------------------
+
+    def restore(self, key: int, calendar: Calendar, day: int, month: int) -> None:
+        """Set what was spent (micro-USD) before the workers' rows were begun: after a start, from the ledger."""
+        at = self.at(key, self.workers)
+        self.cells[at + DAY] = calendar.day_stamp | min(max(day, 0), AMOUNT_MAX)
+        self.cells[at + MONTH] = calendar.month_stamp | min(max(month, 0), AMOUNT_MAX)
+
+    def fold(self, slot: int, calendar: Calendar) -> None:
+        """Take over the row of a worker that is dead, so that another can begin in its slot.
+
+        What it spent goes into the base, what it had reserved and under way is released. First added, then cleared: for
+        a moment it counts twice, never not at all. What it counted in the last minute stays and ages.
+        """
+        cells, periods = self.cells, ((DAY, calendar.day_stamp), (MONTH, calendar.month_stamp))
+        for key in range(self.claimed):
+            row, base = self.at(key, slot), self.at(key, self.workers)
+            for cell, stamp in periods:
+                amount = cells[row + cell] ^ stamp
+                if 0 < amount <= AMOUNT_MAX:
+                    add_spent(cells, base + cell, stamp, amount)
+                    cells[row + cell] = 0
+            # Pages that were never touched are not touched to be cleared.
+            for cell in (IN_FLIGHT, RESERVED):
+                if cells[row + cell]:
+                    cells[row + cell] = 0
+
+
+class Calendar:
+    """Which day and month it is (UTC), worked out once a day. `at` is asked before the rest is read."""
+
+    __slots__ = ("_since", "_until", "day", "day_stamp", "month", "month_stamp")
+
+    def __init__(self, unix_s: float) -> None:
+        self._since = self._until = 0.0
+        self.day = self.month = self.day_stamp = self.month_stamp = 0
+        self.at(unix_s)
+
+    def at(self, unix_s: float) -> Calendar:
+        """Turn to the day of a Unix time; back too, should the clock have been set."""
+        if not self._since <= unix_s < self._until:
+            self.day = int(unix_s // 86400)
+            self._since, self._until = self.day * 86400.0, (self.day + 1) * 86400.0
+            date = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=self.day)
+            self.month = date.year * 12 + date.month - 1
+            self.day_stamp = (self.day & PERIODS) << AMOUNT_BITS
+            self.month_stamp = (self.month & PERIODS) << AMOUNT_BITS
+        return self
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The day and the month as people write them: 2026-01-31 and 2026-01."""
+        day = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=self.day)).strftime("%Y-%m-%d")
+        return day, day[:7]
+
+    @property
+    def day_ends(self) -> str:
+        """When the day's budget begins anew."""
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=self.day + 1)).strftime("%Y-%m-%dT00:00:00Z")
+
+    @property
+    def month_ends(self) -> str:
+        """When the month's budget begins anew."""
+        year, month = divmod(self.month + 1, 12)
+        return f"{year:04d}-{month + 1:02d}-01T00:00:00Z"
+
+
+def add_spent(cells: memoryview, at: int, stamp: int, amount: int) -> None:
+    """Add micro-USD to a cell of one's own row; a cell of another period begins anew."""
+    before = cells[at] ^ stamp
+    total = before + amount if 0 <= before <= AMOUNT_MAX else amount
+    cells[at] = stamp | (total if total <= AMOUNT_MAX else AMOUNT_MAX)
+
+
+def _begin(memory: mmap.mmap, keys_max: int, workers: int, shared: bool) -> None:
+    if not 1 <= workers <= WORKERS_MAX or not 1 <= keys_max <= 1_000_000:
+        raise ValueError(f"observed {workers} workers and {keys_max} keys, expected 1 to {WORKERS_MAX}, 1 to 1000000")
+    struct.pack_into("8q", memory, 0, _MAGIC, 1, keys_max, workers, 0, shared, 0, 0)
+
+
+def _identity(name: str) -> int:
+    """63 bits of a name, never 0. That two of 10,000 names share them happens once in 1.8e11 boards."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1 | 1
