@@ -1,7 +1,8 @@
 """The whole path of a plain request without sockets: what the gateway's own code costs, in µs a request.
 
 Transports are replaced by objects that drop what they are given, so that only parsing, admission, routing,
-the exchange, usage and the record remain. `python -m bench.micro.path [--profile]`.
+the exchange, usage and the record remain. `python -m bench.micro.path [--profile] [--limits]`; with `--limits` the
+key has every limit there is, none of which is reached.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ CONFIG = """
 [[keys]]
 name = "bench"
 key = { env = "BENCH_KEY" }
+LIMITS
 [[providers]]
 name = "stub"
 base_url = "http://127.0.0.1:9/v1"
@@ -34,6 +36,14 @@ key = { env = "BENCH_PROVIDER_KEY" }
 id = "bench-model"
 input_usd_per_mtok = 0.70
 output_usd_per_mtok = 2.80
+"""
+
+LIMITS = """
+rpm = 1_000_000_000
+tpm = 1_000_000_000_000
+concurrent = 1_000_000
+budget_usd_per_day = 1e9
+budget_usd_per_month = 1e9
 """
 
 REQUEST_HEAD = (
@@ -100,7 +110,8 @@ def body(size: int, messages: int, number: int) -> bytes:
 
 async def main() -> None:
     os.environ.update(BENCH_KEY="bench-key-0123456789abcdef", BENCH_PROVIDER_KEY="provider")
-    config = parse(CONFIG, "bench", os.environ)
+    text = CONFIG.replace("LIMITS", LIMITS if "--limits" in sys.argv else "")
+    config = parse(text, "bench", os.environ)
     lines: list[bytes] = []
 
     def take(record: Any) -> None:

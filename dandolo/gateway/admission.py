@@ -4,7 +4,7 @@ Keys are known by their SHA-256 only. A presented key is hashed and looked up by
 compared once more in constant time; unknown, malformed and missing keys get the same answer. Without any
 key the gateway is open, which configuration allows on loopback only; then the Host must be a loopback name,
 so that a web page cannot reach it by a name of its own (DNS rebinding), and a browser's Origin must be
-listed, so that it cannot spend.
+listed, so that it cannot spend. Keys of the database come and go while it runs (`adopt`).
 """
 
 from __future__ import annotations
@@ -12,45 +12,94 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import math
+import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
-from dandolo.config.schema import Config, Key
+from dandolo.board import Board, Calendar
+from dandolo.cache.policy import Policy as CachePolicy
+from dandolo.config.schema import Config
 from dandolo.errors import Refusal, RequestError
+from dandolo.gateway.allowance import Allowance
 from dandolo.net.listen import trusts
+from dandolo.policy import NO_POLICY, KeyTerms, Policy, effective
 from dandolo.route.queue import PRIORITIES
 from dandolo.route.retry import TOKENS_OWN_MAX, Budget
 
 RETRY_AFTER_S = 1.0
+PLACES_SPARE = 1024
+"""Places on a board of one's own, beside those for the configuration's keys."""
 _HOSTS_REMEMBERED_MAX = 256
 
 
 class Tenant:
-    """A key at work: its configuration, how many of its requests are under way, and its own retry budget."""
+    """A key at work: its terms, how many of its requests are under way, and its own retry budget.
 
-    __slots__ = ("budget", "config", "in_flight", "in_flight_max", "name", "patterns", "priority")
+    `entry` is its allowance where a request's coming is counted on the board (rate, concurrency), `spending` where its
+    tokens or its cost are, `rated` where there is a rate of which its answers tell. Each None where there is nothing
+    to count.
+    """
 
-    def __init__(self, config: Key | None, in_flight_max: int, *, alone: bool = True) -> None:
+    __slots__ = (
+        "budget", "cache_policy", "entry", "in_flight", "in_flight_max", "name", "patterns", "priority", "rated",
+        "spending", "terms",
+    )  # fmt: skip
+
+    def __init__(
+        self, terms: KeyTerms | None, in_flight_max: int, *, alone: bool = True, allowance: Allowance | None = None
+    ) -> None:
         self.budget = Budget() if alone else Budget(TOKENS_OWN_MAX)
-        self.config = config
-        self.name = config.name if config is not None else ""
-        self.priority = PRIORITIES[config.priority if config is not None else "normal"]
-        self.patterns = None if config is None or "*" in config.models else config.models
+        self.terms = terms
+        self.name = terms.name if terms is not None else ""
+        self.priority = PRIORITIES[terms.priority if terms is not None else "normal"]
+        self.patterns = None if terms is None or "*" in terms.models else terms.models
+        self.cache_policy: CachePolicy | None = None
+        """What the cache may do for it; whoever needs it first works it out."""
         self.in_flight = 0
-        concurrent = config.concurrent if config is not None else None
-        self.in_flight_max = min(in_flight_max, concurrent) if concurrent is not None else in_flight_max
+        self.in_flight_max = in_flight_max
+        self.entry = self.spending = self.rated = None
+        if terms is not None and allowance is not None:
+            self.entry = allowance if terms.rpm is not None or terms.concurrent is not None else None
+            costs = terms.budget_day is not None or terms.budget_month is not None
+            self.spending = allowance if terms.tpm is not None or costs else None
+            self.rated = allowance if terms.rpm is not None or terms.tpm is not None else None
+
+    @property
+    def gone(self) -> bool:
+        """Whether its key is not valid any more, or has other terms by now: what is under way ends, no more begins."""
+        return self.in_flight_max < 0
+
+    def supersede(self) -> None:
+        """Let nothing more begin. Whoever would begin looks at this bound anyway, so that asking costs nothing."""
+        self.in_flight_max = -1
+
+
+class _Known(NamedTuple):
+    """A digest that is let in, as whose, and until when (Unix seconds)."""
+
+    sha256: bytes
+    until: float
+    tenant: Tenant
 
 
 class Admission:
-    """The doorkeeper of one worker."""
+    """The doorkeeper of one worker. Raises NoPlace where more keys have limits than the board has places."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, board: Board | None = None, policy: Policy = NO_POLICY) -> None:
         limits = config.limits
         self.in_flight_max = limits.in_flight_max
+        self._per_key_max = limits.in_flight_per_key_max
         self._body_memory_max = limits.body_memory_max
-        alone = len(config.keys) < 2
-        self._tenants = {key.digest: Tenant(key, limits.in_flight_per_key_max, alone=alone) for key in config.keys}
+        self._file = config.keys
+        self._board = board
+        self._calendar = Calendar(time.time())
+        self._tenants: dict[str, Tenant] = {}
+        self._known: dict[bytes, _Known] = {}
         # Without keys there is one tenant, which may use what the process may.
-        self._anybody = None if config.keys else Tenant(None, limits.in_flight_max)
+        self._anybody: Tenant | None = None if config.keys or policy.closed else Tenant(None, limits.in_flight_max)
+        self.policy = NO_POLICY
+        self.adopt(policy)
         self._origins = frozenset(config.server.cors_origins)
         self._trusted = config.server.trusted_proxies
         self._loopback_hosts: set[bytes] = set()
@@ -62,6 +111,43 @@ class Admission:
         """Everybody who may come in (metrics)."""
         return [*self._tenants.values()] if self._anybody is None else [self._anybody]
 
+    def adopt(self, policy: Policy) -> None:
+        """Take over the keys of the database. What is under way for a key that is gone ends as it would have.
+
+        Raises NoPlace where the board has no place for one; then nothing has changed.
+        """
+        terms = effective(self._file, policy.keys)
+        alone = len(terms) < 2
+        tenants: dict[str, Tenant] = {}
+        known: dict[bytes, _Known] = {}
+        for one in terms:
+            tenant = self._tenants.get(one.name)
+            if tenant is None or tenant.terms != one:
+                before = tenant
+                tenant = Tenant(one, self._per_key_max, alone=alone, allowance=self._allowance(one))
+                if before is not None:
+                    tenant.budget = before.budget
+            tenants[one.name] = tenant
+            for digest in one.digests:
+                until = math.inf if digest.until is None else digest.until
+                known[digest.sha256] = _Known(digest.sha256, until, tenant)
+        replaced, self._tenants, self._known = self._tenants, tenants, known
+        self.policy = policy
+        if self._anybody is not None and policy.closed:
+            self._anybody.supersede()
+            self._anybody = None
+        for name, tenant in replaced.items():
+            if tenants.get(name) is not tenant:
+                tenant.supersede()
+
+    def _allowance(self, terms: KeyTerms) -> Allowance | None:
+        if not terms.limited:
+            return None
+        board = self._board
+        if board is None:
+            board = self._board = Board.alone(len(self._file) + PLACES_SPARE)
+        return Allowance(terms, board, board.claim(terms.name), self._calendar)
+
     def authenticate(self, head: Mapping[bytes, bytes]) -> Tenant:
         """The tenant whose key the head presents. Raises RequestError (401)."""
         if self._anybody is not None:
@@ -72,15 +158,10 @@ class Admission:
         elif token[:7].lower() == b"bearer ":
             token = token[7:].strip(b" ")
         digest = hashlib.sha256(token).digest()
-        tenant = self._tenants.get(digest)
-        if tenant is None or tenant.config is None or not hmac.compare_digest(tenant.config.digest, digest):
-            raise RequestError(
-                "the API key is missing or not known; send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
-                status=401,
-                type="authentication_error",
-                code="invalid_api_key",
-            )
-        return tenant
+        known = self._known.get(digest)
+        if known is None or not hmac.compare_digest(known.sha256, digest) or time.time() >= known.until:
+            raise _unknown_key()
+        return known.tenant
 
     def check_browser(self, head: dict[bytes, bytes], host: bytes, *, local_socket: bool) -> bytes | None:
         """The Origin to allow in the answer, None when there is none. Raises RequestError (403)."""
@@ -128,14 +209,17 @@ class Admission:
 
     # -- how much is under way -------------------------------------------------------------------------
 
-    def check(self, tenant: Tenant) -> None:
-        """Refuse early, before a body is read, when too much is under way. Raises Refusal or RequestError (429)."""
+    def check(self, tenant: Tenant, now: float) -> None:
+        """Refuse early, before a body is read, what is too much now (monotonic). Raises Refusal or RequestError:
+        429, or 401 when the key has just been revoked."""
         if self.in_flight >= self.in_flight_max:
             raise Refusal(
                 f"{self.in_flight} requests are under way, as many as this gateway takes; try again later",
                 retry_after_s=RETRY_AFTER_S,
             )
         if tenant.in_flight >= tenant.in_flight_max:
+            if tenant.gone:
+                raise _unknown_key()
             raise RequestError(
                 f"{tenant.in_flight} requests of this key are under way, as many as it may have; try again later",
                 status=429,
@@ -143,10 +227,21 @@ class Admission:
                 code="rate_limit_exceeded",
                 retry_after_s=RETRY_AFTER_S,
             )
+        if tenant.entry is not None:
+            tenant.entry.check(now)
 
-    def enter(self, tenant: Tenant) -> None:
+    def enter(self, tenant: Tenant, now: float) -> None:
         """Count a request in. Raises like `check`; then it is not counted."""
-        self.check(tenant)
+        self.check(tenant, now)
+        if tenant.entry is not None and not tenant.entry.enter(now):
+            # Another worker was quicker by less than it takes to look.
+            raise RequestError(
+                "this key's rate or number of requests under way is used up; try again later",
+                status=429,
+                type="rate_limit_error",
+                code="rate_limit_exceeded",
+                retry_after_s=RETRY_AFTER_S,
+            )
         self.in_flight += 1
         tenant.in_flight += 1
 
@@ -154,6 +249,8 @@ class Admission:
         """Count a request out."""
         self.in_flight -= 1
         tenant.in_flight -= 1
+        if tenant.entry is not None:
+            tenant.entry.leave()
         assert tenant.in_flight >= 0, "a request was counted out twice"
 
     def hold(self, size: int) -> None:
@@ -192,3 +289,12 @@ class Admission:
             if not trusts(self._trusted, text):
                 return client
         return client
+
+
+def _unknown_key() -> RequestError:
+    return RequestError(
+        "the API key is missing or not known; send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
+        status=401,
+        type="authentication_error",
+        code="invalid_api_key",
+    )

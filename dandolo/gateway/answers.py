@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from email.utils import formatdate
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from dandolo.wire.client import Response
 
 _PASSED = frozenset((b"content-type", b"retry-after", b"retry-after-ms", b"content-disposition"))
 _PASSED_PREFIXES = (b"x-ratelimit-", b"openai-", b"anthropic-", b"x-venice-")
+_RATES = (b"x-ratelimit-", b"anthropic-ratelimit-")
 REMEMBERED_MAX = 1024
 JSON = b"Content-Type: application/json\r\n"
 # RFC 9111 and nginx's own header: no cache and no proxy may keep, transform or buffer an event stream.
@@ -35,14 +36,38 @@ def provider_fields(response: Response) -> bytes:
         return _encoded(head, head)
     note = repeat.note
     if not isinstance(note, _Lines):
-        varying = tuple(name for name in repeat.names if _passes_on(name))
-        repeat.note = note = _Lines(_encoded(head, [name for name in head if name not in repeat.names]), varying)
+        note = repeat.note = _lines(head, repeat.names)
     return note.constant + _encoded(head, note.varying) if note.varying else note.constant
 
 
+def limited_fields(response: Response) -> bytes:
+    """The same for a key with rates of its own: what the provider says of ours (`x-ratelimit-*`) is left out."""
+    head, repeat = response.fields, response.repeat
+    if repeat is None:
+        return _encoded(head, _own(head))
+    note = repeat.note
+    if not isinstance(note, _Lines):
+        note = repeat.note = _lines(head, repeat.names)
+    return note.own_constant + _encoded(head, note.own_varying) if note.own_varying else note.own_constant
+
+
 class _Lines(NamedTuple):
+    """Lines that never vary and names whose do; both once more without rates."""
+
     constant: bytes
     varying: tuple[bytes, ...]
+    own_constant: bytes
+    own_varying: tuple[bytes, ...]
+
+
+def _lines(head: dict[bytes, bytes], varying: Container[bytes]) -> _Lines:
+    constant = [name for name in head if name not in varying]
+    changing = tuple(name for name in head if name in varying and _passes_on(name))
+    return _Lines(_encoded(head, constant), changing, _encoded(head, _own(constant)), tuple(_own(changing)))
+
+
+def _own(names: Iterable[bytes]) -> list[bytes]:
+    return [name for name in names if not name.startswith(_RATES)]
 
 
 def _encoded(head: dict[bytes, bytes], names: Iterable[bytes]) -> bytes:

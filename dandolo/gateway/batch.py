@@ -203,7 +203,8 @@ class _Batch:
         if error is not None:
             if error.retry is Retry.NEVER and 400 <= error.status < 500:
                 # Perhaps one input is bad, perhaps there are too many: each finds out for itself.
-                self._batches.refused(self._line)
+                if error.status not in (402, 429):
+                    self._batches.refused(self._line)
                 self._tell([None] * len(members))
             else:
                 for member in members:

@@ -36,6 +36,7 @@ from dandolo.gateway.answers import JSON, STREAM
 
 if TYPE_CHECKING:
     from dandolo.cache.tiers import Found
+    from dandolo.gateway.admission import Tenant
     from dandolo.gateway.exchange import Exchange
     from dandolo.gateway.ways import Lane
 
@@ -88,8 +89,8 @@ class Caching:
     """The cache under one configuration; None instead where it is off (`of`)."""
 
     __slots__ = (
-        "_bypasses", "_contexts", "_forwarded", "_holders", "_keys", "_private_scopes", "_rules", "_sampling",
-        "_secret", "_tags", "aliases", "memo", "memory", "private", "refusals", "sizes",
+        "_bypasses", "_contexts", "_forwarded", "_keys", "_private_scopes", "_rules", "_sampling", "_secret", "_tags",
+        "aliases", "memo", "memory", "private", "refusals", "sizes",
     )  # fmt: skip
 
     def __init__(self, config: Config) -> None:
@@ -105,17 +106,12 @@ class Caching:
         self.sizes = (cache.memory.entries, cache.memory.bytes) if "memory" in cache.levels else (1, 1)
         self.refusals = Refusals()
         self.aliases = Aliases() if cache.semantic == "normal" and not private else None
-        self._tags = {key.name: tuple(f"{name}={value}" for name, value in key.tags.items()) for key in config.keys}
+        self._tags: dict[str, tuple[str, ...]] = {}
         self.memory = Memory(*self.sizes)
         self.memory.judge = self.judge_draft
         self.memo: Memo[bytes] = Memo(entries=0 if private else cache.memory.entries)
         self._forwarded = frozenset(name.lower().encode() for item in config.providers for name in item.forward_headers)
-        self._holders = {
-            key.name: Policy(self._rules, Holder(name=key.name, scope=key.cache_scope, privacy=key.privacy))
-            for key in config.keys
-        }
-        self._holders.setdefault("", Policy(self._rules, Holder()))
-        self._private_scopes = frozenset(f"key:{key.name}" for key in config.keys if key.privacy)
+        self._private_scopes = {f"key:{key.name}" for key in config.keys if key.privacy}
 
     @classmethod
     def of(cls, config: Config) -> Caching | None:
@@ -149,7 +145,8 @@ class Caching:
         else:
             sampling = None
         said = wishes(exchange.request.fields) if steered else NO_WISHES
-        policy = self._holders[exchange.tenant.name]
+        tenant = exchange.admitted.tenant
+        policy = tenant.cache_policy or self._policy(tenant)
         permission = policy.permission(call, said)
         if permission.bypass and not permission.only_if_cached:
             lines = self._bypasses.get(permission.reason)
@@ -186,6 +183,19 @@ class Caching:
             # Remembered when it is of use: most bodies never come again.
             return Plan(permission, self._keys.of(where, call.json), where, True)
         return Plan(permission, key, where)
+
+    def _policy(self, tenant: Tenant) -> Policy:
+        """What the key of a tenant may have; asked for once, since a tenant has one configuration and so has this."""
+        terms = tenant.terms
+        holder = (
+            Holder(name=terms.name, scope=terms.cache_scope, privacy=terms.privacy) if terms is not None else Holder()
+        )
+        if terms is not None:
+            if terms.privacy:
+                self._private_scopes.add(f"key:{terms.name}")
+            self._tags[terms.name] = tuple(f"{name}={value}" for name, value in terms.tags.items())
+        policy = tenant.cache_policy = Policy(self._rules, holder)
+        return policy
 
     def find(self, plan: Plan, now: float) -> Kept | None:
         """The answer that may be given now (monotonic)."""
@@ -282,6 +292,9 @@ class Caching:
             head += b"request-id: %b\r\n" % exchange.encoded_id
         if exchange.explains:
             head += b"x-dandolo-cache-key: %b\r\n" % kept.key.hex().encode()
+        rated = exchange.tenant.rated
+        if rated is not None:
+            head += rated.lines(now)
         origin = exchange.admitted.origin
         if origin is not None:
             head += site.cors(origin)
@@ -306,6 +319,9 @@ class Caching:
                 and plan is not None
                 and not plan.permission.memory_only
                 and call.endpoint.dialect != "messages"
+                # What is counted for its key, and told to it, is so each time.
+                and exchange.tenant.entry is None
+                and exchange.tenant.rated is None
                 and self.memory.holds(kept)
             ):
                 exchange.gateway.repeats.noted(exchange, call, kept)

@@ -26,6 +26,7 @@ from dandolo.route.preference import NO_PREFERENCE, Need, Preference, Sort, read
 if TYPE_CHECKING:
     from dandolo.gateway.exchange import Exchange
     from dandolo.gateway.plane import Plane
+    from dandolo.gateway.spending import Prices
 
 ROUTES_MAX = 1024
 WISH_BYTES_MAX = 4096
@@ -45,7 +46,7 @@ class Route:
     have the model lack, `needs` those of them for which this route was narrowed.
     """
 
-    __slots__ = ("needs", "pool", "targets", "tokens_out", "varied")
+    __slots__ = ("needs", "pool", "prices", "targets", "tokens_out", "varied")
 
     def __init__(
         self,
@@ -57,6 +58,8 @@ class Route:
         self.pool = pool
         self.targets = targets
         self.tokens_out = TOKENS_OUT_START
+        self.prices: Prices | None = None
+        """The dearest, once a key with a budget has asked."""
         self.varied = varied
         self.needs = needs
 

@@ -13,6 +13,8 @@ from dandolo.api.call import Call
 from dandolo.api.merge import LISTS
 from dandolo.errors import GatewayError, InternalError
 from dandolo.gateway.exchange import Exchange
+from dandolo.gateway.spending import settle
+from dandolo.gateway.summary import estimated
 from dandolo.net.downstream import Downstream
 from dandolo.net.strand import Strand
 from dandolo.net.sweep import NEVER
@@ -161,6 +163,10 @@ class Detached(Exchange):
             if not self.cancelled(error):
                 self.report(error)
             told = InternalError("an error within the gateway; it was logged with this request's id")
+        if self.held is not None:
+            if tap is not None and self.usage is None and self.committed:
+                self.usage = estimated(tap.usage, len(self.request.body), tap.data_events)
+            settle(self, answered=error is None, left=error is not None and self.cancelled(error))
         self._taker.over(told)
 
 

@@ -30,6 +30,7 @@ from dandolo.gateway.heads import answer_head, relayed_head
 from dandolo.gateway.leading import Lone
 from dandolo.gateway.progress import Progress
 from dandolo.gateway.shortly import begin_shortly
+from dandolo.gateway.spending import must_learn, reserve
 from dandolo.gateway.waiting import COOL_DOWN, give_up_trial, grace_s, next_candidate, others
 from dandolo.gateway.ways import Lane
 from dandolo.net.strand import Strand
@@ -121,7 +122,14 @@ class Exchange(Progress):
 
     async def ask(self, call: Call, lane: Lane) -> None:
         """Ask one after another until somebody answers. Raises the last one's GatewayError when nobody does."""
-        plane, route = self.plane, lane.route
+        plane = self.plane
+        if self.tenant.spending is not None:
+            if must_learn(self, lane.route):
+                # Once after a start, and only for keys with a budget: nothing is sent to anybody before it is needed.
+                await plane.models.learn(self)
+                lane = self.lane = self._lane(call)
+            reserve(self, call, lane.route)
+        route = lane.route
         ask = Ask(call, route, self.tenant.name)
         budget, routing = self.purse(), plane.config.routing
         tried = self.tried = self.tried or []
@@ -339,6 +347,9 @@ class Exchange(Progress):
             head += self.cache_lines
         if self.failures or self.explains:
             head += about_choice(self, _now())
+        rated = self.tenant.rated
+        if rated is not None:
+            head += rated.lines(_now())
         self.bytes_out = len(body)
         self.client.answer(error.status, head, body, close=error.close)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dandolo.api.endpoints import ENDPOINTS, Dialect, Endpoint
+from dandolo.board import Board
 from dandolo.cache.flight import Flights
 from dandolo.clock import timestamp
 from dandolo.config.schema import Config
@@ -28,6 +29,7 @@ from dandolo.gateway.leading import Begun, landed
 from dandolo.gateway.pins import Pins
 from dandolo.gateway.plane import Plane
 from dandolo.gateway.repeats import Hit, Repeats
+from dandolo.gateway.spending import settle
 from dandolo.gateway.steering import STEERING
 from dandolo.gateway.summary import record
 from dandolo.gateway.tiers import Store, tiers_of
@@ -38,6 +40,7 @@ from dandolo.net.relay import Remainder
 from dandolo.net.sweep import PERIOD_S, Sweep
 from dandolo.net.tasks import Tasks
 from dandolo.net.upstream import Upstream
+from dandolo.policy import NO_POLICY, Policy
 from dandolo.record import Record
 from dandolo.route.hedge import Watch
 from dandolo.route.retry import LOCAL_WAIT_MAX_S, Budget
@@ -78,9 +81,16 @@ class Admitted:
 class Gateway:
     """One worker's gateway. `take` receives the record of every request."""
 
-    def __init__(self, config: Config, take: Callable[[Record], None], slot: int = 0) -> None:
+    def __init__(
+        self,
+        config: Config,
+        take: Callable[[Record], None],
+        slot: int = 0,
+        board: Board | None = None,
+        policy: Policy = NO_POLICY,
+    ) -> None:
         """`slot` tells workers of one host apart: each has a file of its own on disk. Raises OSError."""
-        self.plane = Plane(config)
+        self.plane = Plane(config, board, policy)
         self.limits = limits_of(config)
         self.sweep = Sweep(time.monotonic())
         self.tasks = Tasks()
@@ -125,9 +135,9 @@ class Gateway:
         """Judge a head; the body's limit in bytes. Raises GatewayError for whatever is refused before a body."""
         plane = self.plane
         known = request.context
-        if isinstance(known, Admitted) and known.plane is plane and known.local is None:
+        if isinstance(known, Admitted) and known.plane is plane and known.local is None and not known.tenant.gone:
             # The head repeats one that was judged on this connection: what decides is the same bytes.
-            plane.admission.check(known.tenant)
+            plane.admission.check(known.tenant, self.now())
             return known.body_bytes_max
         if request.method in (b"CONNECT", b"TRACE"):
             raise RequestError(
@@ -167,7 +177,6 @@ class Gateway:
             request.context = admitted
             return DRAIN_BYTES_MAX
         tenant = admission.authenticate(head)
-        admission.check(tenant)
         coding = head.get(b"content-encoding")
         if coding is not None and coding.lower() != b"identity":
             raise RequestError(
@@ -182,6 +191,8 @@ class Gateway:
         if endpoint.body != "none" or request.method == b"POST":
             limits = plane.config.limits
             admitted.body_bytes_max = limits.upload_bytes_max if endpoint.upload else limits.body_bytes_max
+        # Last: whoever is refused for its limits is known by then, and told what is left of them.
+        admission.check(tenant, self.now())
         return admitted.body_bytes_max
 
     def enter_again(self, connection: Downstream, request: Request) -> bool:
@@ -199,7 +210,9 @@ class Gateway:
             or size > admitted.body_bytes_max
             or admission.in_flight >= admission.in_flight_max
             or tenant.in_flight >= tenant.in_flight_max
+            or (tenant.entry is not None and not tenant.entry.enter(self.now()))
         ):
+            # What of it is to be told, the usual way finds out.
             return False
         admission.in_flight += 1
         tenant.in_flight += 1
@@ -234,7 +247,7 @@ class Gateway:
             size = len(request.body)
             if size > UNCOUNTED_BYTES_MAX and size > connection.held_bytes:
                 self.body_grew(connection, size - connection.held_bytes)
-            admitted.plane.admission.enter(admitted.tenant)
+            admitted.plane.admission.enter(admitted.tenant, self.now())
         except GatewayError as error:
             status, head, body = self.refusal(connection, request, error)
             connection.answer(status, head, body, close=error.close)
@@ -248,10 +261,12 @@ class Gateway:
         dialect: Dialect = "plain"
         name = "unknown"
         tenant = ""
+        rated = None
         if request is not None:
             admitted = request.context
             if isinstance(admitted, Admitted):
                 dialect, name, tenant = admitted.endpoint.dialect, admitted.endpoint.name, admitted.tenant.name
+                rated = admitted.tenant.rated
             elif (endpoint := ENDPOINTS.get(request.path)) is not None:
                 dialect, name = endpoint.dialect, endpoint.name
         encoded_id = self.next_id()
@@ -259,6 +274,8 @@ class Gateway:
         head, body = answers.error_answer(error, dialect, request_id)
         origin = self.admission.listed_origin(request.fields) if request is not None else None
         head += self.own_fields(encoded_id, dialect, origin)
+        if rated is not None:
+            head += rated.lines(self.now())
         self._take(
             Record(
                 timestamp(time.time()),
@@ -295,6 +312,8 @@ class Gateway:
         finished = self._finished
         finished.append(exchange)
         exchange.let_go()
+        if exchange.held is not None:
+            settle(exchange, answered=exchange.status < 400, left=exchange.status == 499)
         if len(finished) >= FINISHED_MAX:
             self.settle()
         client.finish()

@@ -30,12 +30,13 @@ def answer_head(exchange: Exchange, response: Response, target: Target) -> bytes
             exchange.attempts,
             *divmod(int(exchange.queue_s * 1e6), 1000),
         )
+    rated = exchange.admitted.tenant.rated
     head = (
         b"%b%bx-request-id: %b\r\n%bx-dandolo-overhead-ms: %b\r\n"
         b"server-timing: provider;dur=%d.%03d, dandolo;dur=%b\r\n"
     ) % (
         exchange.gateway.dates.line(now),
-        answers.provider_fields(response),
+        answers.provider_fields(response) if rated is None else answers.limited_fields(response) + rated.lines(now),
         exchange.encoded_id,
         about,
         overhead,

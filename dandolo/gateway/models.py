@@ -43,6 +43,7 @@ class Models:
         self._catalog = catalog
         self._items: dict[str, _Item] = {}
         self._generation = -1
+        self._learning = False
 
     async def answer(self, exchange: Exchange) -> bytes:
         """The body for the list or, with a suffix, for one model. Raises RequestError (404)."""
@@ -76,6 +77,18 @@ class Models:
                             items[name] = _item(name, provider.name, facts)
             self._items = items
         return self._items
+
+    async def learn(self, exchange: Exchange) -> None:
+        """Fetch lists that are missing, for whoever needs their prices. One request at a time does; others do not wait
+        for it, and find no prices."""
+        if self._learning:
+            return
+        self._learning = True
+        try:
+            await self._fetch_missing(exchange)
+        finally:
+            self._learning = False
+        exchange.plane.refresh()
 
     async def _fetch_missing(self, exchange: Exchange) -> None:
         """Ask the providers of which no list is known and none is configured."""

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 from dandolo.api.call import Call
+from dandolo.board import Board
 from dandolo.config.schema import Config
 from dandolo.gateway.admission import Admission
 from dandolo.gateway.auto import Known
@@ -14,24 +15,28 @@ from dandolo.gateway.choice import Route, wish_for
 from dandolo.gateway.fleet import Fleet
 from dandolo.gateway.forwarding import Forwarding
 from dandolo.gateway.models import Models
+from dandolo.policy import NO_POLICY, Policy
 from dandolo.route.balance import Balancer
 from dandolo.route.catalog import Catalog, Target
 from dandolo.route.models import Table
 
 
 class Plane:
-    """One configuration at work. An exchange keeps the plane it began with."""
+    """One configuration at work. An exchange keeps the plane it began with.
+
+    `board` is where limits of keys are counted (None: within this process), `policy` what the control process says.
+    """
 
     __slots__ = (
         "admission", "balancer", "caching", "catalog", "config", "fleet", "forwarding", "generation", "models",
         "models_known", "provider_names", "routes", "routing_providers", "table",
     )  # fmt: skip
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, board: Board | None = None, policy: Policy = NO_POLICY) -> None:
         self.config = config
         self.catalog = Catalog(config)
         self.fleet = Fleet(config, self.catalog)
-        self.admission = Admission(config)
+        self.admission = Admission(config, board, policy)
         widened = frozenset(name.lower().encode() for item in config.providers for name in item.forward_headers)
         self.forwarding = Forwarding(widened)
         self.models = Models(self.catalog)

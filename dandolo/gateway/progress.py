@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dandolo.gateway.gateway import Admitted, Gateway
     from dandolo.gateway.hedging import Hedge
     from dandolo.gateway.shortly import Begun
+    from dandolo.gateway.spending import Held
     from dandolo.gateway.ways import Lane
 
 _now = time.monotonic
@@ -76,6 +77,8 @@ class Progress(Timed):
     """The provider's name, where another process made that call."""
     response_id: str | None = None
     """The id of the provider's plain answer."""
+    held: Held | None = None
+    """What is set aside of its key's tokens and budget."""
     call: Call | None = None
     target: Target | None = None
     attempts = 0

@@ -19,6 +19,7 @@ from dandolo.gateway.attempt import FIRST_BYTE
 from dandolo.gateway.choice import Ask
 from dandolo.gateway.leading import may_lead
 from dandolo.gateway.pins import remember
+from dandolo.gateway.spending import must_learn, reserve
 from dandolo.gateway.streaming import relay_events
 from dandolo.gateway.waiting import grace_s, others
 from dandolo.gateway.ways import Lane
@@ -73,6 +74,11 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
             exchange.chosen = candidate
             return False
         runtime, target = way.runtime, way.target
+        if admitted.tenant.spending is not None:
+            if must_learn(exchange, route):
+                exchange.chosen = candidate
+                return False
+            reserve(exchange, call, route)
         stream = call.stream
         hides_usage = stream and call.injects_usage(runtime.takes_usage_option(target.model))
         body = call.body_for(target.model, target.name, target.account.provider.defaults, inject_usage=hides_usage)

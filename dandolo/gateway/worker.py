@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
+from dandolo.board import Board
 from dandolo.config.schema import Config
 from dandolo.errors import Refusal
 from dandolo.gateway.exchange import Exchange
@@ -22,6 +23,7 @@ from dandolo.net.downstream import Downstream
 from dandolo.net.listen import Census, Listener
 from dandolo.net.outbox import running_outbox
 from dandolo.net.sweep import PERIOD_S
+from dandolo.policy import NO_POLICY, Policy
 from dandolo.record import Record
 
 if TYPE_CHECKING:
@@ -37,8 +39,8 @@ class Worker:
     """A gateway at work on the running event loop.
 
     `take` receives the record of every request, up to a beat (`net.sweep.PERIOD_S`) after its end; `on_beat` is
-    called at each. `membership` is its place among those that share its cache (`sharing.membership_of`), None for none.
-    Raises OSError when the peers' listeners or certificates cannot be used.
+    called at each. `membership` is its place among those that share its cache (`sharing.membership_of`), None for none;
+    `board` and `policy` are the `Plane`'s. Raises OSError when the peers' listeners or certificates cannot be used.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class Worker:
         on_beat: Callable[[], None] | None = None,
         slot: int = 0,
         membership: Membership | None = None,
+        board: Board | None = None,
+        policy: Policy = NO_POLICY,
     ) -> None:
         self._on_beat = on_beat
-        self.gateway = Gateway(config, take, slot)
+        self.gateway = Gateway(config, take, slot, board, policy)
         self.gateway.sharing = _sharing(self.gateway, config, membership) if membership is not None else None
         self.census = Census(config.limits.connections_max, config.limits.connections_per_ip_max)
         self._config = config

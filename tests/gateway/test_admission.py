@@ -179,7 +179,7 @@ def test_a_listed_origin_does_not_excuse_the_host() -> None:
 
 def entered(door: Admission, tenant: Tenant, times: int) -> None:
     for _ in range(times):
-        door.enter(tenant)
+        door.enter(tenant, 1.0)
 
 
 def test_the_process_and_each_key_have_their_bound_and_a_constant_wait() -> None:
@@ -189,7 +189,7 @@ def test_the_process_and_each_key_have_their_bound_and_a_constant_wait() -> None
 
     def refused(tenant: Tenant) -> GatewayError:
         with pytest.raises(GatewayError) as caught:
-            door.enter(tenant)
+            door.enter(tenant, 1.0)
         waits.add(caught.value.retry_after_s)
         return caught.value
 
@@ -209,7 +209,7 @@ def test_the_process_and_each_key_have_their_bound_and_a_constant_wait() -> None
 def test_a_request_counted_out_twice_is_noticed() -> None:
     door = admission()
     tenant = door.tenants[0]
-    door.enter(tenant)
+    door.enter(tenant, 1.0)
     door.leave(tenant)
     with pytest.raises(AssertionError):
         door.leave(tenant)
