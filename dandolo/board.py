@@ -32,7 +32,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 KEYS_MAX: Final = 10_000
-WORKERS_MAX: Final = 256
+ROWS_MAX: Final = 2048
 
 SECONDS: Final = 64
 """Places of a ring; 61 are needed."""
@@ -56,6 +56,7 @@ _MAGIC: Final = 0x64616E646F6C6F31
 _HEAD: Final = 8
 _CLAIMED: Final = 4
 _SHARED: Final = 5
+OPENED: Final = 6
 _ring: Final = struct.Struct(f"{SECONDS}q")
 
 
@@ -70,8 +71,8 @@ class Board:
     """
 
     __slots__ = (
-        "_base", "_gives_places", "_known", "_lock", "_map", "_raw", "_seen", "cells", "keys_max", "row", "shared",
-        "workers",
+        "_base", "_gives_places", "_known", "_lock", "_map", "_raw", "_seen", "_taken", "cells", "keys_max", "row",
+        "shared", "workers",
     )  # fmt: skip
 
     def __init__(self, memory: mmap.mmap, row: int | None, *, gives_places: bool) -> None:
@@ -88,6 +89,7 @@ class Board:
         self._gives_places = gives_places
         self._base = _HEAD + self.keys_max
         self._known: dict[int, int] = {}
+        self._taken: set[int] = set()
         self._seen = 0
         self._lock = threading.Lock()
 
@@ -99,14 +101,15 @@ class Board:
         return 8 * (_HEAD + keys_max + (workers + 1 + shared) * keys_max * CELLS)
 
     @staticmethod
-    def create(keys_max: int = KEYS_MAX, workers: int = 1, *, shared: bool = False) -> int:
+    def create(keys_max: int = KEYS_MAX, workers: int = 1, *, shared: bool = False, opened: int | None = None) -> int:
         """A new board in a file of memory: its descriptor, to be passed on to workers and closed by the caller.
-        `shared`: with a row for other hosts."""
+        `shared`: with a row for other hosts. `opened`: how many of the workers' rows are read from the beginning (None:
+        all); the others once they are opened (`open_row`)."""
         fd = os.memfd_create("dandolo-board", os.MFD_CLOEXEC)
         try:
             os.ftruncate(fd, Board.size_bytes(keys_max, workers, shared=shared))
             with mmap.mmap(fd, 8 * _HEAD) as memory:
-                _begin(memory, keys_max, workers, shared)
+                _begin(memory, keys_max, workers, shared, workers if opened is None else opened)
         except BaseException:
             os.close(fd)
             raise
@@ -122,7 +125,7 @@ class Board:
     def alone(cls, keys_max: int = KEYS_MAX, *, shared: bool = False) -> Board:
         """A board for a single process that is its own only worker."""
         memory = mmap.mmap(-1, cls.size_bytes(keys_max, 1, shared=shared))
-        _begin(memory, keys_max, 1, shared)
+        _begin(memory, keys_max, 1, shared, 1)
         return cls(memory, 0, gives_places=True)
 
     def close(self) -> None:
@@ -162,6 +165,26 @@ class Board:
                 self._known[identity] = place
         return place
 
+    @property
+    def opened(self) -> int:
+        """How many of the workers' rows there is anything to be read in, from the first."""
+        return self.cells[OPENED]
+
+    def open_row(self) -> int:
+        """A row for a worker that is about to begin (the control process). Raises NoPlace when all are taken."""
+        for row in range(self.workers):
+            if row not in self._taken:
+                self._taken.add(row)
+                if self.cells[OPENED] <= row:
+                    self.cells[OPENED] = row + 1
+                return row
+        raise NoPlace(f"all {self.workers} rows of workers are taken")
+
+    def close_row(self, row: int, calendar: Calendar) -> None:
+        """The worker of a row has ended, however: what it left is taken over, another may have the row."""
+        self.fold(row, calendar)
+        self._taken.discard(row)
+
     def identity(self, place: int) -> int:
         """What a key is known by on every board."""
         return self.cells[_HEAD + place]
@@ -187,8 +210,8 @@ class Board:
         return self._base + (row * self.keys_max + key) * CELLS
 
     def rows(self, key: int) -> tuple[int, ...]:
-        """Where the blocks of a key begin in the workers' rows."""
-        return tuple(self.at(key, row) for row in range(self.workers))
+        """Where the blocks of a key begin in the workers' rows that have been opened."""
+        return tuple(self.at(key, row) for row in range(self.opened))
 
     def elsewhere(self, key: int) -> tuple[int, ...]:
         """Where the block of a key begins in the row for other hosts; () where there is none."""
@@ -205,7 +228,8 @@ class Board:
     def spent(self, key: int, cell: int, period: int, *, everywhere: bool = False) -> int:
         """Micro-USD spent in a period (`cell` DAY or MONTH, its number from `Calendar`) on this host, or on all."""
         stamp, total = (period & PERIODS) << AMOUNT_BITS, 0
-        for row in range(self.workers + 1 + (everywhere and self.shared)):
+        rows = (*range(self.opened), self.workers, *((self.workers + 1,) if everywhere and self.shared else ()))
+        for row in rows:
             amount = self.cells[self.at(key, row) + cell] ^ stamp
             if 0 <= amount <= AMOUNT_MAX:
                 total += amount
@@ -295,10 +319,10 @@ def add_spent(cells: memoryview, at: int, stamp: int, amount: int) -> None:
     cells[at] = stamp | (total if total <= AMOUNT_MAX else AMOUNT_MAX)
 
 
-def _begin(memory: mmap.mmap, keys_max: int, workers: int, shared: bool) -> None:
-    if not 1 <= workers <= WORKERS_MAX or not 1 <= keys_max <= 1_000_000:
-        raise ValueError(f"observed {workers} workers and {keys_max} keys, expected 1 to {WORKERS_MAX}, 1 to 1000000")
-    struct.pack_into("8q", memory, 0, _MAGIC, 1, keys_max, workers, 0, shared, 0, 0)
+def _begin(memory: mmap.mmap, keys_max: int, workers: int, shared: bool, opened: int) -> None:
+    if not 1 <= workers <= ROWS_MAX or not 1 <= keys_max <= 1_000_000:
+        raise ValueError(f"observed {workers} workers and {keys_max} keys, expected 1 to {ROWS_MAX}, 1 to 1000000")
+    struct.pack_into("8q", memory, 0, _MAGIC, 1, keys_max, workers, 0, shared, opened, 0)
 
 
 def _identity(name: str) -> int:

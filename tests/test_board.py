@@ -71,9 +71,9 @@ def test_a_board_of_the_usual_size_takes_little_memory_until_it_is_used() -> Non
     board.close()
 
 
-@pytest.mark.parametrize(("keys", "workers"), [(0, 1), (1, 0), (1, 257), (1_000_001, 1)])
+@pytest.mark.parametrize(("keys", "workers"), [(0, 1), (1, 0), (1, 2049), (1_000_001, 1)])
 def test_a_size_beyond_the_bounds_is_refused(keys: int, workers: int) -> None:
-    with pytest.raises(ValueError, match="expected 1 to 256"):
+    with pytest.raises(ValueError, match="expected 1 to 2048"):
         Board.create(keys, workers)
 
 
@@ -171,3 +171,21 @@ def test_what_a_dead_worker_spent_yesterday_is_not_folded_into_today() -> None:
     calendar.at(NOW + 86400)
     control.fold(0, calendar)
     assert control.spent(key, DAY, calendar.day) == 0
+
+
+def test_rows_are_given_to_workers_and_taken_back_from_the_dead() -> None:
+    fd = Board.create(4, workers=3, opened=0)
+    control = Board.attach(fd, None)
+    calendar, key = Calendar(NOW), control.claim("k")
+    assert control.opened == 0
+    assert [control.open_row(), control.open_row()] == [0, 1]
+    worker = Board.attach(fd, 1)
+    os.close(fd)
+    worker.cells[worker.at(key, 1) + IN_FLIGHT] += 1
+    add_spent(worker.cells, worker.at(key, 1) + DAY, calendar.day_stamp, 7)
+    assert control.total(key, IN_FLIGHT) == 1
+    control.close_row(1, calendar)
+    assert (control.total(key, IN_FLIGHT), control.spent(key, DAY, calendar.day)) == (0, 7)
+    assert [control.open_row(), control.open_row()] == [1, 2]
+    with pytest.raises(NoPlace, match="all 3 rows"):
+        control.open_row()

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from dandolo.cli.configured import DEFAULT_FILE, find
+from dandolo.cli.configured import DEFAULT_FILE, closed_by, find
 from dandolo.config import Config, ConfigError, refuse_public_without_keys
 from dandolo.config.schema import Key, Provider
 from dandolo.config.unenforced import NOT_YET
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints what would run and returns 0, or every problem on standard error and returns 78."""
     try:
         config = find(args.file, os.environ)
-        refuse_public_without_keys(config)
+        refuse_public_without_keys(config, closed_by(config))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -104,5 +104,9 @@ def _key(key: Key) -> str:
         f"{key.priority} priority",
         "any model" if key.models == ("*",) else f"models {', '.join(key.models)}",
         *([f"{key.concurrent} at one time"] if key.concurrent else []),
+        *([f"{key.rpm} requests a minute"] if key.rpm else []),
+        *([f"{key.tpm} tokens a minute"] if key.tpm else []),
+        *([f"{key.budget_usd_per_day:g} USD a day"] if key.budget_usd_per_day else []),
+        *([f"{key.budget_usd_per_month:g} USD a month"] if key.budget_usd_per_month else []),
     ]
     return f"{key.name}: {', '.join(facts)}"

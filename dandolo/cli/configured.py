@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 import os
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 from dandolo.config import Config, ConfigError, Problem, from_environment, load, parse, refuse_public_without_keys
 from dandolo.config.address import Listen, is_loopback, parse_listen
 from dandolo.config.load import read
+from dandolo.errors import GatewayError
 from dandolo.provision import Document
 
 DEFAULT_FILE = "dandolo.toml"
@@ -59,7 +61,7 @@ class Choice:
         admin = self.admin or config.server.admin
         workers = count(self.workers or config.server.workers)
         config = _with(config, listen, admin, workers)
-        refuse_public_without_keys(dataclasses.replace(config, source=source, lines=lines))
+        refuse_public_without_keys(dataclasses.replace(config, source=source, lines=lines), closed_by(config))
         self._refuse_itself(config)
         return config, Document(config.source, text, secrets, tuple(map(str, listen)), str(admin), workers)
 
@@ -103,6 +105,24 @@ def count(workers: int | Literal["auto"]) -> int:
 def _with(config: Config, listen: tuple[Listen, ...], admin: Listen, workers: int) -> Config:
     server = dataclasses.replace(config.server, listen=listen, admin=admin, workers=workers)
     return dataclasses.replace(config, server=server)
+
+
+def closed_by(config: Config) -> Callable[[], bool]:
+    """Whether the database of keys keeps strangers out (see `Policy.closed`); asked only where that matters."""
+
+    def closed() -> bool:
+        # Not needed by most commands, so not loaded for them.
+        from dandolo.control.keys import FILE, Keys
+
+        if not (config.server.state_dir / FILE).exists():
+            return False
+        try:
+            with Keys(config.server.state_dir) as keys:
+                return keys.policy(time.time()).closed
+        except GatewayError as error:
+            raise ConfigError([Problem(config.source, 0, "server.state_dir", str(error))]) from None
+
+    return closed
 
 
 def listen_of(sock: socket.socket) -> Listen:

@@ -15,12 +15,14 @@ from typing import Any
 
 import msgspec
 
+from dandolo.board import Board
 from dandolo.cli.configured import config_of
 from dandolo.cli.descriptors import within_descriptors
 from dandolo.config import Config, ConfigError, Problem
 from dandolo.errors import GatewayError
 from dandolo.gateway.gateway import Gateway, limits_of
 from dandolo.gateway.plane import Plane
+from dandolo.policy import NO_POLICY, Policy, unpack
 from dandolo.provision import Document
 
 RETIRED_PERIOD_S = 5.0
@@ -43,10 +45,18 @@ def problems(error: ConfigError) -> list[list[Any]]:
 
 
 class Planes:
-    """Exchanges a gateway's plane. `on_swapped` is called with the new one."""
+    """Exchanges a gateway's plane. `on_swapped` is called with the new one; `board` and `policy` are the plane's."""
 
-    def __init__(self, gateway: Gateway, on_swapped: Callable[[Plane], None]) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        on_swapped: Callable[[Plane], None],
+        board: Board | None = None,
+        policy: Policy = NO_POLICY,
+    ) -> None:
         self._gateway = gateway
+        self._board = board
+        self._policy = policy
         self._on_swapped = on_swapped
         self._prepared: Plane | None = None
         self._retired: list[tuple[Plane, float]] = []
@@ -55,7 +65,9 @@ class Planes:
         """Make a plane of a document; what speaks against it."""
         document = msgspec.convert(argument, Document)
         try:
-            self._prepared = await asyncio.get_running_loop().run_in_executor(None, _plane, document)
+            self._prepared = await asyncio.get_running_loop().run_in_executor(
+                None, _plane, document, self._board, self._policy
+            )
         except ConfigError as error:
             return problems(error)
         return []
@@ -69,10 +81,20 @@ class Planes:
         # Bodies that are held now are let go of in the new plane's count.
         plane.admission.body_bytes = gateway.admission.body_bytes
         plane.inherit(gateway.plane)
+        if plane.admission.policy is not self._policy:
+            # The keys have changed since it was prepared.
+            plane.admission.adopt(self._policy)
         old, gateway.plane = gateway.plane, plane
         gateway.limits = limits_of(plane.config)
         self._retired.append((old, 0.0))
         self._on_swapped(plane)
+        return True
+
+    def adopt(self, argument: Any) -> bool:
+        """Take over the keys of a policy, from now on and in planes to come."""
+        policy = unpack(argument)
+        self._gateway.admission.adopt(policy)
+        self._policy = policy
         return True
 
     def forget(self, argument: Any) -> bool:
@@ -104,10 +126,10 @@ class Planes:
             plane.fleet.close()
 
 
-def _plane(document: Document) -> Plane:
+def _plane(document: Document, board: Board | None, policy: Policy) -> Plane:
     """In a thread: files are read and certificates loaded, which takes milliseconds each."""
     config = configuration(document)
     try:
-        return Plane(config)
+        return Plane(config, board, policy)
     except (GatewayError, OSError, ValueError) as error:
         raise unfit(config, error) from error

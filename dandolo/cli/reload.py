@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from dandolo.cli.configured import Choice
+from dandolo.cli.limits import Limits
 from dandolo.config import Config, ConfigError, Problem
 from dandolo.control.provisions import Provisions
 from dandolo.control.workers import Workers
@@ -24,8 +25,14 @@ class Reload:
     """What holds, and how it is replaced. `on_changed` hears of every configuration that was taken."""
 
     def __init__(
-        self, config: Config, choice: Choice, provisions: Provisions, on_changed: Callable[[Config], None]
+        self,
+        config: Config,
+        choice: Choice,
+        provisions: Provisions,
+        on_changed: Callable[[Config], None],
+        limits: Limits,
     ) -> None:
+        self._limits = limits
         self.config = config
         self.well = True
         """Whether the last one was taken."""
@@ -39,9 +46,10 @@ class Reload:
         try:
             found = await asyncio.get_running_loop().run_in_executor(None, self._choice.find, os.environ)
             config, document = found
-            if self.config.keys and not config.keys:
+            if self.config.keys and not config.keys and not self._limits.keyring.policy.closed:
                 reason = "the last key is gone: to let everybody in, restart"
                 raise ConfigError([Problem(config.source, 0, "keys", reason)])
+            self._limits.check(config)
             await self._prepare(workers, document)
         except ConfigError as error:
             for problem in error.problems:
@@ -53,6 +61,8 @@ class Reload:
         was, server = self.config.server, config.server
         if (server.listen, server.admin) != (was.listen, was.admin):
             _log.warning("listeners change at the next start, not by a reload")
+        if config.limits.shared != self._limits.board.shared:
+            _log.warning("limits.shared changes at the next start, not by a reload")
         if server.tls != was.tls:
             _log.warning("certificates change when workers are replaced (SIGUSR2), not by a reload")
         if server.workers != was.workers:

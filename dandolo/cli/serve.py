@@ -115,12 +115,17 @@ def run(args: argparse.Namespace) -> int:
             )
         access_form, program_form = args.log_format or _form(config, 1), args.log_format or _form(config, 2)
         provisions = Provisions(document, document.workers, held, program_form, name)
+        from dandolo.cli.limits import Limits
+
+        limits = Limits(config, provisions)
         _begin(early, provisions)
 
         from dandolo.cli import service
 
         needed = True
-        return service.run(service.Start(config, choice, provisions, access_form, program_form, admin, early, before))
+        return service.run(
+            service.Start(config, choice, provisions, limits, access_form, program_form, admin, early, before)
+        )
     except ConfigError as error:
         print(error, file=sys.stderr)
         return error.exit_code

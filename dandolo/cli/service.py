@@ -23,6 +23,7 @@ from dandolo import __version__
 from dandolo.cli.age import since_start_ms
 from dandolo.cli.configured import Choice
 from dandolo.cli.heap import keep_memory
+from dandolo.cli.limits import Limits
 from dandolo.cli.operators import Operators
 from dandolo.cli.reload import Reload
 from dandolo.config import Config
@@ -69,6 +70,7 @@ class Start:
     config: Config
     choice: Choice
     provisions: Provisions
+    limits: Limits
     access_form: LogFormat
     program_form: LogFormat
     admin: Sequence[socket.socket]
@@ -125,7 +127,8 @@ class Process:
         self._name = start.provisions.name
         self.on_event: list[Callable[[str, str], None]] = []
         """Who hears of events: kind and text."""
-        self._reload = Reload(config, start.choice, start.provisions, self._changed)
+        self._limits = start.limits
+        self._reload = Reload(config, start.choice, start.provisions, self._changed, start.limits)
         self._held = start.provisions.held
         self._admin_sockets = start.admin
         self._access = LogWriter(1, form=start.access_form)
@@ -150,7 +153,7 @@ class Process:
             self._upgrade.begin,
         )
         self._admin = Admin(
-            with_index(self._operators.routes()),
+            with_index([*self._operators.routes(), *self._limits.keyring.routes()]),
             authenticate=self._callers.authenticate if config.keys else None,
             tasks=self._tasks,
         )
@@ -190,7 +193,13 @@ class Process:
             self._every("orphans", ORPHANS_S, self._dismiss)
         self._every("sweep", PERIOD_S, lambda: self._admin.sweep.tick(self._admin.now()))
         self._every("look", LOOK_S, self._look)
-        self._every("tick", TICK_S, lambda: self.sinks.tick(time.time()))
+        self._every("tick", TICK_S, self._tick)
+        self._limits.start(self.workers, self._tasks)
+        if self._limits.board.shared:
+            # Not needed for the first answer, so not loaded before it.
+            from dandolo.cli.hosts import share_limits
+
+            self._tasks.spawn(share_limits(self._reload.config, self._limits.board), "limits of all hosts")
 
     async def until_ended(self, status: str) -> int:
         """Tell the manager, wait for a signal, end in order; the exit code."""
@@ -236,6 +245,7 @@ class Process:
                 await self._tasks.close()
         except TimeoutError:
             _log.error("some tasks did not end within %g s", CLOSE_S)
+        await self._limits.close()
         self._census.close()
 
     def _close_listeners(self) -> None:
@@ -274,6 +284,7 @@ class Process:
             self._gauges.report(child.pid, last)
         else:
             self._gauges.gone(child.pid)
+            self._limits.ended(child)
 
     def _own_gauges(self) -> list[Gauge]:
         return [
@@ -362,7 +373,12 @@ class Process:
                 self._notifier.ready(self._status if well else "the last reload was refused: see the log")
 
     def _changed(self, config: Config) -> None:
-        self._callers.keys = config.keys
+        self._callers.keys = self._limits.file = config.keys
+
+    def _tick(self) -> None:
+        now = time.time()
+        self.sinks.tick(now)
+        self._limits.tick(now)
 
     def _every(self, name: str, seconds: float, call: Callable[[], object]) -> None:
         def again() -> None:

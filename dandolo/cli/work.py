@@ -18,6 +18,7 @@ from typing import Any, cast
 import msgspec
 import uvloop
 
+from dandolo.board import Board
 from dandolo.cli.gauges import gauges
 from dandolo.cli.heap import Heap, keep_memory
 from dandolo.cli.planes import RETIRED_PERIOD_S, Planes, configuration, problems, unfit
@@ -33,6 +34,7 @@ from dandolo.gateway.worker import Worker
 from dandolo.net.pipe import Pipe
 from dandolo.net.succession import Followed, Given
 from dandolo.net.tasks import Tasks
+from dandolo.policy import NO_POLICY, Policy, unpack
 from dandolo.provision import BEAT_S, Provision
 
 CHANNEL = 3
@@ -107,15 +109,16 @@ class Process:
         self._loop = asyncio.get_running_loop()
         self._heap = Heap()
         self._reporting = Reporting()
-        membership = membership_of(config, provision.slot, provision.workers)
-        self._worker = Worker(config, self._reporting.take, self._beat, provision.slot, membership)
-        self._planes = Planes(self._worker.gateway, self._swapped)
         count = len(provision.listeners)
         self._sockets = [socket.socket(fileno=number) for number in descriptors[:count]]
         self._owners: list[int] = []
         """The slots of the sockets that are siblings'."""
         self.descriptors = dict(zip(provision.descriptors, descriptors[count:], strict=True))
         """What came beside the listeners, by name."""
+        board, policy = _limits(provision, self.descriptors)
+        membership = membership_of(config, provision.slot, provision.workers)
+        self._worker = Worker(config, self._reporting.take, self._beat, provision.slot, membership, board, policy)
+        self._planes = Planes(self._worker.gateway, self._swapped, board, policy)
         self.answers: dict[str, Callable[[Any], Any]] = {
             "gauges": self._gauges,
             "routes": self._routes,
@@ -123,6 +126,7 @@ class Process:
             "prepare": self._planes.prepare,
             "swap": self._planes.swap,
             "forget": self._planes.forget,
+            "policy": self._planes.adopt,
             "stand_in": self._stand_in,
             "drain": self._drain,
             "cut": self._cut,
@@ -309,6 +313,14 @@ class Process:
             call()
 
         self._timers[name] = self._loop.call_later(seconds, again)
+
+
+def _limits(provision: Provision, descriptors: dict[str, int]) -> tuple[Board | None, Policy]:
+    """The board on which limits are counted, and the keys of the database (see `cli.limits`)."""
+    policy = unpack(provision.blobs["policy"]) if "policy" in provision.blobs else NO_POLICY
+    if "board" not in descriptors:
+        return None, policy
+    return Board.attach(descriptors["board"], int(provision.strings["board_row"])), policy
 
 
 def _told(question: str, error: Exception) -> Any:

@@ -91,6 +91,11 @@ def parse(text: str, source: str, environ: Mapping[str, str], secrets: dict[str,
     return _assemble(document, reading)
 
 
+def assemble(document: dict[str, Any], source: str, environ: Mapping[str, str]) -> Config:
+    """The configuration that a part of a file's document says, which `source` names. Raises ConfigError."""
+    return _assemble(document, Reading(source, environ, FilePath(source).parent, MappingProxyType({})))
+
+
 def from_environment(environ: Mapping[str, str]) -> Config:
     """The configuration when there is no file: a provider for every known NAME_API_KEY that is set (at
     NAME_BASE_URL, if set), the defaults for the rest. DANDOLO_KEY (or DANDOLO_API_KEY) becomes the one key
@@ -211,7 +216,7 @@ def _finish_key(values: dict[str, Any], at: At) -> None:
     if digest and key:
         at.report("has both sha256 and key: keep one")
     elif not digest and key is None and sound:
-        at.report(f"needs sha256 (`dandolo keys create` makes one) or key = {REFERENCE_FORM}")
+        at.report(f"needs sha256 (`dandolo keys create --print` makes one) or key = {REFERENCE_FORM}")
     if key is not None and len(key.reveal()) < 20:
         at.child("key").warn(
             "is shorter than 20 characters and may be guessed: `dandolo keys create` makes a strong one"

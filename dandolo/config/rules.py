@@ -40,10 +40,11 @@ def check(config: Config, document: Mapping[str, Any], at: At) -> Targets:
     return models
 
 
-def refuse_public_without_keys(config: Config) -> None:
+def refuse_public_without_keys(config: Config, closed: Callable[[], bool] = lambda: False) -> None:
     """Raises ConfigError when a listener can be reached from other machines and no key is configured.
 
-    Call it after flags have replaced hosts and ports, before anything is loaded or bound.
+    `closed` tells whether there are keys elsewhere, which clients must present; the admin listener wants one of the
+    configuration. Call it after flags have replaced hosts and ports, before anything is loaded or bound.
     """
     if config.keys:
         return
@@ -51,6 +52,8 @@ def refuse_public_without_keys(config: Config) -> None:
     places: list[tuple[Path, Listen]] = [
         (("server", "listen", index), one) for index, one in enumerate(config.server.listen)
     ]
+    if not all(one.is_local() for _, one in places) and closed():
+        places = []
     for path, one in [*places, (("server", "admin"), config.server.admin)]:
         if not one.is_local():
             line = line_of(config.lines, path) if config.lines else 0

@@ -155,6 +155,7 @@ class Limits:
     )
     in_flight_max: int = key(kinds.whole(1, 1_000_000), "4_000", "requests at one time, queued ones too; beyond: 503")
     in_flight_per_key_max: int = key(kinds.whole(1, 1_000_000), "1_000", "of one key; beyond: 429")
+    shared: bool = key(kinds.flag(), "false", "limits of keys hold over all hosts that share cache.redis, not for each")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +188,10 @@ class Key:
     digest: bytes = fed_by(
         {
             "sha256": KeySpec(
-                kinds.text("[0-9a-fA-F]{64}", "64 hexadecimal digits", hint=" (`dandolo keys create` prints them)"),
-                "SHA-256 of the key; `dandolo keys create` makes both",
+                kinds.text(
+                    "[0-9a-fA-F]{64}", "64 hexadecimal digits", hint=" (`dandolo keys create --print` shows them)"
+                ),
+                "SHA-256 of the key; `dandolo keys create --print` makes both",
                 example='"' + "0" * 64 + '"',
             ),
             "key": KeySpec(

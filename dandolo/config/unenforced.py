@@ -15,10 +15,6 @@ from dandolo.config.spec import At
 NOT_YET: Final[Mapping[str, tuple[str, tuple[Any, ...]]]] = MappingProxyType(
     {
         # key: (what happens instead, values that ask for nothing)
-        "keys.rpm": ("requests per minute are not counted", ()),
-        "keys.tpm": ("tokens per minute are not counted", ()),
-        "keys.budget_usd_per_day": ("spending is not bounded", ()),
-        "keys.budget_usd_per_month": ("spending is not bounded", ()),
     }
 )
 

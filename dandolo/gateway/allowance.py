@@ -14,6 +14,7 @@ from dandolo.board import (
     DAY,
     IN_FLIGHT,
     MONTH,
+    OPENED,
     REQUESTS,
     RESERVED,
     SECONDS,
@@ -40,6 +41,7 @@ class Allowance:
         "_board",
         "_calendar",
         "_cells",
+        "_opened",
         "_own",
         "_place",
         "_requests_closed",
@@ -60,18 +62,29 @@ class Allowance:
         self._place = place
         self._calendar = calendar
         self._own = board.at(place, board.row)
-        self._rows = (*board.rows(place), *board.elsewhere(place))
-        self._bases = (*self._rows, board.at(place, board.workers))
+        self._opened = -1
+        self._rows: tuple[int, ...] = ()
+        self._bases: tuple[int, ...] = ()
         self._second = -1
         self._requests_closed = self._tokens_closed = 0
         self._requests_form, self._tokens_form = _form(b"requests", terms.rpm), _form(b"tokens", terms.tpm)
+        self._see_rows()
         self.budgeted = terms.budget_day is not None or terms.budget_month is not None
+
+    def _see_rows(self) -> None:
+        """Another worker has begun."""
+        board, place = self._board, self._place
+        self._opened = board.opened
+        self._rows = (*board.rows(place), *board.elsewhere(place))
+        self._bases = (*self._rows, board.at(place, board.workers))
 
     # -- a request comes and goes ------------------------------------------------------------------------
 
     def enter(self, now: float) -> bool:
         """Count a request in; False when it is one too many, and then it is not counted."""
         cells, terms = self._cells, self.terms
+        if cells[OPENED] != self._opened:
+            self._see_rows()
         if terms.concurrent is not None:
             own = self._own + IN_FLIGHT
             cells[own] += 1
@@ -109,6 +122,8 @@ class Allowance:
     def check(self, now: float) -> None:
         """Refuse early, with nothing counted. Raises RequestError (429)."""
         terms = self.terms
+        if self._cells[OPENED] != self._opened:
+            self._see_rows()
         if terms.concurrent is not None and self._board.total(self._place, IN_FLIGHT) >= terms.concurrent:
             raise _too_many(
                 f"{terms.concurrent} requests of this key are under way, as many as it may have; try again later",
@@ -128,6 +143,8 @@ class Allowance:
         Raises RequestError, with nothing set aside: 429 for tokens, 402 for money, 400 for a call that can never pass.
         """
         cells, limit = self._cells, self.terms.tpm
+        if cells[OPENED] != self._opened:
+            self._see_rows()
         if limit is not None:
             if least > limit:
                 raise RequestError(

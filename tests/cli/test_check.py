@@ -46,7 +46,7 @@ def test_what_would_run_is_shown_without_secrets(run, tmp_path, capsys):
         "fast = venice/llama",
     ):
         assert part in out
-    assert "warning    keys[0].rpm is accepted but not enforced yet" in out
+    assert "5 requests a minute" in out
 
 
 def test_problems_go_to_standard_error_with_78(run, tmp_path, capsys):

@@ -100,7 +100,6 @@ def test_the_contract_works_as_written(tmp_path):
     assert config.routing.attempts_max == 3
     assert config.cache.levels == ("memory", "redis", "sqlite")
     assert config.cache.sqlite.bytes_max == 10 << 30
-    assert any("keys[0].rpm is accepted but not enforced yet" in one for one in config.warnings)
     assert any("openrouter is not configured" in one for one in config.warnings)
     assert CANARY not in repr(config)
 

@@ -1,0 +1,118 @@
+"""Keys and their limits as the control process sees to them: the board, a row of it for each worker, and the policy.
+
+A worker is given the board's descriptor, its row and the policy when it begins; a change of keys goes to all that
+accept, and to those that came to accept since at the next `tick`. The row of a worker that has ended is taken over.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from dandolo.board import KEYS_MAX, Board, Calendar, NoPlace
+from dandolo.config import Config, ConfigError, Problem
+from dandolo.control.child import Child
+from dandolo.control.keyring import Keyring
+from dandolo.control.provisions import Provisions
+from dandolo.control.workers import RETIRING_MAX, Workers
+from dandolo.errors import GatewayError
+from dandolo.net.tasks import Tasks
+from dandolo.policy import Policy, pack
+
+BOARD, ROW, POLICY = "board", "board_row", "policy"
+"""Under which names a worker finds them."""
+TELL_S = 1.0
+ROWS_PER_SLOT = RETIRING_MAX + 2
+"""A worker, those before it that finish their requests, and one whose end has not been seen yet."""
+
+_log = logging.getLogger("dandolo")
+
+
+class Limits:
+    """Made before the first worker is given its part. Raises ConfigError for a database that cannot be used."""
+
+    def __init__(self, config: Config, provisions: Provisions) -> None:
+        self.file = config.keys
+        workers = provisions.workers * ROWS_PER_SLOT
+        self.fd = Board.create(KEYS_MAX, workers, shared=config.limits.shared, opened=0)
+        """Stays open: workers that begin later are given it too."""
+        self.board = Board.attach(self.fd, None)
+        self.keyring = Keyring(config.server.state_dir, self.board, lambda: self.file, self._adopt)
+        try:
+            self.keyring.load()
+            self.keyring.restore()
+        except (GatewayError, NoPlace) as error:
+            raise ConfigError([Problem(config.source, 0, "", f"cannot be put to use: {error}")]) from error
+        self._calendar = Calendar(time.time())
+        self._rows: dict[tuple[int, int], int] = {}
+        self._told: dict[tuple[int, int], Policy] = {}
+        self._workers: Workers | None = None
+        self._tasks: Tasks | None = None
+        provisions.descriptors[BOARD] = lambda slot, generation: self.fd
+        provisions.strings[ROW] = self._row
+        provisions.blobs[POLICY] = self._policy
+
+    def start(self, workers: Workers, tasks: Tasks) -> None:
+        """From here on changes of keys are told to workers."""
+        self._workers, self._tasks = workers, tasks
+        tasks.spawn(self.keyring.watch(), "keys")
+
+    def check(self, config: Config) -> None:
+        """A configuration is about to be given to workers: its keys need places. Raises ConfigError."""
+        try:
+            self.keyring.claim(config.keys)
+        except NoPlace as error:
+            raise ConfigError([Problem(config.source, 0, "keys", str(error))]) from error
+
+    def ended(self, child: Child) -> None:
+        """A worker's process is gone."""
+        self._told.pop((child.slot, child.generation), None)
+        row = self._rows.pop((child.slot, child.generation), None)
+        if row is not None:
+            self.board.close_row(row, self._calendar.at(time.time()))
+
+    def tick(self, now: float) -> None:
+        """Once a second: tell workers that began under another policy."""
+        if self._workers is not None:
+            late = [one for one in self._workers.serving if self._told.get(_which(one)) is not self.keyring.policy]
+            for child in late:
+                self._tell(child, self.keyring.policy)
+
+    async def close(self) -> None:
+        """After the last worker has ended: keep what was spent."""
+        await self.keyring.close()
+
+    def _row(self, slot: int, generation: int) -> str:
+        row = self._rows.get((slot, generation))
+        if row is None:
+            row = self._rows[slot, generation] = self.board.open_row()
+        return str(row)
+
+    def _policy(self, slot: int, generation: int) -> bytes:
+        policy = self._told[slot, generation] = self.keyring.policy
+        return pack(policy)
+
+    def _adopt(self, policy: Policy) -> None:
+        if self._workers is not None:
+            for slot in self._workers.slots:
+                for child in slot.all():
+                    if child.ready_at is not None:
+                        self._tell(child, policy)
+
+    def _tell(self, child: Child, policy: Policy) -> None:
+        assert self._tasks is not None
+        self._told[_which(child)] = policy
+        self._tasks.spawn(self._ask(child, policy), "policy")
+
+    async def _ask(self, child: Child, policy: Policy) -> None:
+        try:
+            if not await child.ask(POLICY, pack(policy), TELL_S):
+                _log.error("worker %d has not taken over the keys", child.slot)
+        except Exception as error:
+            # It is asked again at the next tick, as long as it serves.
+            self._told.pop(_which(child), None)
+            _log.warning("worker %d was not told of a change of keys: %s", child.slot, type(error).__name__)
+
+
+def _which(child: Child) -> tuple[int, int]:
+    return child.slot, child.generation
