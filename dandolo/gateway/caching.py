@@ -7,32 +7,28 @@ Times are steady Unix time: the wall clock when the process started, and the mon
 
 from __future__ import annotations
 
-import random
 import secrets
-import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from dandolo.api.call import Call, read
+from dandolo.api.call import Call
 from dandolo.api.usage import Usage
 from dandolo.cache import headers
 from dandolo.cache.alike import asking
-from dandolo.cache.answer import flaw
-from dandolo.cache.entry import TAGS_MAX, Entry, Tokens
+from dandolo.cache.entry import Entry
 from dandolo.cache.headers import Outcome
 from dandolo.cache.key import Keys, Memo, context, headers_counted
-from dandolo.cache.lifetime import TTL_S, TtlClass, ttl_class
-from dandolo.cache.memory import Draft, Kept, Memory
-from dandolo.cache.policy import NO_WISHES, Holder, Permission, Policy, Rules, wishes
+from dandolo.cache.lifetime import TTL_S, TtlClass
+from dandolo.cache.memory import Kept, Memory
+from dandolo.cache.policy import NO_WISHES, Holder, Policy, Rules, wishes
 from dandolo.cache.refusals import Refusal, Refusals
 from dandolo.cache.replay import prepare
 from dandolo.cache.secret import BYTES, made_once
-from dandolo.cache.semantic import Aliases, Asking
+from dandolo.cache.semantic import Aliases
 from dandolo.config.schema import Config
 from dandolo.errors import GatewayError
 from dandolo.gateway import site
 from dandolo.gateway.answers import JSON, STREAM
+from dandolo.gateway.keeping import STEADY_OFFSET_S, Keeping, Plan, head_of
 
 if TYPE_CHECKING:
     from dandolo.cache.tiers import Found
@@ -40,14 +36,11 @@ if TYPE_CHECKING:
     from dandolo.gateway.exchange import Exchange
     from dandolo.gateway.ways import Lane
 
-STEADY_OFFSET_S = time.time() - time.monotonic()
 HEADERS = frozenset((b"cache-control", b"dandolo-cache", b"dandolo-cache-ttl"))
 """Headers of a request that are for the cache."""
 BYPASSES_MAX = 256
 TEMPERATURE_BYTES_MAX = 16
 CONTEXTS_MAX = 1024
-PROVIDER_TAG = "provider="
-"""Who gave an answer is among the names by which it can be purged."""
 STREAM_TYPE = b"Content-Type: text/event-stream\r\n"
 
 
@@ -64,33 +57,12 @@ class _AllSent:
 _ALL_SENT = _AllSent()
 
 
-class Times(NamedTuple):
-    """When an answer was asked for and when it was there (monotonic), and for whom (a key's name)."""
-
-    asked: float
-    now: float
-    tenant: str
-
-
-class Plan(msgspec.Struct, gc=False):
-    """What the cache may do for one call, and under which key."""
-
-    permission: Permission
-    key: bytes
-    context: bytes
-    """What identifies the request beside its body."""
-    unremembered: bool = False
-    """The key was made for this very call: whoever finds an answer under it lets the memo know."""
-    asking: Asking | None = None
-    """What it has in common with others that ask the same in other words, where that may count."""
-
-
-class Caching:
+class Caching(Keeping):
     """The cache under one configuration; None instead where it is off (`of`)."""
 
     __slots__ = (
-        "_bypasses", "_contexts", "_forwarded", "_keys", "_private_scopes", "_rules", "_sampling", "_secret", "_tags",
-        "aliases", "memo", "memory", "private", "refusals", "sizes",
+        "_bypasses", "_contexts", "_forwarded", "_keys", "_private_scopes", "_rules", "_sampling", "_secret",
+        "memo", "private", "refusals", "sizes",
     )  # fmt: skip
 
     def __init__(self, config: Config) -> None:
@@ -106,7 +78,7 @@ class Caching:
         self.sizes = (cache.memory.entries, cache.memory.bytes) if "memory" in cache.levels else (1, 1)
         self.refusals = Refusals()
         self.aliases = Aliases() if cache.semantic == "normal" and not private else None
-        self._tags: dict[str, tuple[str, ...]] = {}
+        self.tags: dict[str, tuple[str, ...]] = {}
         self.memory = Memory(*self.sizes)
         self.memory.judge = self.judge_draft
         self.memo: Memo[bytes] = Memo(entries=0 if private else cache.memory.entries)
@@ -193,7 +165,7 @@ class Caching:
         if terms is not None:
             if terms.privacy:
                 self._private_scopes.add(f"key:{terms.name}")
-            self._tags[terms.name] = tuple(f"{name}={value}" for name, value in terms.tags.items())
+            self.tags[terms.name] = tuple(f"{name}={value}" for name, value in terms.tags.items())
         policy = tenant.cache_policy = Policy(self._rules, holder)
         return policy
 
@@ -245,13 +217,13 @@ class Caching:
 
     def take(self, entry: Entry, scope: str, now: float) -> None:
         """Keep an answer that another process has made (monotonic)."""
-        self.memory.promote(entry, _head(entry), scope, now + STEADY_OFFSET_S)
+        self.memory.promote(entry, head_of(entry), scope, now + STEADY_OFFSET_S)
 
     def promote(self, plan: Plan, found: Found, now: float) -> Kept | None:
         """An answer of another tier as it may be given, fresh or stale; None when it may not."""
         steady = now + STEADY_OFFSET_S
         entry = found.entry
-        kept = self.memory.promote(entry, _head(entry), plan.permission.scope, steady)
+        kept = self.memory.promote(entry, head_of(entry), plan.permission.scope, steady)
         if kept is None:
             return None
         if found.stale:
@@ -327,101 +299,6 @@ class Caching:
                 exchange.gateway.repeats.noted(exchange, call, kept)
         return True
 
-    def draft(self, exchange: Exchange, plan: Plan, call: Call, body: bytes) -> None:
-        """Keep a plain answer in memory, to be judged (`judge_draft`) when it is asked for again."""
-        target = exchange.target
-        assert target is not None
-        made_at = exchange.sent_at + exchange.provider_s
-        draft = Draft(
-            call.endpoint,
-            call.raw,
-            call.model,
-            body,
-            plan.permission,
-            exchange.usage,
-            target.provider.encoded_name,
-            exchange.admitted.tenant.name,
-            made_at,
-            exchange.sent_at + STEADY_OFFSET_S,
-        )
-        self.memory.put_draft(
-            draft, plan.key, plan.permission.scope, len(body) + len(call.raw), made_at + STEADY_OFFSET_S
-        )
-
-    def judge_draft(self, draft: Draft, key: bytes) -> tuple[Entry, bytes] | None:
-        """The entry, and its head, that a draft makes; None when it is not fit to be kept."""
-        call = read(draft.endpoint, draft.raw, b"")
-        at = Times(draft.asked_at - STEADY_OFFSET_S, draft.made_at, draft.tenant)
-        plan = Plan(draft.permission, key, b"")
-        # A name that steers, and is no part of the body's meaning, may have been taken off it.
-        entry = self.judge(plan, call, 200, draft.body, (), draft.provider, draft.usage, at, model=draft.model)
-        return None if entry is None else (entry, _head(entry))
-
-    def keep(
-        self,
-        plan: Plan,
-        call: Call,
-        status: int,
-        body: bytes,
-        *,
-        offsets: tuple[int, ...],
-        provider: bytes,
-        usage: Usage | None,
-        at: Times,
-    ) -> Entry | None:
-        """Keep an answer, if it may be and is fit for it; what is to be kept elsewhere too."""
-        entry = self.judge(plan, call, status, body, offsets, provider, usage, at)
-        if entry is None:
-            return None
-        scope, steady, since = plan.permission.scope, at.now + STEADY_OFFSET_S, at.asked + STEADY_OFFSET_S
-        self.memory.put(entry, _head(entry), scope, steady, since)
-        if self.memory.purges.latest(entry, scope).hard >= since:
-            return None
-        if plan.asking is not None and self.aliases is not None and entry.kind is TtlClass.QUESTION:
-            self.aliases.put(plan.asking, entry.key, entry.expires, steady)
-        return entry
-
-    def judge(
-        self,
-        plan: Plan,
-        call: Call,
-        status: int,
-        body: bytes,
-        offsets: tuple[int, ...],
-        provider: bytes,
-        usage: Usage | None,
-        at: Times,
-        model: str = "",
-    ) -> Entry | None:
-        """The entry that an answer makes; None when it may not be kept, or is not fit for it."""
-        permission = plan.permission
-        assert call.json is not None
-        if not permission.store or flaw(call.endpoint.name, call.endpoint.dialect, status, body):
-            return None
-        kind = ttl_class(call.endpoint.name, call.json, overruled=permission.ttl_s is not None)
-        if kind is TtlClass.VOLATILE and not permission.forced:
-            return None
-        steady = at.now + STEADY_OFFSET_S
-        life = permission.lifetime(kind, steady, random.random())  # noqa: S311 - jitter
-        tokens = None
-        if usage is not None and not usage.estimated:
-            tokens = Tokens(usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens)
-        return Entry(
-            key=plan.key,
-            created=steady,
-            expires=life.expires,
-            stale_until=life.stale_until,
-            kind=kind,
-            status=status,
-            model=model or call.model,
-            usage=tokens,
-            cost_usd=usage.cost_usd if usage is not None else None,
-            gen_ms=int((at.now - at.asked) * 1000),
-            tags=(PROVIDER_TAG + provider.decode("ascii"), *self._tags.get(at.tenant, ()))[:TAGS_MAX],
-            body=body,
-            delta_offsets=offsets,
-        )
-
 
 def _secret(config: Config) -> bytes:
     """The configured secret, one of the state folder where something outlives the process, else a new one."""
@@ -430,20 +307,6 @@ def _secret(config: Config) -> bytes:
     if set(config.cache.levels) <= {"memory"}:
         return secrets.token_bytes(BYTES)
     return made_once(config.server.state_dir)
-
-
-def provider_of(entry: Entry) -> str:
-    """Who gave an answer, which its tags tell; "" when they do not, or in something that is no name."""
-    for tag in entry.tags:
-        if tag.startswith(PROVIDER_TAG) and tag.isascii() and tag.isprintable():
-            return tag[len(PROVIDER_TAG) :]
-    return ""
-
-
-def _head(entry: Entry) -> bytes:
-    """The header line that names who gave an answer. Entries come from other tiers and processes, too."""
-    provider = provider_of(entry)
-    return b"x-dandolo-provider: %b\r\n" % provider.encode("ascii") if provider else b""
 
 
 def _sampling(call: Call) -> tuple[str, bytes] | None:

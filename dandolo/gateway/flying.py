@@ -18,7 +18,7 @@ from dandolo.cache.headers import Outcome, forwarded
 from dandolo.cache.replay import prepare
 from dandolo.errors import GatewayError, UpstreamInvalid
 from dandolo.gateway.answers import STREAM
-from dandolo.gateway.caching import STEADY_OFFSET_S
+from dandolo.gateway.keeping import STEADY_OFFSET_S
 from dandolo.gateway.leading import Begun, Lone
 from dandolo.gateway.making import Leader, Tiered
 from dandolo.net.strand import Waiter
@@ -26,8 +26,8 @@ from dandolo.wire import sse
 from dandolo.wire.client import Response
 
 if TYPE_CHECKING:
-    from dandolo.gateway.caching import Plan
     from dandolo.gateway.exchange import Exchange
+    from dandolo.gateway.keeping import Plan
     from dandolo.gateway.ways import Lane
 
 _now = time.monotonic

@@ -15,8 +15,8 @@ from dandolo.api.usage import Usage
 from dandolo.errors import GatewayError, InternalError
 
 if TYPE_CHECKING:
-    from dandolo.gateway.caching import Plan
     from dandolo.gateway.exchange import Exchange
+    from dandolo.gateway.keeping import Plan
 
 _now = time.monotonic
 

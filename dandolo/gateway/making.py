@@ -13,15 +13,15 @@ from dandolo.cache.headers import Outcome
 from dandolo.cache.memory import Kept
 from dandolo.cache.replay import assemble
 from dandolo.errors import GatewayError, RequestError
-from dandolo.gateway.caching import STEADY_OFFSET_S, Times
 from dandolo.gateway.detached import Detached
+from dandolo.gateway.keeping import STEADY_OFFSET_S, Times
 from dandolo.gateway.leading import Begun
 from dandolo.wire import sse
 
 if TYPE_CHECKING:
     from dandolo.cache.tiers import Found
-    from dandolo.gateway.caching import Plan
     from dandolo.gateway.exchange import Exchange
+    from dandolo.gateway.keeping import Plan
     from dandolo.gateway.seeking import Seeking
 
 LAG_BYTES_MAX = 1024 * 1024

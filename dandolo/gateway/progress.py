@@ -29,10 +29,10 @@ from dandolo.wire.server import Request
 
 if TYPE_CHECKING:
     from dandolo.cache.flight import Flight
-    from dandolo.gateway.caching import Plan
     from dandolo.gateway.flying import Following
     from dandolo.gateway.gateway import Admitted, Gateway
     from dandolo.gateway.hedging import Hedge
+    from dandolo.gateway.keeping import Plan
     from dandolo.gateway.shortly import Begun
     from dandolo.gateway.spending import Held
     from dandolo.gateway.ways import Lane

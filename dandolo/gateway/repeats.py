@@ -26,7 +26,7 @@ from dandolo.cache.memory import ENTRY_BYTES, Kept
 from dandolo.clock import timestamp
 from dandolo.gateway import site
 from dandolo.gateway.answers import JSON
-from dandolo.gateway.caching import STEADY_OFFSET_S
+from dandolo.gateway.keeping import STEADY_OFFSET_S
 from dandolo.record import Record
 
 if TYPE_CHECKING:

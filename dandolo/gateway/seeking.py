@@ -21,7 +21,7 @@ from dandolo.cache.peers.link import Following
 from dandolo.cache.peers.session import Outlet
 from dandolo.cache.tiers import Found
 from dandolo.errors import UpstreamUnavailable
-from dandolo.gateway.caching import provider_of
+from dandolo.gateway.keeping import provider_of
 from dandolo.gateway.leading import Begun
 from dandolo.gateway.making import LAG_BYTES_MAX, Leader, assembled
 from dandolo.gateway.relaying import Relaying, Resuming

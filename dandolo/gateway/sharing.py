@@ -16,7 +16,7 @@ from dandolo.cache.peers.frames import RECORD_BYTES_MAX, Value
 from dandolo.cache.peers.mesh import Peers
 from dandolo.cache.peers.place import Membership
 from dandolo.cache.peers.session import Outlet
-from dandolo.gateway.caching import STEADY_OFFSET_S
+from dandolo.gateway.keeping import STEADY_OFFSET_S
 from dandolo.gateway.making import Leader
 from dandolo.gateway.seeking import Seeking
 

@@ -12,7 +12,7 @@ from dandolo.cache.generations import Kind, Purge
 from dandolo.cache.key import KEY_BYTES
 from dandolo.cache.purges import NEVER, PURGED, Latest, Purged
 from dandolo.config.schema import Config
-from dandolo.gateway.caching import STEADY_OFFSET_S
+from dandolo.gateway.keeping import STEADY_OFFSET_S
 
 if TYPE_CHECKING:
     from dandolo.cache.redis.servers import Concerned
