@@ -11,7 +11,7 @@ import dandolo
 HOME = Path(dandolo.__file__).parent
 LINES_MAX = 450
 
-LEAVES = {"errors", "record", "policy", "stats", "config", "clock", "values", "board", "frames", "provision"}
+LEAVES = {"errors", "record", "policy", "stats", "config", "clock", "values", "board", "frames", "provision", "journal"}
 BELOW_GATEWAY = LEAVES | {"wire", "api", "route", "cache", "net"}
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),
@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Package → packages or single modules of ours. `from dandolo import __version__` is everybody's."""
 
-PURE = {"wire", "api", "route", "errors", "record", "policy", "stats", "clock", "values", "frames", "provision"}
+PURE = {"wire", "api", "route", "errors", "record", "policy", "stats", "clock", "values", "frames", "provision", "journal"}
 """What decides without doing: no event loop, no socket, no thread."""
 DOING = {"asyncio", "socket", "select", "selectors", "threading", "subprocess", "uvloop"}
 

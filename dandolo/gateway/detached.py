@@ -154,6 +154,8 @@ class Detached(Exchange):
         if tap is not None:
             self.usage = tap.usage if tap.counted else None
             self.finish_reason = tap.finish_reason
+        if self.gateway.books is not None:
+            self.gateway.books.detached(self)
         told: GatewayError | None = None
         if isinstance(error, GatewayError):
             told = error

@@ -249,6 +249,11 @@ class Exchange(Progress):
 
     def adopt(self, hedge: Hedge) -> None:
         """The other attempt had content first: it is the answer, and what was asked before is given up."""
+        books = self.gateway.books
+        if books is not None:
+            # What was asked first has the request, too.
+            books.failed(self, asked=True)
+            self.booked, hedge.booked = hedge.booked, None
         self.committed = True
         self.status = hedge.status
         self.target = hedge.target

@@ -20,6 +20,7 @@ from dandolo.errors import GatewayError, ProtocolError, RequestError, UpstreamTi
 from dandolo.gateway import answers, site
 from dandolo.gateway.admission import Admission, Tenant
 from dandolo.gateway.batch import Batches
+from dandolo.gateway.books import Books
 from dandolo.gateway.exchange import Exchange
 from dandolo.gateway.fleet import Runtime
 from dandolo.gateway.flying import fly
@@ -92,6 +93,8 @@ class Gateway:
         """Draining, while somebody else takes new connections in its stead."""
         self.connections: set[Downstream] = set()
         self._take = take
+        self.books: Books | None = None
+        """Where money is written down, None where it is not."""
         self._finished: list[Exchange] = []
         self.watch = Watch()
         self.pins = Pins()
@@ -113,6 +116,11 @@ class Gateway:
     begin_hedge = staticmethod(begin_hedge)
     fly = staticmethod(fly)
     landed = staticmethod(landed)
+
+    @property
+    def request_prefix(self) -> bytes:
+        """What the ids of all requests begin with."""
+        return self._request_prefix
 
     @property
     def admission(self) -> Admission:
@@ -295,6 +303,8 @@ class Gateway:
         finished = self._finished
         finished.append(exchange)
         exchange.let_go()
+        if self.books is not None:
+            self.books.ended(exchange)
         if len(finished) >= FINISHED_MAX:
             self.settle()
         client.finish()

@@ -88,6 +88,13 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
         candidate.limit.slots.leave(now, admitted.tenant.name)
         exchange.chosen = candidate
         return False
+    books = exchange.gateway.books
+    if books is not None and not books.intend(exchange, target):
+        # Told by the coroutine, which is refused the same.
+        runtime.pool.put(connection, now)
+        candidate.limit.slots.leave(now, admitted.tenant.name)
+        exchange.chosen = candidate
+        return False
     plan = exchange.plan
     if plan is not None:
         exchange.leads = True

@@ -1,0 +1,198 @@
+"""What goes into the journal: an intent before each call that may cost, a settlement at each end.
+
+Money and tokens belong to *calls*: one to one provider, made by an exchange itself, by the second of a hedge, or by a
+detached call (a flight, a batch). Counts, status and what the cache saved belong to *requests*. The usual exchange
+makes one call, and both are one settlement; a call that failed, was outrun, or was made for several is settled by
+itself, so that whoever shares an answer is not charged for it again, and a flight that everybody left still is.
+
+A call that nobody answered costs nothing where the provider said so (an error status) or was never reached; where it
+had the request, what it may have cost is estimated from the request's size.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dandolo.api.usage import Usage
+from dandolo.errors import Refusal
+from dandolo.gateway.summary import estimated
+from dandolo.journal import (
+    ANSWERED,
+    CACHE_CODES,
+    CALL,
+    ESTIMATED,
+    NAMES_MAX,
+    REQUEST,
+    STREAM,
+    UNKNOWN,
+    Journal,
+    Name,
+)
+from dandolo.route.catalog import Target
+from dandolo.values import cut
+
+if TYPE_CHECKING:
+    from dandolo.gateway.exchange import Exchange
+
+RETRY_AFTER_S = 1.0
+ID_PREFIX_BYTES = 16
+"""Of a request's id: what all of one worker have in common. The number follows, in hexadecimal."""
+
+Booked = tuple[int, int, int]
+"""An open call: the position of its intent (-1: there was no room), its name's number, its request's number."""
+
+_NOTHING = Usage()
+_now = time.monotonic
+
+
+class Books:
+    """One worker's journal as exchanges meet it. The owner closes the journal."""
+
+    __slots__ = ("_names", "journal")
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self._names: dict[tuple[int, str, str, str], tuple[int, Target | None]] = {}
+
+    def intend(self, exchange: Exchange, target: Target) -> bool:
+        """A call to `target` is about to be made. False when there is no room for a key whose spending is bounded."""
+        call = exchange.call
+        assert call is not None
+        known = self._names.get((id(target), exchange.admitted.tenant.name, exchange.endpoint.name, call.model))
+        name = known[0] if known is not None else self._name(exchange, target, call.model)
+        number = int(exchange.encoded_id[ID_PREFIX_BYTES:], 16)
+        at = self.journal.intent(number, name, exchange.reserved_micro_usd, _now()) if name >= 0 else -1
+        if at < 0:
+            config = exchange.admitted.tenant.config
+            if config is not None and (config.budget_usd_per_day or config.budget_usd_per_month):
+                return False
+        exchange.booked = (at, name, number)
+        return True
+
+    def ended(self, exchange: Exchange) -> None:
+        """A request is over (`Exchange.let_go` has been called), and with it the call whose answer it was given."""
+        usage, booked = exchange.usage or _NOTHING, exchange.booked
+        if booked is None:
+            target, model = exchange.target, exchange.model
+            if target is None and exchange.status >= 400:
+                # A name that nobody has is the caller's invention.
+                model = ""
+            at, number, flags = -1, int(exchange.encoded_id[ID_PREFIX_BYTES:], 16), REQUEST
+            known = self._names.get((id(target), exchange.admitted.tenant.name, exchange.endpoint.name, model))
+            name = known[0] if known is not None else self._name(exchange, target, model)
+        else:
+            at, name, number = booked
+            exchange.booked = None
+            flags = CALL | REQUEST
+            if exchange.committed:
+                flags |= ANSWERED
+        if usage.estimated:
+            flags |= ESTIMATED
+        if exchange.streamed:
+            flags |= STREAM
+        if name < 0:
+            self.journal.drop()
+            return
+        cost, saved, started, first = usage.cost_usd, exchange.saved_usd, exchange.started, exchange.first_token_at
+        self.journal.settle(
+            at,
+            number,
+            name,
+            flags,
+            exchange.status,
+            CACHE_CODES.get(exchange.cache, 0),
+            exchange.attempts,
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cached_tokens,
+            usage.reasoning_tokens,
+            UNKNOWN if cost is None else int(cost * 1e9 + 0.5),
+            UNKNOWN if saved is None else int(saved * 1e9 + 0.5),
+            started,
+            exchange.ended_at - started,
+            -1.0 if first is None else first - started,
+        )
+
+    def failed(self, exchange: Exchange, asked: bool) -> None:
+        """An attempt ended without an answer. `asked`: the provider has the request, and said nothing of it."""
+        usage, flags = _NOTHING, CALL
+        if asked:
+            tap = exchange.tap
+            usage = tap.usage if tap is not None else Usage()
+            usage = estimated(usage, len(exchange.request.body), tap.data_events if tap is not None else 0)
+            flags |= ESTIMATED
+        self._call(exchange, usage, flags)
+
+    def detached(self, exchange: Exchange) -> None:
+        """A call made for others is over. Its cost is booked here, whoever is still there to get the answer."""
+        usage, tap = exchange.usage, exchange.tap
+        if usage is None and tap is not None and exchange.committed:
+            usage = estimated(tap.usage, len(exchange.request.body), tap.data_events)
+        flags = CALL | ANSWERED if exchange.committed else CALL
+        if usage is not None and usage.estimated:
+            flags |= ESTIMATED
+        self._call(exchange, usage or _NOTHING, flags)
+
+    def _call(self, exchange: Exchange, usage: Usage, flags: int) -> None:
+        booked, exchange.booked = exchange.booked, None
+        if booked is None:
+            return
+        at, name, number = booked
+        if name < 0:
+            self.journal.drop()
+            return
+        cost = UNKNOWN if usage.cost_usd is None else int(usage.cost_usd * 1e9 + 0.5)
+        started = exchange.started
+        self.journal.settle(
+            at, number, name, flags, 0, 0, 0, usage.input_tokens, usage.output_tokens, usage.cached_tokens,
+            usage.reasoning_tokens, cost, UNKNOWN, started, _now() - started, -1.0,
+        )  # fmt: skip
+
+    def _name(self, exchange: Exchange, target: Target | None, model: str) -> int:
+        """Number a combination of names that is new here; -1 when there is no room."""
+        tenant, endpoint = exchange.admitted.tenant, exchange.endpoint.name
+        config = tenant.config
+        tags = dict(sorted(config.tags.items())) if config is not None else {}
+        name = Name(tenant.name, msgspec.json.encode(tags).decode(), endpoint, cut(model))
+        if target is not None:
+            account, price = target.account, target.facts
+            first = self._first(exchange, target)
+            direct = first.facts if first is not None else None
+            name = msgspec.structs.replace(
+                name,
+                provider=account.provider.name,
+                account=account.label,
+                owner=account.owner,
+                upstream_model=cut(target.model),
+                input_usd=None if price is None else price.input_usd_per_mtok,
+                output_usd=None if price is None else price.output_usd_per_mtok,
+                direct_input_usd=None if direct is None else direct.input_usd_per_mtok,
+                direct_output_usd=None if direct is None else direct.output_usd_per_mtok,
+            )
+        number = self.journal.name(name)
+        if number >= 0:
+            if len(self._names) >= NAMES_MAX:
+                self._names.clear()
+            # The target is kept with it: while it is here, no other has its identity.
+            self._names[id(target), tenant.name, endpoint, model] = (number, target)
+        return number
+
+    @staticmethod
+    def _first(exchange: Exchange, target: Target) -> Target | None:
+        """Whom a client would ask that had no gateway: the first in the order of the configuration. None: this one."""
+        lane = exchange.lane
+        first = next(iter(lane.route.targets.values()), None) if lane is not None else None
+        return None if first is None or first == target else first
+
+
+def ledger_full() -> Refusal:
+    """What a key with a budget is told when its spending cannot be written down."""
+    return Refusal(
+        "spending of this key is bounded and cannot be written down now: the journal is full of what the control"
+        " process has not read; try again later",
+        code="ledger_full",
+        retry_after_s=RETRY_AFTER_S,
+    )
