@@ -51,7 +51,7 @@ CALL, REQUEST, ESTIMATED, STREAM, ANSWERED = 1, 2, 4, 8, 16
 """Flags of a settlement: it carries what a call cost; it is the end of a client's request (both, usually); its tokens
 are our own count; a stream; the client was sent the answer of this call."""
 
-CACHE_CODES: Final = {"": 0, "hit": 1, "miss": 2, "stale": 3, "collapsed": 4}
+CACHE_CODES: Final = {"": 0, "hit": 1, "miss": 2, "stale": 3, "collapsed": 4, "semantic": 5}
 NOBODY: Final = 2**64 - 1
 """The position of an intent where there is none."""
 UNKNOWN: Final = -1

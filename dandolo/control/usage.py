@@ -37,8 +37,14 @@ PARAMETERS: Mapping[str, str] = {
 }
 
 
-def routes(ledger: Ledger, slo: Callable[[float], Any] | None = None) -> list[Route]:
-    """The routes of a ledger; `slo` gives the state of all objectives at a time (Unix seconds), as JSON can hold it."""
+def slo_route(state: Callable[[float], Any]) -> Route:
+    """`/admin/slo`; `state` gives that of all objectives at a time (Unix seconds), as JSON can hold it."""
+    about = "objectives, how they are kept, and what is left of their error budgets"
+    return Route("GET", b"/admin/slo", lambda asked: Answer(200, JSON, _encode(state(time.time()))), about)
+
+
+def routes(ledger: Ledger) -> list[Route]:
+    """The routes of a ledger."""
 
     async def usage(asked: Asked) -> Answer:
         given = _given(asked.query, PARAMETERS)
@@ -64,21 +70,10 @@ def routes(ledger: Ledger, slo: Callable[[float], Any] | None = None) -> list[Ro
             )
         return Answer(200, JSON, _encode(told))
 
-    found = [
+    return [
         Route("GET", b"/admin/usage", usage, "requests, tokens and money, summed by anything", PARAMETERS),
         Route("GET", b"/admin/requests/", request, "one request by its id: facts, never text"),
     ]
-    if slo is not None:
-        judge = slo
-        found.append(
-            Route(
-                "GET",
-                b"/admin/slo",
-                lambda asked: Answer(200, JSON, _encode(judge(time.time()))),
-                "objectives, how they are kept, and what is left of their error budgets",
-            )
-        )
-    return found
 
 
 def question_of(given: Mapping[str, str], now: float) -> Question:

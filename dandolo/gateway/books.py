@@ -11,12 +11,14 @@ had the request, what it may have cost is estimated from the request's size.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from dandolo.api.usage import Usage
+from dandolo.config.schema import Config
 from dandolo.errors import Refusal
 from dandolo.gateway.summary import estimated
 from dandolo.journal import (
@@ -37,6 +39,8 @@ from dandolo.values import cut
 if TYPE_CHECKING:
     from dandolo.gateway.exchange import Exchange
 
+FOLDER = "journal"
+"""In state_dir: where journals are looked for."""
 RETRY_AFTER_S = 1.0
 ID_PREFIX_BYTES = 16
 """Of a request's id: what all of one worker have in common. The number follows, in hexadecimal."""
@@ -45,17 +49,37 @@ Booked = tuple[int, int, int]
 """An open call: the position of its intent (-1: there was no room), its name's number, its request's number."""
 
 _NOTHING = Usage()
+_log = logging.getLogger("dandolo")
 _now = time.monotonic
 
 
 class Books:
-    """One worker's journal as exchanges meet it. The owner closes the journal."""
+    """One worker's journal as exchanges meet it."""
 
     __slots__ = ("_names", "journal")
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self._names: dict[tuple[int, str, str, str], tuple[int, Target | None]] = {}
+
+    @classmethod
+    def open(cls, config: Config, request_prefix: bytes, slot: int = 0) -> Books | None:
+        """The books of one worker under a configuration; None where there are to be none, or can be none.
+
+        Then the log says why, and serving goes on. The journal's size is set aside on the disk at once.
+        """
+        if not config.ledger.enabled:
+            return None
+        folder = config.server.state_dir / FOLDER
+        try:
+            return cls(Journal(folder, request_prefix, label=str(slot), capacity=config.ledger.journal_bytes))
+        except OSError as error:
+            _log.error("there is no journal, and nothing is entered into the ledger: %s", error)
+            return None
+
+    def close(self) -> None:
+        """Nothing more will come: the ledger reads what is there, and deletes the file."""
+        self.journal.close()
 
     def intend(self, exchange: Exchange, target: Target) -> bool:
         """A call to `target` is about to be made. False when there is no room for a key whose spending is bounded."""

@@ -36,7 +36,7 @@ BOUNDS_S = (
 )  # fmt: skip
 _BUCKETS = len(BOUNDS_S) + 1
 _CHAT = frozenset(("chat", "completions", "responses", "messages"))
-_HITS = frozenset(("hit", "stale", "collapsed"))
+_HITS = frozenset(("hit", "semantic", "stale", "collapsed"))
 
 DEFAULTS = (
     Slo(name="chat", workload="chat", p95=2.0),
@@ -178,12 +178,16 @@ class Objectives:
     """
 
     def __init__(self, slos: Sequence[Slo], keep: Callable[[list[Kept]], None] | None = None) -> None:
-        self.slos = tuple(slos) or DEFAULTS
+        self.agree(slos)
         self._keep = keep
         self._series: set[Series] = set()
         self._cells: dict[str, dict[tuple[int, Series], Cell]] = {window: {} for window in WINDOWS_S}
         self._changed: set[tuple[int, Series]] = set()
         self._kept_at = 0.0
+
+    def agree(self, slos: Sequence[Slo]) -> None:
+        """Judge by these objectives, or the DEFAULTS where there are none."""
+        self.slos = tuple(slos) or DEFAULTS
 
     def load(self, kept: Iterable[Kept]) -> None:
         """Go on from the hours that were kept before. To be called before the first record."""
