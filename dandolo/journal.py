@@ -261,13 +261,14 @@ class Journal:
     def _room(self, at: int, size: int, reserve: int = 0, *, kept: bool = False) -> int:
         """Where a slot of `size` goes, at the start of the next lap if need be; -1 when there is no room for it and
         `reserve` more. `kept`: the room was kept for it when its intent was written."""
-        start = self._lap if at + size > self._lap else at
+        over = at + size > self._lap
+        start = self._lap if over else at
         if not kept and start + size + reserve + self._held > self._full:
             self._read = self._cursor()
             self._full = self._read + self._capacity - SLACK_BYTES
             if start + size + reserve + self._held > self._full:
                 return -1
-        if start != at:
+        if over:
             if at < self._lap:
                 self._put(at, PREFIX.pack(0, PREFIX.size, SKIP, 0, at)[4:], PREFIX.size)
             self._at = start
