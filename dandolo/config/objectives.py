@@ -21,7 +21,7 @@ class Ledger:
         kinds.whole(0, 100_000_000), "100_000", "single requests that can be looked up by their id; 0: none"
     )
     journal_bytes: int = key(
-        kinds.byte_size("1MiB", "1GiB"),
+        kinds.byte_size("64KiB", "1GiB"),
         '"32MiB"',
         "of each worker, for what the ledger has not read yet (160 B a request); beyond: keys with a budget get 503",
     )

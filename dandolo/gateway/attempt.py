@@ -303,6 +303,7 @@ class Attempt:
         if exchange.leads:
             exchange.whole = content
             exchange.response = response
+        exchange.write_down()
         exchange.client.answer(response.status, exchange.head(response, self._target), content)
 
     def _check(self, response: Response, content: bytes) -> None:
@@ -342,6 +343,7 @@ class Attempt:
             await flow.done
         finally:
             exchange.end_heartbeat()
+        exchange.write_down()
         exchange.client.end_stream(flow.last)
 
     async def _relay_bytes(self, connection: Upstream, response: Response, kind: bytes) -> None:
@@ -363,6 +365,7 @@ class Attempt:
             raise UpstreamInvalid("the provider closed the connection before its answer was complete")
         if kind == b"application/json":
             exchange.usage = usage.in_tail(flow.tail)
+        exchange.write_down()
         exchange.client.end_stream()
 
     def _fault(self, fault: Fault) -> GatewayError:

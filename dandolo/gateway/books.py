@@ -49,6 +49,7 @@ Booked = tuple[int, int, int]
 """An open call: the position of its intent (-1: there was no room), its name's number, its request's number."""
 
 _NOTHING = Usage()
+_SETTLED: Booked = (-1, -1, -1)
 _log = logging.getLogger("dandolo")
 _now = time.monotonic
 
@@ -99,6 +100,8 @@ class Books:
     def ended(self, exchange: Exchange) -> None:
         """A request is over (`Exchange.let_go` has been called), and with it the call whose answer it was given."""
         usage, booked = exchange.usage or _NOTHING, exchange.booked
+        if booked is _SETTLED:
+            return
         if booked is None:
             target, model = exchange.target, exchange.model
             if target is None and exchange.status >= 400:
@@ -140,6 +143,43 @@ class Books:
             -1.0 if first is None else first - started,
         )
 
+    def answered(self, exchange: Exchange) -> None:
+        """The answer to a request is complete, and its end is about to be sent: once a client has an answer, its cost
+        is written down. `ended` then has nothing to add."""
+        booked, tap = exchange.booked, exchange.tap
+        if booked is None or booked[1] < 0:
+            return
+        exchange.booked = _SETTLED
+        at, name, number = booked
+        usage = exchange.usage
+        flags = CALL | REQUEST | ANSWERED
+        if tap is not None:
+            usage = tap.usage if tap.counted else estimated(tap.usage, len(exchange.request.body), tap.data_events)
+            flags |= STREAM
+        elif usage is None:
+            usage = _NOTHING
+        if usage.estimated:
+            flags |= ESTIMATED
+        cost, started, first = usage.cost_usd, exchange.started, exchange.first_token_at
+        self.journal.settle(
+            at,
+            number,
+            name,
+            flags,
+            exchange.status,
+            CACHE_CODES.get(exchange.cache, 0),
+            exchange.attempts,
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cached_tokens,
+            usage.reasoning_tokens,
+            UNKNOWN if cost is None else int(cost * 1e9 + 0.5),
+            UNKNOWN,
+            started,
+            _now() - started,
+            -1.0 if first is None else first - started,
+        )
+
     def failed(self, exchange: Exchange, asked: bool) -> None:
         """An attempt ended without an answer. `asked`: the provider has the request, and said nothing of it."""
         usage, flags = _NOTHING, CALL
@@ -162,7 +202,7 @@ class Books:
 
     def _call(self, exchange: Exchange, usage: Usage, flags: int) -> None:
         booked, exchange.booked = exchange.booked, None
-        if booked is None:
+        if booked is None or booked is _SETTLED:
             return
         at, name, number = booked
         if name < 0:

@@ -135,6 +135,9 @@ class Detached(Exchange):
         """Never: an annotation is about one client's request."""
         return False
 
+    def write_down(self) -> None:
+        """When it is over, before those who wait are told."""
+
     def begin_heartbeat(self) -> None:
         """Never: comments are for a client's own connection."""
 

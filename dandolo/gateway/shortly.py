@@ -193,6 +193,9 @@ class Begun:
             if exchange.leads:
                 exchange.whole = content
                 exchange.response = response
+            books = exchange.gateway.books
+            if books is not None:
+                books.answered(exchange)
             exchange.client.answer(200, exchange.head(response, target), content)
         except Exception as error:
             self._end(error)
@@ -238,6 +241,7 @@ class Begun:
             flow = exchange.relay
             assert isinstance(flow, EventRelay)
             try:
+                exchange.write_down()
                 exchange.client.end_stream(flow.last)
             except Exception as error:
                 self._end(error)

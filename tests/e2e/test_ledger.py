@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import fcntl
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import CHAT, KEY, MODEL, Answer, Client, Gateway, Provider, chat, get, request, until
+from harness import CHAT, KEY, MODEL, Answer, Gateway, Provider, request, until
 
 from dandolo.sim import Script, SimProvider, SimThread
 
@@ -306,6 +307,75 @@ def test_nothing_is_written_where_the_ledger_is_off(tmp_path: Path) -> None:
         ask(gateway, temperature=0.5)
     assert not list(tmp_path.glob("state/ledger*"))
     assert not list(tmp_path.glob("state/journal/*"))
+
+
+def test_a_key_with_a_budget_is_refused_when_its_spending_cannot_be_written_down(tmp_path: Path) -> None:
+    sim = SimProvider("sim", script=Script(tokens=1))
+    other = "sk-other-0123456789abcdef0123456789abcdef"
+    keys = [
+        {"key": KEY, "name": "bounded", "budget_usd_per_day": 1000.0, "admin": True},
+        {"key": other, "name": "free"},
+    ]
+    toml = '[ledger]\njournal_bytes = "64KiB"\n'
+    state = tmp_path / "state"
+    state.mkdir()
+    # Another process has the ledger, and does not read: as when the control process has been stopped.
+    with (state / "ledger.db.lock").open("w") as lock, SimThread(sim):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        gateway = Gateway(tmp_path, [Provider(sim, models=PRICES)], keys=keys, toml=toml, errors_expected=True)
+        with gateway, gateway.client() as client:
+
+            def asked(key: str) -> Answer:
+                client.send(request(body={**CHAT, "temperature": 0.5}, key=key))
+                return client.answer()
+
+            answers = [asked(KEY)]
+            while answers[-1].status == 200 and len(answers) < 2000:
+                answers.append(asked(KEY))
+            refused = answers[-1]
+            assert (refused.status, refused.error["code"], refused.header("retry-after")) == (503, "ledger_full", "1")
+            assert len(answers) > 200
+            received = sim.received
+            assert asked(KEY).status == 503
+            assert sim.received == received
+            # Whoever has no budget goes on, and is counted as missing.
+            assert [asked(other).status for _ in range(50)] == [200] * 50
+            lock.close()
+            until(lambda: gateway.metrics()["dandolo_ledger_writable"] == 1)
+            until(lambda: asked(KEY).status == 200)
+            told = usage(gateway, "by=key")
+            rows = {row["key"]: row for row in told["rows"]}
+            assert rows["bounded"]["calls"] >= len(answers) - 1
+            assert told["dropped"] >= 50
+            assert rows.get("free", {"requests": 0})["requests"] + told["dropped"] >= 50
+
+
+@pytest.mark.parametrize("winner", ["a", "b"])
+def test_both_calls_of_a_hedge_are_written_down(tmp_path: Path, winner: str) -> None:
+    a, b = SimProvider("a", script=Script(tokens=5)), SimProvider("b", script=Script(tokens=5))
+    with (
+        SimThread(a),
+        SimThread(b),
+        Gateway(tmp_path, [Provider(a, models=PRICES), Provider(b, models=PRICES)], routing={"hedge": True}) as gateway,
+    ):
+        for _ in range(30):
+            ask(gateway, temperature=0.5, stream=True)
+        before = {row["provider"]: row for row in usage(gateway, "by=provider")["rows"]}
+        assert (before["a"]["calls"], "b" in before) == (30, False)
+        a.script = Script(tokens=5, first_token_s=30.0 if winner == "b" else 0.8)
+        b.script = Script(tokens=5, first_token_s=30.0 if winner == "a" else 0.0)
+        answer = ask(gateway, temperature=0.5, stream=True)
+        assert answer.header("x-dandolo-provider") == winner
+        told = usage(gateway, "by=provider")
+        after = {row["provider"]: row for row in told["rows"]}
+        assert (after["a"]["calls"], after["b"]["calls"]) == (31, 1)
+        assert told["total"]["requests"] == 31
+        loser = after["b" if winner == "a" else "a"]
+        assert loser["paid_estimated_usd"] > 0
+        # Whoever had the content is paid by what it counted.
+        assert after[winner]["paid_estimated_usd"] == 0
+        one = gateway.admin(f"/admin/requests/{answer.header('x-request-id')}").json
+        assert (one["provider"], one["attempts"], one["unsettled"]) == (winner, 2, [])
 
 
 # -- kill −9 -------------------------------------------------------------------------------------------------------
