@@ -123,7 +123,8 @@ class Journal:
 
     def __init__(self, folder: Path, prefix: bytes, *, label: str = "0", capacity: int = CAPACITY) -> None:
         capacity = max(CAPACITY_MIN, capacity // 4096 * 4096)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         if sum(1 for one in folder.iterdir() if one.name.endswith(SUFFIX)) >= FILES_MAX:
             raise OSError(f"{FILES_MAX} journals wait to be read")
         self.id = secrets.token_bytes(8)

@@ -34,30 +34,29 @@ class Accounting:
         if settings.enabled:
             state = config.server.state_dir
             try:
-                (state / FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
+                state.mkdir(mode=0o700, parents=True, exist_ok=True)
+                (state / FOLDER).mkdir(mode=0o700, exist_ok=True)
             except OSError as error:
                 _log.warning("there is no ledger: %s cannot be made (%s)", state, error.strerror)
             else:
                 self.ledger = Ledger(state, retention_s=settings.retention, requests_max=settings.requests, alert=alert)
+        self._loaded = False
         self.objectives = Objectives(config.slo, self.ledger.keep if self.ledger is not None else None)
 
     def start(self) -> None:
-        """Begin to read journals; take up the objectives where they were left."""
-        if self.ledger is None:
-            return
-        now = time.time()
-        try:
-            self.objectives.load(reading.cells(self.ledger.path, now - WINDOWS_S["30d"], now + 3600))
-        except reading.Unreadable:
-            pass
-        self.ledger.start()
+        """Begin to read journals."""
+        if self.ledger is not None:
+            self.ledger.start()
 
     def take(self, records: Sequence[Record], now: float) -> None:
         """Count records by objectives."""
         self.objectives.take(records, now)
 
     def tick(self, now: float) -> None:
-        """Once a second."""
+        """Once a second. The first takes up the objectives where they were left (a thousand hours take 10 ms)."""
+        if not self._loaded:
+            self._loaded = True
+            self._load(now)
         self.objectives.tick(now)
 
     def reload(self, config: Config) -> None:
@@ -81,6 +80,16 @@ class Accounting:
 
     def close(self) -> None:
         """Write down what is left, and end."""
+        self.tick(time.time())
         self.objectives.settle()
         if self.ledger is not None:
             self.ledger.close()
+
+    def _load(self, now: float) -> None:
+        if self.ledger is None:
+            return
+        try:
+            self.objectives.load(reading.cells(self.ledger.path, now - WINDOWS_S["30d"], now + 3600))
+        except reading.Unreadable as error:
+            # A first start; or the ledger will say what is the matter.
+            _log.debug("objectives begin anew: %s", error)

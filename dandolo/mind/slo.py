@@ -190,7 +190,7 @@ class Objectives:
         self.slos = tuple(slos) or DEFAULTS
 
     def load(self, kept: Iterable[Kept]) -> None:
-        """Go on from the hours that were kept before. To be called before the first record."""
+        """Go on from the hours that were kept before. To be called once, before the first `tick`."""
         for hour, key, model, kind, data in kept:
             cell = _cell(data)
             if cell is None:
