@@ -68,6 +68,9 @@ SETTLED_SLOT: Final = struct.Struct("<HBBQQQIHBBQQQQqqddd")
 """size, kind, flags, position; intent, request number, name, status, cache, attempts; tokens in, out, cached,
 reasoning; the provider's own cost and what the cache saved (nano-USD, UNKNOWN); start (monotonic), duration and time
 to the first token in seconds (UNKNOWN)."""
+INTENT_WHOLE: Final = struct.Struct("<I" + INTENT_SLOT.format[1:])
+SETTLED_WHOLE: Final = struct.Struct("<I" + SETTLED_SLOT.format[1:])
+"""The same with the checksum before them."""
 INTENT_BYTES: Final = 4 + INTENT_SLOT.size
 SETTLED_BYTES: Final = 4 + SETTLED_SLOT.size
 NAME_BYTES_MAX: Final = 4096

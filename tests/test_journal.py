@@ -27,6 +27,7 @@ from dandolo.journal import (
     REQUEST,
     SETTLED,
     SETTLED_BYTES,
+    SETTLED_SLOT,
     Journal,
     Name,
 )
@@ -65,12 +66,14 @@ def test_what_is_written_is_read_as_it_was(journal: Journal, ring: Ring) -> None
     assert journal.settle(intent, 41, 0, BOTH, 200, 2, 1, 10, 20, 3, 4, 500, 600, 5.0, 0.25, 0.125)
     assert journal.settle(-1, 42, 0, REQUEST, 429, 0, 0, 0, 0, 0, 0, -1, -1, 6.0, 0.5, -1.0)
     slots, cursor = ring.read(0, 1 << 20)
-    assert slots == [
-        (NAME, 0, name),
-        (INTENT, intent, 41, 0, 1234, 99.5),
-        (SETTLED, BOTH, intent, 41, 0, 200, 2, 1, 10, 20, 3, 4, 500, 600, 5.0, 0.25, 0.125),
-        (SETTLED, REQUEST, NOBODY, 42, 0, 429, 0, 0, 0, 0, 0, 0, -1, -1, 6.0, 0.5, -1.0),
-    ]
+    assert slots[0] == (NAME, 0, name)
+    assert slots[1][0] == INTENT
+    assert slots[1][1][4:] == (intent, 41, 0, 0, 1234, 99.5)
+    assert [slot[0] for slot in slots[2:]] == [SETTLED, SETTLED]
+    first, second = slots[2][1], slots[3][1]
+    assert (first[3], *first[5:]) == (BOTH, intent, 41, 0, 200, 2, 1, 10, 20, 3, 4, 500, 600, 5.0, 0.25, 0.125)
+    assert (second[3], *second[5:]) == (REQUEST, NOBODY, 42, 0, 429, 0, 0, 0, 0, 0, 0, -1, -1, 6.0, 0.5, -1.0)
+    assert SETTLED_SLOT.unpack(slots[2][2]) == first[1:]
     assert ring.read(cursor, 1 << 20) == ([], cursor)
     assert (ring.prefix, ring.id, ring.pid) == (PREFIX.decode(), journal.id, os.getpid())
 
@@ -99,10 +102,10 @@ def test_many_laps_lose_nothing(journal: Journal, ring: Ring) -> None:
             written.append((at, number))
         if intent < 0 or rng.random() < 0.05:
             slots, cursor = ring.read(cursor, rng.randrange(1, 1 << 17))
-            read += [slot[2:4] for slot in slots if slot[0] == SETTLED]
+            read += [slot[1][5:7] for slot in slots if slot[0] == SETTLED]
             ring.release(cursor)
     slots, cursor = ring.read(cursor, 1 << 20)
-    read += [slot[2:4] for slot in slots if slot[0] == SETTLED]
+    read += [slot[1][5:7] for slot in slots if slot[0] == SETTLED]
     assert read == written
     assert cursor > 10 * CAPACITY_MIN
     assert journal.dropped == 0

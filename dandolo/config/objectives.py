@@ -18,7 +18,7 @@ class Ledger:
     enabled: bool = key(kinds.flag(), "true", "write down tokens and cost of every request, in state_dir")
     retention: float = key(kinds.time_span("1d", "3650d"), '"400d"', "how long sums by the hour are kept")
     requests: int = key(
-        kinds.whole(0, 100_000_000), "100_000", "single requests that can be looked up by their id; 0: none"
+        kinds.whole(0, 10_000_000), "100_000", "single requests that can be looked up by their id; 0: none"
     )
     journal_bytes: int = key(
         kinds.byte_size("64KiB", "1GiB"),

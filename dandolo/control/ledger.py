@@ -269,7 +269,7 @@ class Ledger:
                 continue
             same_boot = ring.boot_id == self._boot_id
             offset_s = time.time() - time.monotonic() if same_boot else ring.clock_offset_s
-            one = _Open(ring, Source(ring.id, ring.prefix, offset_s), moved_at=now)
+            one = _Open(ring, Source(ring.id, ring.prefix, 0, offset_s), moved_at=now)
             if self._file is not None:
                 self._file.source(one.source, ring.cursor())
             else:
@@ -358,7 +358,7 @@ class Ledger:
             slots, cursor = ring.read(source.cursor, ring.capacity // 4)
             for slot in slots:
                 if slot[0] == NAME:
-                    hear(source, slot)
+                    hear(source, slot[1], slot[2])
             source.cursor = cursor
             self._drop(sum(slot[0] == SETTLED for slot in slots))
             ring.release(cursor)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dandolo.control.ledger_ring import Slot
 from dandolo.journal import (
@@ -22,18 +22,16 @@ from dandolo.journal import (
     COUNT_MAX,
     ESTIMATED,
     INTENT,
-    NAME,
     NAMES_MAX,
-    NANO,
     NOBODY,
     REQUEST,
     SETTLED,
-    STREAM,
     Name,
 )
 
 SOURCES = ("", "provider", "list", "estimated", "unknown")
 NO_COST, PROVIDER, LIST, OWN_ESTIMATE, UNKNOWN_COST = range(5)
+_MISS = CACHE_CODES["miss"]
 CACHE = {code: word for word, code in CACHE_CODES.items()}
 SUMS = (
     "requests", "failed", "refused", "cancelled", "cache_hits", "cache_misses", "calls", "unknown", "tokens_in",
@@ -93,35 +91,13 @@ class Names:
         return len(self._known)
 
 
-@dataclass(slots=True)
-class Request:
-    """One request as it can be looked up: facts, never text. Nano-dollars; seconds, -1 where there is none."""
+NUMBER_BITS = 40
+"""Of a request's number; what stands above them is the number of its worker's run."""
+_NUMBER_MASK = (1 << NUMBER_BITS) - 1
 
-    name: int = 0
-    started: float = 0.0
-    status: int = 0
-    cache: int = 0
-    attempts: int = 0
-    stream: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    tokens_cached: int = 0
-    tokens_reasoning: int = 0
-    paid: int = 0
-    source: int = 0
-    saved: int = 0
-    duration_s: float = -1.0
-    first_token_s: float = -1.0
-
-
-@dataclass(slots=True)
-class Opened:
-    """A call that has not been settled."""
-
-    request: int
-    name: int
-    reserved_micro_usd: int
-    at: float
+Row = tuple[int, int, float, int, int, int, bytes]
+"""A request, or a part of one, as it can be looked up: run and number, name, start, flags, cost in nano-dollars and
+its source, the settlement as it stood in the journal."""
 
 
 @dataclass(slots=True)
@@ -130,6 +106,8 @@ class Source:
 
     id: bytes
     prefix: str
+    run: int
+    """The number of what its requests' ids begin with."""
     offset_s: float
     """What makes Unix time of the worker's monotonic times."""
     cursor: int = 0
@@ -146,8 +124,9 @@ class Batch:
     def __init__(self, names: Names) -> None:
         self.names = names
         self.hourly: dict[tuple[int, int], list[int]] = {}
-        self.requests: dict[tuple[str, int], Request] = {}
-        self.opened: dict[tuple[bytes, int], Opened] = {}
+        self.requests: list[Row] = []
+        self.opened: dict[bytes, dict[int, Sequence[Any]]] = {}
+        """Calls that are not settled: by journal and position the fields of their intents."""
         self.closed: list[tuple[bytes, int]] = []
         self.learnt: dict[tuple[bytes, int], Known] = {}
         self.cursors: dict[bytes, int] = {}
@@ -155,100 +134,103 @@ class Batch:
 
     def take(self, source: Source, slots: Sequence[Slot], cursor: int) -> None:
         """Add what a journal says up to `cursor`."""
-        journal, known = source.id, source.known
-        for slot in slots:
-            kind = slot[0]
-            if kind == SETTLED:
-                self._settled(source, slot, known.get(slot[4]) or self._known(source, slot[4]))
-            elif kind == INTENT:
-                _, position, request, name, reserved, time_s = slot
-                number = (known.get(name) or self._known(source, name)).id
-                self.opened[journal, position] = Opened(request, number, reserved, time_s + source.offset_s)
-            elif kind == NAME:
-                hear(source, slot)
-                self._known(source, slot[1])
+        journal, known, hourly, put = source.id, source.known, self.hourly, self.requests.append
+        opened, run, offset_s = self.opened.setdefault(journal, {}), source.run << NUMBER_BITS, source.offset_s
+        settled_call = self._call
+        last_key = (-1, -1)
+        sums: list[int] = []
+        for kind, fields, inner in slots:
+            if kind == INTENT:
+                opened[fields[4]] = fields
+            elif kind == SETTLED:
+                (_, _, _, flags, _, intent, number, name_number, status, cache, _, _, _, _, _, _, saved, started, _,
+                 _) = fields  # fmt: skip
+                if opened.pop(intent, None) is None and intent != NOBODY:
+                    self.closed.append((journal, intent))
+                name = known.get(name_number) or self.known(source, name_number)
+                began = started + offset_s
+                key = (int(began) // 3600, name.id)
+                if key != last_key:
+                    last_key = key
+                    sums = hourly.get(key) or hourly.setdefault(key, [0] * len(SUMS))
+                cost = cost_source = 0
+                if flags & CALL:
+                    cost, cost_source = settled_call(sums, fields, name)
+                if saved > 0:
+                    sums[_SAVED] += saved
+                    sums[_DIRECT] += saved
+                if flags & REQUEST:
+                    sums[_REQUESTS] += 1
+                    if status >= 400:
+                        sums[_FAILED if status >= 500 else _CANCELLED if status == 499 else _REFUSED] += 1
+                    if cache:
+                        sums[_MISSES if cache == _MISS else _HITS] += 1
+                put((run | number & _NUMBER_MASK, name.id, began, flags, cost, cost_source, inner))
+            else:
+                hear(source, fields, inner)
+                self.known(source, fields)
         self.cursors[journal] = cursor
         self.rows += len(slots)
 
-    def _known(self, source: Source, number: int) -> Known:
+    def known(self, source: Source, number: int) -> Known:
         """A name that this batch has to enter; of one that nobody knows any more nothing can be said."""
-        place = (source.id, number)
-        found = self.learnt.get(place)
+        found = source.known.get(number) or self.learnt.get((source.id, number))
         if found is None:
-            found = self.learnt[place] = self.names.of(source.heard.get(number) or Name())
+            found = self.learnt[source.id, number] = self.names.of(source.heard.get(number) or Name())
         return found
 
-    def _settled(self, source: Source, slot: Slot, name: Known) -> None:
-        (_, flags, intent, number, _, status, cache, attempts, t_in, t_out, t_cached, t_reasoning, _, saved, started,
-         duration_s, first_token_s) = slot  # fmt: skip
-        if intent != NOBODY and self.opened.pop((source.id, intent), None) is None:
-            self.closed.append((source.id, intent))
+    def unsettled(self, sources: Sequence[Source]) -> list[tuple[bytes, int, str, int, int, int, float]]:
+        """Rows of calls that are open: journal, position, prefix and number of the request, name, what was reserved in
+        micro-dollars, Unix time. May learn of names: to be asked before those are written."""
+        return [
+            (
+                source.id,
+                position,
+                source.prefix,
+                fields[5] & _NUMBER_MASK,
+                self.known(source, fields[6]).id,
+                fields[8],
+                fields[9] + source.offset_s,
+            )
+            for source in sources
+            for position, fields in self.opened.get(source.id, {}).items()
+        ]
+
+    @staticmethod
+    def _call(sums: list[int], fields: Sequence[Any], name: Known) -> tuple[int, int]:
+        """Add a call to sums; what it cost, and who says so."""
+        flags, own = fields[3], fields[15]
+        t_in, t_out, t_cached, t_reasoning = fields[11:15]
         if t_in > COUNT_MAX or t_out > COUNT_MAX:
             t_in = t_out = t_cached = t_reasoning = 0
-        began = started + source.offset_s
-        key = (int(began) // 3600, name.id)
-        sums = self.hourly.get(key)
-        if sums is None:
-            sums = self.hourly[key] = [0] * len(SUMS)
-        request = self.requests.get((source.prefix, number))
-        if request is None:
-            request = self.requests[source.prefix, number] = Request()
-        if not request.started or flags & REQUEST:
-            request.started = began
-        if not request.name or flags & ANSWERED or (flags & REQUEST and not request.paid):
-            request.name = name.id
-        if flags & CALL:
-            self._call(sums, request, slot, name)
-        if saved > 0:
-            sums[_SAVED] += saved
-            sums[_DIRECT] += saved
-            request.saved += saved
-        request.tokens_in = max(request.tokens_in, t_in)
-        request.tokens_out = max(request.tokens_out, t_out)
-        request.tokens_cached = max(request.tokens_cached, t_cached)
-        request.tokens_reasoning = max(request.tokens_reasoning, t_reasoning)
-        if not flags & REQUEST:
-            return
-        request.status, request.cache, request.attempts = status, cache, attempts
-        request.stream = 1 if flags & STREAM else 0
-        request.duration_s, request.first_token_s = duration_s, first_token_s
-        sums[_REQUESTS] += 1
-        if status >= 400:
-            sums[_FAILED if status >= 500 else _CANCELLED if status == 499 else _REFUSED] += 1
-        if cache:
-            sums[_MISSES if cache == 2 else _HITS] += 1
-
-    def _call(self, sums: list[int], request: Request, slot: Slot, name: Known) -> None:
-        flags, own = slot[1], slot[12]
-        t_in, t_out, t_cached, t_reasoning = slot[8:12]
         cost, source = 0, NO_COST
         if own >= 0:
             cost, source = own, PROVIDER
         elif flags & (ANSWERED | ESTIMATED):
             if name.price_in is not None and name.price_out is not None and (t_in or t_out):
                 cost = round(t_in * name.price_in + t_out * name.price_out)
-                source = OWN_ESTIMATE if flags & ESTIMATED else LIST
+                if flags & ESTIMATED:
+                    source = OWN_ESTIMATE
+                    sums[_PAID_ESTIMATED] += cost
+                else:
+                    source = LIST
+                    sums[_PAID_LIST] += cost
             else:
                 source = UNKNOWN_COST
+                sums[_UNKNOWN] += 1
         sums[_CALLS] += 1
         sums[_IN] += t_in
         sums[_OUT] += t_out
-        sums[_CACHED] += t_cached
-        sums[_REASONING] += t_reasoning
+        if t_cached or t_reasoning:
+            sums[_CACHED] += t_cached
+            sums[_REASONING] += t_reasoning
         sums[_PAID] += cost
-        if source == UNKNOWN_COST:
-            sums[_UNKNOWN] += 1
-        elif source == LIST:
-            sums[_PAID_LIST] += cost
-        elif source == OWN_ESTIMATE:
-            sums[_PAID_ESTIMATED] += cost
         if flags & ANSWERED:
             if name.direct_in is not None and name.direct_out is not None and (t_in or t_out):
                 sums[_DIRECT] += round(t_in * name.direct_in + t_out * name.direct_out)
             else:
                 sums[_DIRECT] += cost
-        request.paid += cost
-        request.source = max(request.source, source)
+        return cost, source
 
     def committed(self, sources: Sequence[Source]) -> None:
         """It is in the file: the journals may be told, and go on from here."""
@@ -262,12 +244,7 @@ class Batch:
         self.names.fresh.clear()
 
 
-def hear(source: Source, slot: Slot) -> None:
+def hear(source: Source, number: int, name: Name) -> None:
     """Remember what a NAME slot says, whether or not what follows gets into the file."""
-    source.heard[slot[1]] = slot[2]
-    source.heard.pop(slot[1] - 2 * NAMES_MAX, None)
-
-
-def usd(nano: int) -> float:
-    """Dollars of nano-dollars."""
-    return nano / NANO
+    source.heard[number] = name
+    source.heard.pop(number - 2 * NAMES_MAX, None)

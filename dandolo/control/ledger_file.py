@@ -14,20 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from dandolo.control.ledger_batch import SUMS, Batch, Columns, Known, Source
+from dandolo.journal import ANSWERED, REQUEST
 
 APPLICATION_ID = 0x44414E4C
 """Stands in the file's header ("DANL"), and says that it is ours."""
 BUSY_MS = 2000
 STEP_ROWS = 32
-"""Rows of one INSERT: 32 × 18 values stay below the 999 of old SQLite libraries, and each step gives the
+"""Rows of one INSERT: 32 × 19 values stay below the 999 of old SQLite libraries, and each step gives the
 interpreter's lock away."""
-PRUNE_ROWS = 2000
+PRUNE_ROWS = 10_000
 CACHE_KIB = 8 * 1024
 
-_REQUEST = (
-    "prefix", "number", "name", "started", "status", "cache", "attempts", "stream", "tokens_in", "tokens_out",
-    "tokens_cached", "tokens_reasoning", "paid", "source", "saved", "duration_s", "first_token_s",
-)  # fmt: skip
+_REQUEST = ("id", "name", "started", "flags", "paid", "source", "slot")
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -37,12 +35,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE hourly (hour INTEGER NOT NULL, name INTEGER NOT NULL, "
         + ", ".join(f"{column} INTEGER NOT NULL" for column in SUMS)
         + ", PRIMARY KEY (hour, name)) WITHOUT ROWID",
-        "CREATE TABLE request (n INTEGER PRIMARY KEY, prefix TEXT NOT NULL, number INTEGER NOT NULL,"
-        " name INTEGER NOT NULL, started REAL NOT NULL, status INTEGER NOT NULL, cache INTEGER NOT NULL,"
-        " attempts INTEGER NOT NULL, stream INTEGER NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL,"
-        " tokens_cached INTEGER NOT NULL, tokens_reasoning INTEGER NOT NULL, paid INTEGER NOT NULL,"
-        " source INTEGER NOT NULL, saved INTEGER NOT NULL, duration_s REAL NOT NULL, first_token_s REAL NOT NULL)",
-        "CREATE UNIQUE INDEX request_id ON request (prefix, number)",
+        "CREATE TABLE run (n INTEGER PRIMARY KEY AUTOINCREMENT, prefix TEXT NOT NULL UNIQUE)",
+        "CREATE TABLE request (id INTEGER PRIMARY KEY, name INTEGER NOT NULL, started REAL NOT NULL,"
+        " flags INTEGER NOT NULL, paid INTEGER NOT NULL, source INTEGER NOT NULL, slot BLOB NOT NULL)",
+        "CREATE INDEX request_started ON request (started)",
         "CREATE TABLE unsettled (journal BLOB NOT NULL, position INTEGER NOT NULL, prefix TEXT NOT NULL,"
         " number INTEGER NOT NULL, name INTEGER NOT NULL, reserved_micro INTEGER NOT NULL, at REAL NOT NULL,"
         " lost INTEGER NOT NULL, PRIMARY KEY (journal, position)) WITHOUT ROWID",
@@ -72,11 +68,10 @@ _HOURLY = [
 ]
 _REQUESTS = [
     f"INSERT INTO request ({', '.join(_REQUEST)}) VALUES {_places(n, len(_REQUEST))}"  # noqa: S608
-    " ON CONFLICT (prefix, number) DO UPDATE SET paid = paid + excluded.paid, saved = saved + excluded.saved,"
-    " source = max(source, excluded.source), status = max(status, excluded.status),"
-    " cache = max(cache, excluded.cache), attempts = max(attempts, excluded.attempts),"
-    " tokens_in = max(tokens_in, excluded.tokens_in), tokens_out = max(tokens_out, excluded.tokens_out),"
-    " duration_s = max(duration_s, excluded.duration_s), first_token_s = max(first_token_s, excluded.first_token_s)"
+    # What is one request comes in parts: calls that failed, one made for several, its own end.
+    f" ON CONFLICT (id) DO UPDATE SET name = iif(excluded.flags & {ANSWERED} OR NOT flags & {ANSWERED}, excluded.name,"
+    f" name), slot = iif(excluded.flags & {REQUEST}, excluded.slot, slot), flags = flags | excluded.flags,"
+    " started = min(started, excluded.started), paid = paid + excluded.paid, source = max(source, excluded.source)"
     for n in range(STEP_ROWS + 1)
 ]
 
@@ -161,11 +156,16 @@ class LedgerFile:
         if row is not None:
             header_cursor, source.dropped = max(row[0], header_cursor), row[1]
         source.cursor = header_cursor
+        source.run = self._transaction(lambda: self._run_of(source.prefix))
         rows = self._connection.execute(
             "SELECT number, name, price_in, price_out, direct_in, direct_out FROM journal_name WHERE journal = ?",
             (source.id,),
         )
         source.known = {row[0]: Known(*row[1:]) for row in rows}
+
+    def _run_of(self, prefix: str) -> int:
+        self._connection.execute("INSERT OR IGNORE INTO run (prefix) VALUES (?)", (prefix,))
+        return int(self._connection.execute("SELECT n FROM run WHERE prefix = ?", (prefix,)).fetchone()[0])
 
     def journals(self) -> list[bytes]:
         """The journals that the ledger remembers."""
@@ -187,6 +187,9 @@ class LedgerFile:
     ) -> None:
         """One transaction with a batch, cells of objectives, and what is to be added to counters."""
 
+        # First, for it may learn of names.
+        unsettled = batch.unsettled(sources)
+
         def work() -> None:
             run, many = self._connection.execute, self._connection.executemany
             if batch.names.fresh:
@@ -199,27 +202,11 @@ class LedgerFile:
                 [(journal, number, *known) for (journal, number), known in batch.learnt.items()],
             )
             self._rows(_HOURLY, [(*key, *sums) for key, sums in batch.hourly.items()])
-            self._rows(
-                _REQUESTS,
-                [
-                    (
-                        *key, one.name, one.started, one.status, one.cache, one.attempts, one.stream, one.tokens_in,
-                        one.tokens_out, one.tokens_cached, one.tokens_reasoning, one.paid, one.source, one.saved,
-                        one.duration_s, one.first_token_s,
-                    )
-                    for key, one in batch.requests.items()
-                ],
-            )  # fmt: skip
+            self._rows(_REQUESTS, batch.requests)
             many("DELETE FROM unsettled WHERE journal = ? AND position = ?", batch.closed)
             prefixes = {source.id: source.prefix for source in sources}
             dropped = {source.id: source.dropped for source in sources}
-            many(
-                "INSERT OR REPLACE INTO unsettled VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
-                [
-                    (journal, position, prefixes[journal], one.request, one.name, one.reserved_micro_usd, one.at)
-                    for (journal, position), one in batch.opened.items()
-                ],
-            )
+            many("INSERT OR REPLACE INTO unsettled VALUES (?, ?, ?, ?, ?, ?, ?, 0)", unsettled)
             for journal, cursor in batch.cursors.items():
                 run(
                     "INSERT OR REPLACE INTO journal VALUES (?, ?, ?, ?)",
@@ -264,13 +251,15 @@ class LedgerFile:
                 "DELETE FROM hourly WHERE (hour, name) IN (SELECT hour, name FROM hourly WHERE hour < ? LIMIT ?)",
                 (hour, PRUNE_ROWS),
             ).rowcount
+            excess = self._one("SELECT count(*) FROM request") - requests_max
             taken += run(
-                "DELETE FROM request WHERE n <= (SELECT coalesce(max(n), 0) FROM request) - ?"
-                " AND n IN (SELECT n FROM request ORDER BY n LIMIT ?)",
-                (requests_max, PRUNE_ROWS),
+                "DELETE FROM request WHERE id IN (SELECT id FROM request ORDER BY started LIMIT ?)",
+                (min(max(excess, 0), PRUNE_ROWS),),
             ).rowcount
-            taken += run("DELETE FROM request WHERE started < ? AND n IN (SELECT n FROM request ORDER BY n LIMIT ?)",
-                         (before, PRUNE_ROWS)).rowcount  # fmt: skip
+            taken += run(
+                "DELETE FROM request WHERE id IN (SELECT id FROM request WHERE started < ? LIMIT ?)",
+                (before, PRUNE_ROWS),
+            ).rowcount
             taken += run("DELETE FROM slo WHERE hour < ?", (hour,)).rowcount
             taken += run("DELETE FROM unsettled WHERE lost = 1 AND at < ?", (before,)).rowcount
             return int(taken)

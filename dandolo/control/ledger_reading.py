@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from dandolo.clock import timestamp
-from dandolo.control.ledger_batch import CACHE, SOURCES, SUMS
-from dandolo.journal import NANO
+from dandolo.control.ledger_batch import CACHE, NUMBER_BITS, SOURCES, SUMS
+from dandolo.journal import NANO, SETTLED_SLOT, STREAM
 
 BY = ("key", "model", "provider", "tag", "owner", "hour", "endpoint", "account", "upstream_model", "day", "month")
 """What sums may be grouped by, and `tag:NAME` for the values of one tag."""
@@ -137,15 +137,14 @@ def request(path: Path, request_id: str) -> dict[str, Any] | None:
     if match is None:
         return None
     where = (match[1], int(match[2], 16))
-    if where[1] >= 1 << 63:
+    if where[1] >= 1 << NUMBER_BITS:
         return None
     with _reading(path) as connection:
         row = connection.execute(
-            "SELECT key, tags, endpoint, model, provider, account, owner, upstream_model, started, status, cache,"
-            " attempts, stream, tokens_in, tokens_out, tokens_cached, tokens_reasoning, paid, source, saved,"
-            " duration_s, first_token_s FROM request LEFT JOIN name ON name.id = request.name"
-            " WHERE prefix = ? AND number = ?",
-            where,
+            "SELECT key, tags, endpoint, model, provider, account, owner, upstream_model, request.started, paid,"
+            " source, slot FROM run JOIN request ON request.id = (run.n << ?) | ? LEFT JOIN name ON name.id = request.name"
+            " WHERE run.prefix = ?",
+            (NUMBER_BITS, where[1], where[0]),
         ).fetchone()
         unsettled = connection.execute(
             "SELECT key, model, provider, reserved_micro, at, lost FROM unsettled"
@@ -156,8 +155,9 @@ def request(path: Path, request_id: str) -> dict[str, Any] | None:
         return None
     told_of: dict[str, Any] = {"id": request_id}
     if row is not None:
-        (key, tags, endpoint, model, provider, account, owner, upstream, started, status, cache, attempts, stream,
-         t_in, t_out, t_cached, t_reasoning, paid, source, saved, duration_s, first_token_s) = row  # fmt: skip
+        key, tags, endpoint, model, provider, account, owner, upstream, started, paid, source, slot = row
+        (_, _, flags, _, _, _, _, status, cache, attempts, t_in, t_out, t_cached, t_reasoning, _, saved, _, duration_s,
+         first_token_s) = SETTLED_SLOT.unpack(slot)  # fmt: skip
         told_of |= {
             "time": timestamp(started),
             "key": key or "",
@@ -169,7 +169,7 @@ def request(path: Path, request_id: str) -> dict[str, Any] | None:
             "owner": owner or "",
             "upstream_model": upstream or "",
             "status": status,
-            "stream": bool(stream),
+            "stream": bool(flags & STREAM),
             "attempts": attempts,
             "cache": CACHE.get(cache, ""),
             "tokens_in": t_in,
@@ -178,7 +178,7 @@ def request(path: Path, request_id: str) -> dict[str, Any] | None:
             "tokens_reasoning": t_reasoning,
             "paid_usd": paid / NANO,
             "cost_source": SOURCES[source] if 0 <= source < len(SOURCES) else "",
-            "saved_cache_usd": saved / NANO,
+            "saved_cache_usd": max(saved, 0) / NANO,
             "duration_ms": round(duration_s * 1e3, 3) if duration_s >= 0 else None,
             "first_token_ms": round(first_token_s * 1e3, 3) if first_token_s >= 0 else None,
         }
@@ -194,6 +194,26 @@ def request(path: Path, request_id: str) -> dict[str, Any] | None:
         for key, model, provider, micro, at, lost in unsettled
     ]
     return told_of
+
+
+def spent(path: Path, since: float) -> dict[str, int]:
+    """Micro-dollars by key since a time (whole hours), with what is reserved for calls that were never settled: where
+    a budget goes on after a restart. Raises Unreadable."""
+    with _reading(path) as connection:
+        found = dict(
+            connection.execute(
+                "SELECT coalesce(key, ''), sum(paid) FROM hourly LEFT JOIN name ON name.id = hourly.name"
+                " WHERE hour >= ? GROUP BY 1",
+                (int(since) // 3600,),
+            ).fetchall()
+        )
+        for key, micro in connection.execute(
+            "SELECT coalesce(key, ''), sum(reserved_micro) FROM unsettled LEFT JOIN name ON name.id = unsettled.name"
+            " WHERE lost = 1 AND at >= ? GROUP BY 1",
+            (since,),
+        ):
+            found[key] = found.get(key, 0) + micro * 1000
+    return {key: -(-nano // 1000) for key, nano in found.items()}
 
 
 def cells(path: Path, since: float, until: float) -> list[tuple[int, str, str, str, bytes]]:

@@ -24,7 +24,7 @@ from dandolo.journal import (
     HEADER_BYTES,
     INTENT,
     INTENT_BYTES,
-    INTENT_SLOT,
+    INTENT_WHOLE,
     MAGIC,
     NAME,
     NAME_BYTES_MAX,
@@ -32,7 +32,7 @@ from dandolo.journal import (
     PREFIX,
     SETTLED,
     SETTLED_BYTES,
-    SETTLED_SLOT,
+    SETTLED_WHOLE,
     SKIP,
     VERSION,
     Name,
@@ -44,11 +44,13 @@ _BLANK = bytes(READ_BYTES)
 _cell = struct.Struct("<Q")
 _number = struct.Struct("<I")
 _places = struct.Struct("<8xQ")
+_intent = INTENT_WHOLE.unpack_from
+_settled = SETTLED_WHOLE.unpack_from
 _name = msgspec.msgpack.Decoder(Name)
 
-Slot = tuple[Any, ...]
-"""A kind, then what that kind holds: (INTENT, position, request, name, reserved, time), (SETTLED, flags, intent,
-request, name, …) as `journal.SETTLED_SLOT` has it, (NAME, number, Name)."""
+Slot = tuple[int, Any, Any]
+"""(INTENT, fields, b""), (SETTLED, fields, bytes) or (NAME, number, Name). Fields are those of `journal.INTENT_WHOLE`
+and `journal.SETTLED_WHOLE`; bytes are a settlement as it stands, without its checksum."""
 
 
 class Spoiled(Exception):
@@ -163,21 +165,39 @@ def _slots(data: bytes, at: int, left: int, into: list[Slot]) -> int:
     `at` is the position of `data`, `left` how far the lap goes from there.
     """
     place, end = 0, len(data)
-    view = memoryview(data)
+    put = into.append
+    # Once or twice for every request: the two usual kinds come first, and are unpacked once.
     while place + PREFIX.size <= end:
-        crc, size, kind, flags, position = PREFIX.unpack_from(data, place)
+        kind = data[place + 6]
+        if kind == SETTLED:
+            inner = data[place + 4 : place + SETTLED_BYTES]
+            if place + SETTLED_BYTES > end:
+                break
+            fields = _settled(data, place)
+            if fields[1] != SETTLED_BYTES or fields[4] != at + place or crc32(inner) != fields[0]:
+                break
+            put((SETTLED, fields, inner))
+            place += SETTLED_BYTES
+            continue
+        if kind == INTENT:
+            if place + INTENT_BYTES > end:
+                break
+            fields = _intent(data, place)
+            inner = data[place + 4 : place + INTENT_BYTES]
+            if fields[1] != INTENT_BYTES or fields[4] != at + place or crc32(inner) != fields[0]:
+                break
+            put((INTENT, fields, b""))
+            place += INTENT_BYTES
+            continue
+        crc, size, kind, _, position = PREFIX.unpack_from(data, place)
         if position != at + place or size < PREFIX.size or size % 16 or size > NAME_BYTES_MAX or place + size > end:
             break
-        if crc32(view[place + 4 : place + size]) != crc:
+        inner = data[place + 4 : place + size]
+        if crc32(inner) != crc:
             break
-        if kind == SETTLED and size == SETTLED_BYTES:
-            into.append((SETTLED, flags, *SETTLED_SLOT.unpack_from(data, place + 4)[4:]))
-        elif kind == INTENT and size == INTENT_BYTES:
-            _, _, _, _, request, name, _, reserved, time_s = INTENT_SLOT.unpack_from(data, place + 4)
-            into.append((INTENT, position, request, name, reserved, time_s))
-        elif kind == NAME and size >= NAME_HEAD.size:
+        if kind == NAME and size >= NAME_HEAD.size:
             number, length = NAME_HEAD.unpack_from(data, place)[5:]
-            into.append((NAME, number, _named(bytes(view[place + NAME_HEAD.size : place + size])[:length])))
+            put((NAME, number, _named(inner[NAME_HEAD.size - 4 :][:length])))
         elif kind == SKIP:
             return left
         place += size

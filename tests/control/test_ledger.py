@@ -24,6 +24,7 @@ from dandolo.control.ledger_reading import Question, Unreadable
 from dandolo.journal import ANSWERED, CALL, ESTIMATED, REQUEST, Journal, Name
 
 PREFIX = b"req_0123456789ab"
+REQUESTS = "SELECT prefix, id & ((1 << 40) - 1), paid FROM request JOIN run ON run.n = id >> 40"
 BOTH = CALL | REQUEST | ANSWERED
 CAPACITY = 1 << 20
 NAME = Name(
@@ -203,7 +204,7 @@ def settle_accounts(state: Path) -> None:
         assert ledger.health().dropped == 0
     billed = {(int(a), int(b)): int(c) for a, b, c in map(str.split, (state / "bill").read_text().splitlines())}
     with contextlib.closing(sqlite3.connect(state / FILE)) as file:
-        paid = {(int(p[4:], 16), n): v for p, n, v in file.execute("SELECT prefix, number, paid FROM request")}
+        paid = {(int(p[4:], 16), n): v for p, n, v in file.execute(REQUESTS)}
         unsettled = {
             (int(p[4:], 16), n) for p, n in file.execute("SELECT prefix, number FROM unsettled WHERE lost = 1")
         }
@@ -472,6 +473,26 @@ def test_callers_inventions_do_not_fill_the_ledger(tmp_path: Path, monkeypatch: 
     assert len(rows) <= 22
     assert sum(row["requests"] for row in rows) == 200
     assert any(row["model"] == "other" for row in rows)
+
+
+def test_what_a_key_has_spent_counts_what_was_never_settled(tmp_path: Path) -> None:
+    with running(tmp_path) as ledger:
+        with journal_in(tmp_path) as journal:
+            for n in range(10):
+                call(journal, n, cost=1_500_000)
+            assert journal.intent(11, 0, 7_000, time.monotonic()) >= 0
+            assert ledger.flush(10)
+            assert reading.spent(ledger.path, time.time() - 3600) == {NAME.key: 15_000}
+        # Its writer is gone: what was set aside may have been spent.
+        until(lambda: ledger.flush(10) and not list((tmp_path / FOLDER).glob("*.ring")))
+        assert reading.spent(ledger.path, time.time() - 3600) == {NAME.key: 22_000}
+        assert reading.spent(ledger.path, time.time() + 7200) == {}
+        told = reading.usage(ledger.path, Question())["unsettled"]
+        assert (told["count"], told["reserved_usd"], told["newest"][0]["id"]) == (
+            1,
+            0.007,
+            "req_0123456789ab000000000b",
+        )
 
 
 def test_a_copy_is_made_while_it_is_in_use(tmp_path: Path) -> None:
