@@ -237,8 +237,10 @@ class Ledger:
         if not (batch.cursors or cells or counts):
             return
         sources = [one.source for one in self._rings.values()]
+        if not self._requests_max:
+            batch.chunks.clear()
         try:
-            file.apply(batch, sources, [(*place, cell) for place, cell in cells.items()], counts)
+            file.apply(batch, sources, [(*place, cell) for place, cell in cells.items()], counts, time.time())
         except BaseException:
             with self._cells_lock:
                 self._cells = {**cells, **self._cells}
@@ -269,7 +271,7 @@ class Ledger:
                 continue
             same_boot = ring.boot_id == self._boot_id
             offset_s = time.time() - time.monotonic() if same_boot else ring.clock_offset_s
-            one = _Open(ring, Source(ring.id, ring.prefix, 0, offset_s), moved_at=now)
+            one = _Open(ring, Source(ring.id, ring.prefix, offset_s), moved_at=now)
             if self._file is not None:
                 self._file.source(one.source, ring.cursor())
             else:

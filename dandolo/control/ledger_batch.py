@@ -43,6 +43,8 @@ SUMS = (
     _PAID_LIST, _PAID_ESTIMATED, _DIRECT, _SAVED,
 ) = range(len(SUMS))  # fmt: skip
 OTHER = "other"
+NUMBER_MAX = 2**40 - 1
+"""The highest number of a request that an id can show."""
 NAMES_KNOWN_MAX = 20_000
 """Names in the ledger; what comes beyond them is booked under the model `other`."""
 
@@ -91,13 +93,15 @@ class Names:
         return len(self._known)
 
 
-NUMBER_BITS = 40
-"""Of a request's number; what stands above them is the number of its worker's run."""
-_NUMBER_MASK = (1 << NUMBER_BITS) - 1
+@dataclass(slots=True)
+class Chunk:
+    """Settlements of one journal that are kept together, so that one request costs no row: `slots` as they stood,
+    `names` those that they refer to by number, `low` and `high` the bounds of their requests' numbers."""
 
-Row = tuple[int, int, float, int, int, int, bytes]
-"""A request, or a part of one, as it can be looked up: run and number, name, start, flags, cost in nano-dollars and
-its source, the settlement as it stood in the journal."""
+    slots: list[bytes] = field(default_factory=list)
+    names: dict[int, Known] = field(default_factory=dict)
+    low: int = 2**63 - 1
+    high: int = 0
 
 
 @dataclass(slots=True)
@@ -106,8 +110,6 @@ class Source:
 
     id: bytes
     prefix: str
-    run: int
-    """The number of what its requests' ids begin with."""
     offset_s: float
     """What makes Unix time of the worker's monotonic times."""
     cursor: int = 0
@@ -124,7 +126,7 @@ class Batch:
     def __init__(self, names: Names) -> None:
         self.names = names
         self.hourly: dict[tuple[int, int], list[int]] = {}
-        self.requests: list[Row] = []
+        self.chunks: dict[bytes, Chunk] = {}
         self.opened: dict[bytes, dict[int, Sequence[Any]]] = {}
         """Calls that are not settled: by journal and position the fields of their intents."""
         self.closed: list[tuple[bytes, int]] = []
@@ -134,10 +136,15 @@ class Batch:
 
     def take(self, source: Source, slots: Sequence[Slot], cursor: int) -> None:
         """Add what a journal says up to `cursor`."""
-        journal, known, hourly, put = source.id, source.known, self.hourly, self.requests.append
-        opened, run, offset_s = self.opened.setdefault(journal, {}), source.run << NUMBER_BITS, source.offset_s
-        settled_call = self._call
-        last_key = (-1, -1)
+        journal, known, hourly, chunk = source.id, source.known, self.hourly, Chunk()
+        opened, offset_s, settled_call, put = (
+            self.opened.setdefault(journal, {}),
+            source.offset_s,
+            self._call,
+            chunk.slots.append,
+        )
+        low, high, last_name, last_key = chunk.low, chunk.high, -1, (-1, -1)
+        name: Known | None = None
         sums: list[int] = []
         for kind, fields, inner in slots:
             if kind == INTENT:
@@ -147,15 +154,16 @@ class Batch:
                  _) = fields  # fmt: skip
                 if opened.pop(intent, None) is None and intent != NOBODY:
                     self.closed.append((journal, intent))
-                name = known.get(name_number) or self.known(source, name_number)
+                if name_number != last_name or name is None:
+                    name = chunk.names[name_number] = known.get(name_number) or self.known(source, name_number)
+                    last_name = name_number
                 began = started + offset_s
                 key = (int(began) // 3600, name.id)
                 if key != last_key:
                     last_key = key
                     sums = hourly.get(key) or hourly.setdefault(key, [0] * len(SUMS))
-                cost = cost_source = 0
                 if flags & CALL:
-                    cost, cost_source = settled_call(sums, fields, name)
+                    settled_call(sums, fields, name)
                 if saved > 0:
                     sums[_SAVED] += saved
                     sums[_DIRECT] += saved
@@ -165,10 +173,15 @@ class Batch:
                         sums[_FAILED if status >= 500 else _CANCELLED if status == 499 else _REFUSED] += 1
                     if cache:
                         sums[_MISSES if cache == _MISS else _HITS] += 1
-                put((run | number & _NUMBER_MASK, name.id, began, flags, cost, cost_source, inner))
+                put(inner)
+                low = number if number < low else low
+                high = number if number > high else high
             else:
                 hear(source, fields, inner)
                 self.known(source, fields)
+        if chunk.slots:
+            chunk.low, chunk.high = min(low, NUMBER_MAX), min(high, NUMBER_MAX)
+            self.chunks[journal] = chunk
         self.cursors[journal] = cursor
         self.rows += len(slots)
 
@@ -187,7 +200,7 @@ class Batch:
                 source.id,
                 position,
                 source.prefix,
-                fields[5] & _NUMBER_MASK,
+                min(fields[5], NUMBER_MAX),
                 self.known(source, fields[6]).id,
                 fields[8],
                 fields[9] + source.offset_s,
@@ -197,27 +210,12 @@ class Batch:
         ]
 
     @staticmethod
-    def _call(sums: list[int], fields: Sequence[Any], name: Known) -> tuple[int, int]:
-        """Add a call to sums; what it cost, and who says so."""
-        flags, own = fields[3], fields[15]
-        t_in, t_out, t_cached, t_reasoning = fields[11:15]
+    def _call(sums: list[int], fields: Sequence[Any], name: Known) -> None:
+        """Add a call to sums."""
+        cost, source = cost_of(fields, name)
+        _, _, _, flags, _, _, _, _, _, _, _, t_in, t_out, t_cached, t_reasoning, *_ = fields
         if t_in > COUNT_MAX or t_out > COUNT_MAX:
             t_in = t_out = t_cached = t_reasoning = 0
-        cost, source = 0, NO_COST
-        if own >= 0:
-            cost, source = own, PROVIDER
-        elif flags & (ANSWERED | ESTIMATED):
-            if name.price_in is not None and name.price_out is not None and (t_in or t_out):
-                cost = round(t_in * name.price_in + t_out * name.price_out)
-                if flags & ESTIMATED:
-                    source = OWN_ESTIMATE
-                    sums[_PAID_ESTIMATED] += cost
-                else:
-                    source = LIST
-                    sums[_PAID_LIST] += cost
-            else:
-                source = UNKNOWN_COST
-                sums[_UNKNOWN] += 1
         sums[_CALLS] += 1
         sums[_IN] += t_in
         sums[_OUT] += t_out
@@ -225,12 +223,17 @@ class Batch:
             sums[_CACHED] += t_cached
             sums[_REASONING] += t_reasoning
         sums[_PAID] += cost
+        if source == LIST:
+            sums[_PAID_LIST] += cost
+        elif source == OWN_ESTIMATE:
+            sums[_PAID_ESTIMATED] += cost
+        elif source == UNKNOWN_COST:
+            sums[_UNKNOWN] += 1
         if flags & ANSWERED:
             if name.direct_in is not None and name.direct_out is not None and (t_in or t_out):
                 sums[_DIRECT] += round(t_in * name.direct_in + t_out * name.direct_out)
             else:
                 sums[_DIRECT] += cost
-        return cost, source
 
     def committed(self, sources: Sequence[Source]) -> None:
         """It is in the file: the journals may be told, and go on from here."""
@@ -242,6 +245,19 @@ class Batch:
             known[journal][number] = one
             known[journal].pop(number - 2 * NAMES_MAX, None)
         self.names.fresh.clear()
+
+
+def cost_of(fields: Sequence[Any], name: Known) -> tuple[int, int]:
+    """What the call of a settlement (`journal.SETTLED_WHOLE`) cost in nano-dollars, and who says so (of SOURCES)."""
+    flags, own, t_in, t_out = fields[3], fields[15], fields[11], fields[12]
+    if own >= 0:
+        return own, PROVIDER
+    if not flags & (ANSWERED | ESTIMATED):
+        return 0, NO_COST
+    price_in, price_out = name.price_in, name.price_out
+    if price_in is None or price_out is None or not (t_in or t_out) or t_in > COUNT_MAX or t_out > COUNT_MAX:
+        return 0, UNKNOWN_COST
+    return round(t_in * price_in + t_out * price_out), OWN_ESTIMATE if flags & ESTIMATED else LIST
 
 
 def hear(source: Source, number: int, name: Name) -> None:

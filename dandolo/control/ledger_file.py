@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from dandolo.control.ledger_batch import SUMS, Batch, Columns, Known, Source
-from dandolo.journal import ANSWERED, REQUEST
 
 APPLICATION_ID = 0x44414E4C
 """Stands in the file's header ("DANL"), and says that it is ours."""
@@ -22,10 +23,8 @@ BUSY_MS = 2000
 STEP_ROWS = 32
 """Rows of one INSERT: 32 × 19 values stay below the 999 of old SQLite libraries, and each step gives the
 interpreter's lock away."""
-PRUNE_ROWS = 10_000
+PRUNE_ROWS = 2000
 CACHE_KIB = 8 * 1024
-
-_REQUEST = ("id", "name", "started", "flags", "paid", "source", "slot")
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -35,10 +34,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE hourly (hour INTEGER NOT NULL, name INTEGER NOT NULL, "
         + ", ".join(f"{column} INTEGER NOT NULL" for column in SUMS)
         + ", PRIMARY KEY (hour, name)) WITHOUT ROWID",
-        "CREATE TABLE run (n INTEGER PRIMARY KEY AUTOINCREMENT, prefix TEXT NOT NULL UNIQUE)",
-        "CREATE TABLE request (id INTEGER PRIMARY KEY, name INTEGER NOT NULL, started REAL NOT NULL,"
-        " flags INTEGER NOT NULL, paid INTEGER NOT NULL, source INTEGER NOT NULL, slot BLOB NOT NULL)",
-        "CREATE INDEX request_started ON request (started)",
+        "CREATE TABLE chunk (n INTEGER PRIMARY KEY, prefix TEXT NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,"
+        " requests INTEGER NOT NULL, written REAL NOT NULL, offset_s REAL NOT NULL, names BLOB NOT NULL,"
+        " slots BLOB NOT NULL)",
+        "CREATE INDEX chunk_requests ON chunk (prefix, high, low)",
         "CREATE TABLE unsettled (journal BLOB NOT NULL, position INTEGER NOT NULL, prefix TEXT NOT NULL,"
         " number INTEGER NOT NULL, name INTEGER NOT NULL, reserved_micro INTEGER NOT NULL, at REAL NOT NULL,"
         " lost INTEGER NOT NULL, PRIMARY KEY (journal, position)) WITHOUT ROWID",
@@ -54,6 +53,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 """What makes each version of the one before it; version 0 is an empty file."""
 VERSION = len(MIGRATIONS)
 
+_encode = msgspec.msgpack.Encoder().encode
 _NAME_COLUMNS = ("key", "tags", "endpoint", "model", "provider", "account", "owner", "upstream_model")
 
 
@@ -64,14 +64,6 @@ def _places(rows: int, columns: int) -> str:
 _HOURLY = [
     f"INSERT INTO hourly (hour, name, {', '.join(SUMS)}) VALUES {_places(n, 2 + len(SUMS))}"  # noqa: S608
     " ON CONFLICT (hour, name) DO UPDATE SET " + ", ".join(f"{one} = {one} + excluded.{one}" for one in SUMS)
-    for n in range(STEP_ROWS + 1)
-]
-_REQUESTS = [
-    f"INSERT INTO request ({', '.join(_REQUEST)}) VALUES {_places(n, len(_REQUEST))}"  # noqa: S608
-    # What is one request comes in parts: calls that failed, one made for several, its own end.
-    f" ON CONFLICT (id) DO UPDATE SET name = iif(excluded.flags & {ANSWERED} OR NOT flags & {ANSWERED}, excluded.name,"
-    f" name), slot = iif(excluded.flags & {REQUEST}, excluded.slot, slot), flags = flags | excluded.flags,"
-    " started = min(started, excluded.started), paid = paid + excluded.paid, source = max(source, excluded.source)"
     for n in range(STEP_ROWS + 1)
 ]
 
@@ -156,16 +148,11 @@ class LedgerFile:
         if row is not None:
             header_cursor, source.dropped = max(row[0], header_cursor), row[1]
         source.cursor = header_cursor
-        source.run = self._transaction(lambda: self._run_of(source.prefix))
         rows = self._connection.execute(
             "SELECT number, name, price_in, price_out, direct_in, direct_out FROM journal_name WHERE journal = ?",
             (source.id,),
         )
         source.known = {row[0]: Known(*row[1:]) for row in rows}
-
-    def _run_of(self, prefix: str) -> int:
-        self._connection.execute("INSERT OR IGNORE INTO run (prefix) VALUES (?)", (prefix,))
-        return int(self._connection.execute("SELECT n FROM run WHERE prefix = ?", (prefix,)).fetchone()[0])
 
     def journals(self) -> list[bytes]:
         """The journals that the ledger remembers."""
@@ -184,8 +171,9 @@ class LedgerFile:
         sources: Sequence[Source],
         cells: Iterable[tuple[int, str, str, str, bytes]],
         counts: dict[str, int],
+        now: float,
     ) -> None:
-        """One transaction with a batch, cells of objectives, and what is to be added to counters."""
+        """One transaction with a batch, cells of objectives, and what is to be added to counters. `now`: Unix time."""
 
         # First, for it may learn of names.
         unsettled = batch.unsettled(sources)
@@ -202,7 +190,16 @@ class LedgerFile:
                 [(journal, number, *known) for (journal, number), known in batch.learnt.items()],
             )
             self._rows(_HOURLY, [(*key, *sums) for key, sums in batch.hourly.items()])
-            self._rows(_REQUESTS, batch.requests)
+            many(
+                "INSERT INTO chunk (prefix, low, high, requests, written, offset_s, names, slots)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (source.prefix, one.low, one.high, len(one.slots), now, source.offset_s, _encode(one.names),
+                     b"".join(one.slots))
+                    for source in sources
+                    if (one := batch.chunks.get(source.id)) is not None
+                ],
+            )  # fmt: skip
             many("DELETE FROM unsettled WHERE journal = ? AND position = ?", batch.closed)
             prefixes = {source.id: source.prefix for source in sources}
             dropped = {source.id: source.dropped for source in sources}
@@ -251,15 +248,15 @@ class LedgerFile:
                 "DELETE FROM hourly WHERE (hour, name) IN (SELECT hour, name FROM hourly WHERE hour < ? LIMIT ?)",
                 (hour, PRUNE_ROWS),
             ).rowcount
-            excess = self._one("SELECT count(*) FROM request") - requests_max
-            taken += run(
-                "DELETE FROM request WHERE id IN (SELECT id FROM request ORDER BY started LIMIT ?)",
-                (min(max(excess, 0), PRUNE_ROWS),),
-            ).rowcount
-            taken += run(
-                "DELETE FROM request WHERE id IN (SELECT id FROM request WHERE started < ? LIMIT ?)",
-                (before, PRUNE_ROWS),
-            ).rowcount
+            # The newest, and the one that makes them as many as are wanted.
+            last = run(
+                "SELECT n FROM (SELECT n, sum(requests) OVER (ORDER BY n DESC) AS so_far FROM chunk)"
+                " WHERE so_far >= ? ORDER BY n DESC LIMIT 1",
+                (requests_max,),
+            ).fetchone()
+            if last is not None:
+                run("DELETE FROM chunk WHERE n < ?", last)
+            run("DELETE FROM chunk WHERE written < ?", (before,))
             taken += run("DELETE FROM slo WHERE hour < ?", (hour,)).rowcount
             taken += run("DELETE FROM unsettled WHERE lost = 1 AND at < ?", (before,)).rowcount
             return int(taken)
@@ -271,8 +268,8 @@ class LedgerFile:
 
         def work() -> None:
             self._connection.execute(
-                "DELETE FROM name WHERE id NOT IN (SELECT name FROM hourly UNION SELECT name FROM request"
-                " UNION SELECT name FROM unsettled UNION SELECT name FROM journal_name)"
+                "DELETE FROM name WHERE id NOT IN (SELECT name FROM hourly UNION SELECT name FROM unsettled"
+                " UNION SELECT name FROM journal_name)"
             )
 
         self._transaction(work)

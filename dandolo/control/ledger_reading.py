@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from dandolo.clock import timestamp
-from dandolo.control.ledger_batch import CACHE, NUMBER_BITS, SOURCES, SUMS
-from dandolo.journal import NANO, SETTLED_SLOT, STREAM
+from dandolo.control.ledger_batch import CACHE, NUMBER_MAX, SOURCES, SUMS, Known, cost_of
+from dandolo.journal import ANSWERED, CALL, NANO, REQUEST, SETTLED_SLOT, STREAM
 
 BY = ("key", "model", "provider", "tag", "owner", "hour", "endpoint", "account", "upstream_model", "day", "month")
 """What sums may be grouped by, and `tag:NAME` for the values of one tag."""
@@ -28,6 +28,7 @@ UNSETTLED_TOLD_MAX = 100
 BUSY_MS = 2000
 ID = re.compile(r"(req_[0-9a-f]{12})([0-9a-f]{10,16})")
 
+_names = msgspec.msgpack.Decoder(dict[int, tuple[int, float | None, float | None, float | None, float | None]])
 _MONEY = frozenset(("paid", "paid_list", "paid_estimated", "direct", "saved_cache"))
 _TIMES = {
     "hour": "strftime('%Y-%m-%dT%H:00Z', hour * 3600, 'unixepoch')",
@@ -132,56 +133,26 @@ def told(sums: Sequence[int]) -> dict[str, Any]:
 
 
 def request(path: Path, request_id: str) -> dict[str, Any] | None:
-    """One request: what it was and what it cost, never what was said. None when it is not (or no more) there."""
+    """One request: what it was and what it cost, never what was said. None when it is not (or no more) there.
+
+    It may be of several settlements: calls that failed, one that was made for several, its own end.
+    """
     match = ID.fullmatch(request_id)
     if match is None:
         return None
-    where = (match[1], int(match[2], 16))
-    if where[1] >= 1 << NUMBER_BITS:
+    prefix, number = match[1], int(match[2], 16)
+    if number > NUMBER_MAX:
         return None
     with _reading(path) as connection:
-        row = connection.execute(
-            "SELECT key, tags, endpoint, model, provider, account, owner, upstream_model, request.started, paid,"
-            " source, slot FROM run JOIN request ON request.id = (run.n << ?) | ? LEFT JOIN name ON name.id = request.name"
-            " WHERE run.prefix = ?",
-            (NUMBER_BITS, where[1], where[0]),
-        ).fetchone()
+        parts = [part for part in _parts(connection, prefix, number) if part.number == number]
         unsettled = connection.execute(
             "SELECT key, model, provider, reserved_micro, at, lost FROM unsettled"
             " LEFT JOIN name ON name.id = unsettled.name WHERE prefix = ? AND number = ? ORDER BY at LIMIT 16",
-            where,
+            (prefix, number),
         ).fetchall()
-    if row is None and not unsettled:
+        told_of = {"id": request_id, **(_whole(connection, parts) if parts else {})}
+    if not parts and not unsettled:
         return None
-    told_of: dict[str, Any] = {"id": request_id}
-    if row is not None:
-        key, tags, endpoint, model, provider, account, owner, upstream, started, paid, source, slot = row
-        (_, _, flags, _, _, _, _, status, cache, attempts, t_in, t_out, t_cached, t_reasoning, _, saved, _, duration_s,
-         first_token_s) = SETTLED_SLOT.unpack(slot)  # fmt: skip
-        told_of |= {
-            "time": timestamp(started),
-            "key": key or "",
-            "tags": _tags(tags),
-            "endpoint": endpoint or "",
-            "model": model or "",
-            "provider": provider or "",
-            "account": account or "",
-            "owner": owner or "",
-            "upstream_model": upstream or "",
-            "status": status,
-            "stream": bool(flags & STREAM),
-            "attempts": attempts,
-            "cache": CACHE.get(cache, ""),
-            "tokens_in": t_in,
-            "tokens_out": t_out,
-            "tokens_cached": t_cached,
-            "tokens_reasoning": t_reasoning,
-            "paid_usd": paid / NANO,
-            "cost_source": SOURCES[source] if 0 <= source < len(SOURCES) else "",
-            "saved_cache_usd": max(saved, 0) / NANO,
-            "duration_ms": round(duration_s * 1e3, 3) if duration_s >= 0 else None,
-            "first_token_ms": round(first_token_s * 1e3, 3) if first_token_s >= 0 else None,
-        }
     told_of["unsettled"] = [
         {
             "key": key or "",
@@ -194,6 +165,82 @@ def request(path: Path, request_id: str) -> dict[str, Any] | None:
         for key, model, provider, micro, at, lost in unsettled
     ]
     return told_of
+
+
+class Part(NamedTuple):
+    """One settlement: whose, what it cost and by whose word, all that it says, when its request began."""
+
+    prefix: str
+    number: int
+    name: int
+    paid: int
+    source: int
+    fields: Sequence[Any]
+    """As in `journal.SETTLED_WHOLE`."""
+    started: float
+
+
+def settlements(path: Path) -> list[Part]:
+    """Every settlement that is kept, oldest first. Raises Unreadable."""
+    with _reading(path) as connection:
+        return list(_parts(connection))
+
+
+def _parts(connection: sqlite3.Connection, prefix: str | None = None, number: int = 0) -> Iterator[Part]:
+    """Settlements in order; with a prefix those of chunks in which a request may be."""
+    columns = "SELECT prefix, offset_s, names, slots FROM chunk"
+    if prefix is None:
+        rows = connection.execute(f"{columns} ORDER BY n")
+    else:
+        rows = connection.execute(
+            f"{columns} WHERE prefix = ? AND high >= ? AND low <= ? ORDER BY n", (prefix, number, number)
+        )
+    for of, offset_s, names, slots in rows:
+        try:
+            known = {at: Known(*one) for at, one in _names.decode(names).items()}
+        except (msgspec.DecodeError, TypeError):
+            continue
+        for inner in SETTLED_SLOT.iter_unpack(slots[: len(slots) // SETTLED_SLOT.size * SETTLED_SLOT.size]):
+            fields = (0, *inner)
+            name = known.get(fields[7]) or Known(0, None, None, None, None)
+            paid, source = cost_of(fields, name) if fields[3] & CALL else (0, 0)
+            yield Part(of, fields[6], name.id, paid, source, fields, fields[17] + offset_s)
+
+
+def _whole(connection: sqlite3.Connection, parts: Sequence[Part]) -> dict[str, Any]:
+    """Settlements of one request put together."""
+    end = next((part for part in parts if part.fields[3] & REQUEST), parts[-1])
+    answer = next((part for part in parts if part.fields[3] & ANSWERED), end)
+    row = connection.execute(
+        "SELECT key, tags, endpoint, model, provider, account, owner, upstream_model FROM name WHERE id = ?",
+        (answer.name,),
+    ).fetchone()
+    key, tags, endpoint, model, provider, account, owner, upstream = row or ("",) * 8
+    (_, _, _, flags, _, _, _, _, status, cache, attempts, *tokens, _, saved, _, duration_s, first_token_s) = end.fields
+    return {
+        "time": timestamp(min(part.started for part in parts)),
+        "key": key,
+        "tags": _tags(tags),
+        "endpoint": endpoint,
+        "model": model,
+        "provider": provider,
+        "account": account,
+        "owner": owner,
+        "upstream_model": upstream,
+        "status": status,
+        "stream": bool(flags & STREAM),
+        "attempts": attempts,
+        "cache": CACHE.get(cache, ""),
+        "tokens_in": tokens[0],
+        "tokens_out": tokens[1],
+        "tokens_cached": tokens[2],
+        "tokens_reasoning": tokens[3],
+        "paid_usd": sum(part.paid for part in parts) / NANO,
+        "cost_source": SOURCES[max(part.source for part in parts)],
+        "saved_cache_usd": max(saved, 0) / NANO,
+        "duration_ms": round(duration_s * 1e3, 3) if duration_s >= 0 else None,
+        "first_token_ms": round(first_token_s * 1e3, 3) if first_token_s >= 0 else None,
+    }
 
 
 def spent(path: Path, since: float) -> dict[str, int]:

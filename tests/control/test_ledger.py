@@ -24,7 +24,6 @@ from dandolo.control.ledger_reading import Question, Unreadable
 from dandolo.journal import ANSWERED, CALL, ESTIMATED, REQUEST, Journal, Name
 
 PREFIX = b"req_0123456789ab"
-REQUESTS = "SELECT prefix, id & ((1 << 40) - 1), paid FROM request JOIN run ON run.n = id >> 40"
 BOTH = CALL | REQUEST | ANSWERED
 CAPACITY = 1 << 20
 NAME = Name(
@@ -204,7 +203,11 @@ def settle_accounts(state: Path) -> None:
         assert ledger.health().dropped == 0
     billed = {(int(a), int(b)): int(c) for a, b, c in map(str.split, (state / "bill").read_text().splitlines())}
     with contextlib.closing(sqlite3.connect(state / FILE)) as file:
-        paid = {(int(p[4:], 16), n): v for p, n, v in file.execute(REQUESTS)}
+        paid: dict[tuple[int, int], int] = {}
+        for part in reading.settlements(state / FILE):
+            name = int(part.prefix[4:], 16), part.number
+            assert name not in paid, "counted twice"
+            paid[name] = part.paid
         unsettled = {
             (int(p[4:], 16), n) for p, n in file.execute("SELECT prefix, number FROM unsettled WHERE lost = 1")
         }
@@ -450,14 +453,28 @@ def test_only_so_many_requests_are_kept_and_old_hours_go(tmp_path: Path, monkeyp
         journal.settle(intent, 0, 0, BOTH, 200, 0, 1, 1, 1, 0, 0, 5, -1, long_ago, 0.1, -1.0)
         for n in range(1, 100):
             call(journal, n)
+            if n % 5 == 0:
+                assert ledger.flush(10)
         assert ledger.flush(10)
 
-        def counts() -> tuple[int, int]:
+        def left() -> tuple[int, int]:
             with contextlib.closing(sqlite3.connect(ledger.path)) as file:
-                return tuple(file.execute(f"SELECT count(*) FROM {one}").fetchone()[0] for one in ("request", "hourly"))  # type: ignore[return-value]
+                hours = file.execute("SELECT count(*) FROM hourly").fetchone()[0]
+            return len(reading.settlements(ledger.path)), hours
 
-        until(lambda: counts() == (10, 1))
+        # What was committed together goes together.
+        until(lambda: 10 <= left()[0] < 20 and left()[1] == 1)
+        assert reading.request(ledger.path, "req_0123456789ab0000000063") is not None
+        assert reading.request(ledger.path, "req_0123456789ab0000000001") is None
     assert total(tmp_path)["requests"] == 99
+
+
+def test_no_requests_are_kept_where_none_are_wanted(tmp_path: Path) -> None:
+    with running(tmp_path, requests_max=0) as ledger, journal_in(tmp_path) as journal:
+        call(journal, 1)
+        assert ledger.flush(10)
+        assert reading.settlements(ledger.path) == []
+    assert total(tmp_path)["requests"] == 1
 
 
 def test_callers_inventions_do_not_fill_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 from harness import CHAT, KEY, MODEL, Answer, Gateway, Provider, request, until
 
+from dandolo.control import ledger_reading as reading
 from dandolo.sim import Script, SimProvider, SimThread
 
-REQUESTS = "SELECT prefix, id & ((1 << 40) - 1), paid FROM request JOIN run ON run.n = id >> 40"
 PRICES = ({"id": MODEL, "input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0},)
 DEAR = ({"id": MODEL, "input_usd_per_mtok": 2.0, "output_usd_per_mtok": 4.0},)
 
@@ -416,7 +416,9 @@ def test_the_ledger_is_the_providers_bill_after_kill_9_but_for_what_was_under_wa
         until(lambda: not list(tmp_path.glob("state/journal/*.ring"))[1:], what="journals of the dead are not read")
     assert len(answered) > 200
     with sqlite3.connect(tmp_path / "state/ledger.db") as ledger:
-        paid = {f"{p}{n:010x}": round(v / 1e3) for p, n, v in ledger.execute(REQUESTS)}
+        parts = reading.settlements(tmp_path / "state/ledger.db")
+        paid = {f"{part.prefix}{part.number:010x}": round(part.paid / 1e3) for part in parts}
+        assert len(paid) == len(parts), "counted twice"
         summed = ledger.execute("SELECT sum(paid), sum(calls) FROM hourly").fetchone()
         unsettled = {f"{p}{n:010x}" for p, n in ledger.execute("SELECT prefix, number FROM unsettled WHERE lost = 1")}
     ledger.close()
