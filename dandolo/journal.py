@@ -39,6 +39,7 @@ HEADER_BYTES: Final = 4096
 CURSOR_AT: Final = 1024
 DROPPED_AT: Final = 2048
 SUFFIX: Final = ".ring"
+UNFINISHED: Final = ".new"
 CAPACITY: Final = 32 * 1024 * 1024
 """160 bytes a request: 20 s without a reader at 10,000 requests a second, which no worker reaches."""
 CAPACITY_MIN: Final = 64 * 1024
@@ -132,7 +133,7 @@ class Journal:
             raise OSError(f"{FILES_MAX} journals wait to be read")
         self.id = secrets.token_bytes(8)
         self.path = folder / f"{label}-{self.id.hex()}{SUFFIX}"
-        made = self.path.with_suffix(".new")
+        made = self.path.with_suffix(UNFINISHED)
         self._file = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -25,7 +25,7 @@ from dandolo.control import ledger_file, ledger_ring
 from dandolo.control.ledger_batch import Batch, Names, Source, hear
 from dandolo.control.ledger_file import LedgerFile
 from dandolo.control.ledger_ring import Ring
-from dandolo.journal import NAME, SETTLED, SUFFIX, boot_id
+from dandolo.journal import NAME, SETTLED, SUFFIX, UNFINISHED, boot_id
 
 FILE = "ledger.db"
 FOLDER = "journal"
@@ -42,6 +42,7 @@ CELLS_MAX = 4096
 """Cells of objectives that wait to be written; those beyond are written when they next change."""
 ASIDE_MAX = 4
 """Journals set aside that are kept; older ones are deleted."""
+UNFINISHED_S = 60.0
 CLOSE_S = 5.0
 RINGS_MAX = 256
 
@@ -254,9 +255,14 @@ class Ledger:
 
     def _discover(self, now: float) -> None:
         try:
-            found = sorted(path for path in self.folder.iterdir() if path.name.endswith(SUFFIX))[:RINGS_MAX]
+            there = sorted(self.folder.iterdir())
         except FileNotFoundError:
             return
+        found = [path for path in there if path.name.endswith(SUFFIX)][:RINGS_MAX]
+        for path in there:
+            # Of a worker that died while it made its journal.
+            if path.suffix == UNFINISHED and time.time() - path.lstat().st_mtime > UNFINISHED_S:
+                path.unlink(missing_ok=True)
         for path in found:
             if path in self._rings:
                 continue

@@ -12,12 +12,13 @@ had the request, what it may have cost is estimated from the request's size.
 from __future__ import annotations
 
 import logging
+import struct
 import time
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from dandolo.api.usage import Usage
+from dandolo.api.usage import COST_USD_MAX, Usage
 from dandolo.config.schema import Config
 from dandolo.errors import Refusal
 from dandolo.gateway.summary import estimated
@@ -124,24 +125,32 @@ class Books:
             self.journal.drop()
             return
         cost, saved, started, first = usage.cost_usd, exchange.saved_usd, exchange.started, exchange.first_token_at
-        self.journal.settle(
-            at,
-            number,
-            name,
-            flags,
-            exchange.status,
-            CACHE_CODES.get(exchange.cache, 0),
-            exchange.attempts,
-            usage.input_tokens,
-            usage.output_tokens,
-            usage.cached_tokens,
-            usage.reasoning_tokens,
-            UNKNOWN if cost is None else int(cost * 1e9 + 0.5),
-            UNKNOWN if saved is None else int(saved * 1e9 + 0.5),
-            started,
-            exchange.ended_at - started,
-            -1.0 if first is None else first - started,
-        )
+        if saved is None or not 0.0 <= saved < COST_USD_MAX:
+            saved_nano = UNKNOWN
+        else:
+            saved_nano = int(saved * 1e9 + 0.5)
+        try:
+            self.journal.settle(
+                at,
+                number,
+                name,
+                flags,
+                exchange.status,
+                CACHE_CODES.get(exchange.cache, 0),
+                exchange.attempts,
+                usage.input_tokens,
+                usage.output_tokens,
+                usage.cached_tokens,
+                usage.reasoning_tokens,
+                UNKNOWN if cost is None else int(cost * 1e9 + 0.5),
+                saved_nano,
+                started,
+                exchange.ended_at - started,
+                -1.0 if first is None else first - started,
+            )
+        except struct.error:
+            # Of a kept answer, from a store that others may write to: no count can be so.
+            self.journal.drop()
 
     def answered(self, exchange: Exchange) -> None:
         """The answer to a request is complete, and its end is about to be sent: once a client has an answer, its cost
