@@ -21,11 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dandolo.control import ledger_file, ledger_ring
-from dandolo.control.ledger_batch import Batch, Names, Source, hear
+from dandolo.control import ledger_file
+from dandolo.control.ledger_batch import Batch, Names
 from dandolo.control.ledger_file import LedgerFile
-from dandolo.control.ledger_ring import Ring
-from dandolo.journal import NAME, SETTLED, SUFFIX, UNFINISHED, boot_id
+from dandolo.control.ledger_journals import Journals, Open, set_aside
 
 FILE = "ledger.db"
 FOLDER = "journal"
@@ -36,15 +35,11 @@ PRUNE_S = 60.0
 PRUNE_NAMES_S = 86400.0
 BATCH_BYTES = 1024 * 1024
 """Read from one journal for one transaction: some thousand requests."""
-STUCK_S = 2.0
-"""How long a slot may be torn before what follows it is looked for."""
 CELLS_MAX = 4096
 """Cells of objectives that wait to be written; those beyond are written when they next change."""
-ASIDE_MAX = 4
-"""Journals set aside that are kept; older ones are deleted."""
-UNFINISHED_S = 60.0
+HELD_S = 60.0
+"""How long another process may have the ledger before that is told."""
 CLOSE_S = 5.0
-RINGS_MAX = 256
 
 Cell = tuple[int, str, str, str, bytes]
 Alert = Callable[[str], None]
@@ -55,15 +50,6 @@ _log = logging.getLogger("dandolo")
 
 class Held(OSError):
     """Another process has the ledger."""
-
-
-@dataclass(slots=True)
-class _Open:
-    ring: Ring
-    source: Source
-    ahead: int = 0
-    """How far it was looked at while nothing could be written."""
-    moved_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +97,7 @@ class Ledger:
         self._file: LedgerFile | None = None
         self._lock: int | None = None
         self._names = Names({})
-        self._rings: dict[Path, _Open] = {}
+        self._journals = Journals(self.folder, self._drop)
         self._cells: dict[tuple[int, str, str, str], bytes] = {}
         self._cells_lock = threading.Lock()
         self._state = _State()
@@ -119,8 +105,9 @@ class Ledger:
         self._answered = 0
         self._turn = threading.Condition()
         self._closing = False
+        self._failed_at = 0.0
+        self._told = False
         self._due: dict[str, float] = {}
-        self._boot_id = boot_id()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
 
     def start(self) -> None:
@@ -146,7 +133,7 @@ class Ledger:
     def health(self) -> Health:
         """How it is."""
         state = self._state
-        return Health(state.reason, state.rows, state.dropped, len(self._rings))
+        return Health(state.reason, state.rows, state.dropped, len(self._journals.open))
 
     def keep(self, cells: list[Cell]) -> None:
         """Write cells of objectives, each in place of the one with its hour, key, model and kind."""
@@ -182,44 +169,44 @@ class Ledger:
                 break
         if self._file is not None:
             self._file.close()
-        for one in self._rings.values():
-            one.ring.close()
+        self._journals.close()
         if self._lock is not None:
             os.close(self._lock)
 
     def _round(self, now: float, *, eager: bool) -> bool:
         """One look at everything; True when there is more to read at once."""
         if eager or self._is_due("discover", now, DISCOVER_S):
-            self._discover(now)
+            for one in self._journals.discover(now):
+                if self._file is not None:
+                    self._file.source(one.source, one.ring.cursor())
         if self._file is None:
             if now < self._due.get("open", 0.0):
-                self._spill()
+                if self._lock is not None:
+                    self._journals.spill()
                 return False
             self._open()
         file = self._file
         assert file is not None
         batch = Batch(self._names)
+        journals = list(self._journals.open.values())
         # Asked before it is read: what a dead writer wrote is all there then.
-        dead = [one for one in self._rings.values() if (eager or now - one.moved_at > 1.0) and not one.ring.alive()]
+        dead = [one for one in journals if (eager or now - one.moved_at > 1.0) and not one.ring.alive()]
         more = False
-        for one in self._rings.values():
+        for one in journals:
             slots, cursor = one.ring.read(one.source.cursor, BATCH_BYTES)
             if cursor != one.source.cursor:
                 batch.take(one.source, slots, cursor)
                 one.moved_at = now
                 more = more or cursor - one.source.cursor >= BATCH_BYTES
-            if self._count_dropped(one):
+            if self._journals.count_dropped(one):
                 batch.cursors.setdefault(one.source.id, one.source.cursor)
         self._commit(file, batch)
         for one in dead:
             # Only a power failure tears what is not the last: what was killed has written in order.
-            if one.source.id not in batch.cursors and (one.ring.boot_id == self._boot_id or not self._pass_over(one)):
+            if one.source.id not in batch.cursors and (one.same_boot or not self._journals.pass_over(one)):
                 self._end(file, one)
                 more = True
-        for one in self._rings.values():
-            if now - one.moved_at > STUCK_S and one.ring.torn(one.source.cursor):
-                one.moved_at = now
-                self._pass_over(one)
+        self._journals.free_stuck(now)
         if self._is_due("prune", now, PRUNE_S):
             taken = file.prune(time.time() - self._retention_s, self._requests_max)
             if taken >= ledger_file.PRUNE_ROWS:
@@ -237,7 +224,7 @@ class Ledger:
         counts, self._state.counts = self._state.counts, {}
         if not (batch.cursors or cells or counts):
             return
-        sources = [one.source for one in self._rings.values()]
+        sources = [one.source for one in self._journals.open.values()]
         if not self._requests_max:
             batch.chunks.clear()
         try:
@@ -249,41 +236,9 @@ class Ledger:
             raise
         batch.committed(sources)
         self._state.rows += batch.rows
-        for one in self._rings.values():
+        for one in self._journals.open.values():
             if one.source.id in batch.cursors:
                 one.ring.release(one.source.cursor)
-
-    def _discover(self, now: float) -> None:
-        try:
-            there = sorted(self.folder.iterdir())
-        except FileNotFoundError:
-            return
-        found = [path for path in there if path.name.endswith(SUFFIX)][:RINGS_MAX]
-        for path in there:
-            # Of a worker that died while it made its journal.
-            if path.suffix == UNFINISHED and time.time() - path.lstat().st_mtime > UNFINISHED_S:
-                path.unlink(missing_ok=True)
-        for path in found:
-            if path in self._rings:
-                continue
-            try:
-                ring = Ring(path)
-            except ledger_ring.Spoiled as error:
-                self._set_aside(path, error)
-                continue
-            except OSError as error:
-                if error.errno != 2:
-                    self._set_aside(path, ledger_ring.Spoiled("foreign", f"it cannot be opened: {error.strerror}"))
-                continue
-            same_boot = ring.boot_id == self._boot_id
-            offset_s = time.time() - time.monotonic() if same_boot else ring.clock_offset_s
-            one = _Open(ring, Source(ring.id, ring.prefix, offset_s), moved_at=now)
-            if self._file is not None:
-                self._file.source(one.source, ring.cursor())
-            else:
-                one.source.cursor = ring.cursor()
-            one.ahead = one.source.cursor
-            self._rings[path] = one
 
     def _open(self) -> None:
         """Take the lock and open the file; one that cannot be used is set aside, and a new one made."""
@@ -302,19 +257,17 @@ class Ledger:
             if error.flaw == "version":
                 # A later program's figures are sound: it is for the operator to say what becomes of them.
                 raise
-            name = _aside(self.path, error.flaw)
+            name = set_aside(self.path, error.flaw)
             _log.error("the ledger's file was set aside as %s, and a new one begun: %s", name, error)
             file = LedgerFile(self.path)
         try:
             # What names were numbered since the last commit is numbered anew.
             self._names = Names(file.names())
-            there = {one.ring.id for one in self._rings.values()}
             for journal in file.journals():
-                if journal not in there and not any(self.folder.glob(f"*-{journal.hex()}{SUFFIX}")):
+                if not self._journals.there(journal):
                     file.forget(journal)
-            for one in self._rings.values():
+            for one in self._journals.open.values():
                 file.source(one.source, one.ring.cursor())
-                one.ahead = one.source.cursor
         except BaseException:
             file.close()
             raise
@@ -330,20 +283,27 @@ class Ledger:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             try:
-                name = _aside(self.path, "corrupt")
+                name = set_aside(self.path, "corrupt")
                 _log.error("the ledger's file was set aside as %s: it is damaged", name)
                 self._due["open"] = 0.0
             except OSError:
                 pass
         reason = str(error) or type(error).__name__
-        if not self._state.reason:
+        now = time.monotonic()
+        self._failed_at = self._failed_at or now
+        # A predecessor that is ending has it for a while.
+        if not self._told and (not isinstance(error, Held) or now - self._failed_at > HELD_S):
+            self._told = True
             expected = isinstance(error, (OSError, sqlite3.Error, ledger_file.Spoiled))
             _log.error("the ledger cannot be written, serving goes on without it: %s", reason, exc_info=not expected)
             self._tell(reason)
         self._state.reason = reason
 
     def _recovered(self) -> None:
-        self._state.reason = ""
+        self._state.reason, self._failed_at = "", 0.0
+        if not self._told:
+            return
+        self._told = False
         _log.info("the ledger is in use again; %d rows were dropped", self._state.dropped)
         self._tell("")
 
@@ -354,81 +314,19 @@ class Ledger:
             except Exception:
                 _log.error("telling of the ledger failed", exc_info=True)
 
-    def _spill(self) -> None:
-        """Make room in journals of which half is unread while nothing can be written."""
-        if self._lock is None:
-            return
-        for one in self._rings.values():
-            ring, source = one.ring, one.source
-            _, one.ahead = ring.read(max(one.ahead, source.cursor), ring.capacity)
-            if one.ahead - source.cursor <= ring.capacity // 2:
-                continue
-            slots, cursor = ring.read(source.cursor, ring.capacity // 4)
-            for slot in slots:
-                if slot[0] == NAME:
-                    hear(source, slot[1], slot[2])
-            source.cursor = cursor
-            self._drop(sum(slot[0] == SETTLED for slot in slots))
-            ring.release(cursor)
-
     def _drop(self, rows: int) -> None:
         if rows:
             self._state.dropped += rows
             self._state.counts["dropped"] = self._state.counts.get("dropped", 0) + rows
 
-    def _count_dropped(self, one: _Open) -> bool:
-        """Whether further rows found no room in their journal."""
-        dropped, before = one.ring.dropped(), one.source.dropped
-        if dropped > before:
-            self._drop(dropped - before)
-            one.source.dropped = dropped
-        return dropped > before
-
-    def _pass_over(self, one: _Open) -> bool:
-        """Go on behind what is torn in the middle; False when nothing follows."""
-        cursor = one.ring.beyond(one.source.cursor)
-        if cursor is None:
-            return False
-        _log.error("a journal is damaged: %d bytes of it are passed over", cursor - one.source.cursor)
-        self._drop(1)
-        one.source.cursor = cursor
-        return True
-
-    def _end(self, file: LedgerFile, one: _Open) -> None:
+    def _end(self, file: LedgerFile, one: Open) -> None:
         """A dead worker's journal has been read."""
         file.ended(one.source.id)
-        one.ring.path.unlink(missing_ok=True)
+        self._journals.delete(one)
         file.forget(one.source.id)
-        one.ring.close()
-        del self._rings[one.ring.path]
-
-    def _set_aside(self, path: Path, error: ledger_ring.Spoiled) -> None:
-        try:
-            name = _aside(path, error.flaw)
-        except OSError as failed:
-            _log.error("a journal cannot be read (%s) nor set aside: %s", error, failed.strerror)
-            return
-        self._drop(1)
-        _log.error("a journal was set aside as %s: %s", name, error)
 
     def _is_due(self, what: str, now: float, period_s: float) -> bool:
         if now < self._due.get(what, 0.0):
             return False
         self._due[what] = now + period_s
         return True
-
-
-def _aside(path: Path, flaw: str) -> str:
-    """Rename a file and what belongs to it; of those set aside before only the newest are kept. Its new name."""
-    stem = path.name.partition("-")[0] if path.suffix == SUFFIX else path.name
-    old = sorted(path.parent.glob("*.aside-*"), key=lambda one: one.lstat().st_mtime)
-    for one in old[: max(0, len(old) - ASIDE_MAX + 1)]:
-        one.unlink(missing_ok=True)
-    name = f"{stem}.aside-{flaw}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}Z-{os.urandom(2).hex()}"
-    for end in ("-wal", ""):
-        try:
-            os.rename(f"{path}{end}", path.with_name(name + end))
-        except FileNotFoundError:
-            pass
-    Path(f"{path}-shm").unlink(missing_ok=True)
-    return name

@@ -341,7 +341,7 @@ def test_a_read_only_disk_is_told_once_and_what_comes_meanwhile_is_read_when_it_
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     ledger = Ledger(disk, retention_s=1e9, requests_max=100, period_s=0.01, retry_s=0.05, alert=told.append)
     # A disk with a journal that is written cannot be made read-only.
-    ledger.folder = tmp_path / FOLDER
+    ledger.folder = ledger._journals.folder = tmp_path / FOLDER
     ledger.start()
     try:
         with journal_in(tmp_path) as journal:
@@ -374,6 +374,7 @@ def test_hostile_journals_are_set_aside_and_the_others_read(tmp_path: Path, capl
             (folder / f"{n}-bad.ring").write_bytes(content)
         (folder / "9-link.ring").symlink_to("/etc/passwd")
         os.mkfifo(folder / "9-pipe.ring")
+        (folder / "9-folder.ring").mkdir()
         with running(tmp_path) as ledger:
             call(journal, 1)
             assert ledger.flush(10)
@@ -381,7 +382,7 @@ def test_hostile_journals_are_set_aside_and_the_others_read(tmp_path: Path, capl
             assert [path.name for path in folder.glob("*.ring")] == [journal.path.name]
             assert 0 < len(list(folder.glob("*.aside-*"))) <= 4
             assert ledger.flush(10)
-    assert len([record for record in caplog.records if "set aside" in record.getMessage()]) == 6
+    assert len([record for record in caplog.records if "set aside" in record.getMessage()]) == 7
 
 
 def test_a_damaged_ledger_is_set_aside_and_the_next_one_knows_the_names(tmp_path: Path) -> None:
