@@ -58,10 +58,12 @@ _now = time.monotonic
 class Books:
     """One worker's journal as exchanges meet it."""
 
-    __slots__ = ("_names", "journal")
+    __slots__ = ("_names", "_oldest", "journal")
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
+        self._oldest = 0
+        """The lowest number of a name that readers are sure to know."""
         self._names: dict[tuple[int, str, str, str], tuple[int, Target | None]] = {}
 
     @classmethod
@@ -85,12 +87,19 @@ class Books:
 
     def intend(self, exchange: Exchange, target: Target) -> bool:
         """A call to `target` is about to be made. False when there is no room for a key whose spending is bounded."""
-        call = exchange.call
-        assert call is not None
-        known = self._names.get((id(target), exchange.admitted.tenant.name, exchange.endpoint.name, call.model))
-        name = known[0] if known is not None else self._name(exchange, target, call.model)
+        lane = exchange.lane
+        booked = lane.booked if lane is not None else None
+        if booked is not None and booked[0] is target and booked[1] >= self._oldest:
+            name = booked[1]
+        else:
+            call = exchange.call
+            assert call is not None
+            known = self._names.get((id(target), exchange.admitted.tenant.name, exchange.endpoint.name, call.model))
+            name = known[0] if known is not None else self._name(exchange, target, call.model)
+            if lane is not None and name >= 0:
+                lane.booked = (target, name)
         number = int(exchange.encoded_id[ID_PREFIX_BYTES:], 16)
-        at = self.journal.intent(number, name, exchange.reserved_micro_usd, _now()) if name >= 0 else -1
+        at = self.journal.intent(number, name, exchange.reserved_micro_usd, exchange.started) if name >= 0 else -1
         if at < 0:
             config = exchange.admitted.tenant.config
             if config is not None and (config.budget_usd_per_day or config.budget_usd_per_month):
@@ -247,6 +256,7 @@ class Books:
             )
         number = self.journal.name(name)
         if number >= 0:
+            self._oldest = max(0, number - NAMES_MAX)
             if len(self._names) >= NAMES_MAX:
                 self._names.clear()
             # The target is kept with it: while it is here, no other has its identity.

@@ -125,6 +125,32 @@ def test_only_a_key_with_a_budget_is_refused_when_the_journal_is_full(journal: J
     assert {slot[0] for slot in slots(journal)} == {INTENT}
 
 
+def test_a_lane_remembers_its_name_until_readers_may_have_forgotten_it(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dandolo.gateway.books.NAMES_MAX", 4)
+    books = Books(journal)
+    target: Any = SimpleNamespace(
+        model="m", facts=None, account=SimpleNamespace(provider=SimpleNamespace(name="p"), label="p", owner="o")
+    )
+    lane = SimpleNamespace(booked=None, route=SimpleNamespace(targets={}))
+    asked = exchange(call=SimpleNamespace(model="fast"), lane=lane)
+    while journal.intent(1, 0, 0, 1.0) >= 0:
+        pass
+    # A name that found no room is not remembered.
+    assert books.intend(asked, target)
+    assert lane.booked is None
+    ring = Ring(journal.path)
+    ring.release(ring.read(0, 1 << 20)[1])
+    ring.close()
+    assert books.intend(asked, target)
+    assert lane.booked == (target, 0)
+    for n in range(8):
+        books.ended(exchange(model=f"m{n}"))
+    assert books.intend(asked, target)
+    assert lane.booked == (target, 9)
+
+
 def test_books_are_kept_where_they_are_wanted_and_can_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def config(**ledger: Any) -> Config:
         return Config(server=Server(state_dir=tmp_path / "state"), ledger=Ledger(**ledger))
