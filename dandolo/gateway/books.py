@@ -38,7 +38,10 @@ from dandolo.route.catalog import Target
 from dandolo.values import cut
 
 if TYPE_CHECKING:
+    from dandolo.gateway.admission import Tenant
     from dandolo.gateway.exchange import Exchange
+    from dandolo.gateway.repeats import Hit
+    from dandolo.gateway.ways import Lane
 
 FOLDER = "journal"
 """In state_dir: where journals are looked for."""
@@ -95,7 +98,11 @@ class Books:
             call = exchange.call
             assert call is not None
             known = self._names.get((id(target), exchange.admitted.tenant.name, exchange.endpoint.name, call.model))
-            name = known[0] if known is not None else self._name(exchange, target, call.model)
+            name = (
+                known[0]
+                if known is not None
+                else self._name(exchange.admitted.tenant, exchange.endpoint.name, call.model, target, lane)
+            )
             if lane is not None and name >= 0:
                 lane.booked = (target, name)
         number = int(exchange.encoded_id[ID_PREFIX_BYTES:], 16)
@@ -119,7 +126,11 @@ class Books:
                 model = ""
             at, number, flags = -1, int(exchange.encoded_id[ID_PREFIX_BYTES:], 16), REQUEST
             known = self._names.get((id(target), exchange.admitted.tenant.name, exchange.endpoint.name, model))
-            name = known[0] if known is not None else self._name(exchange, target, model)
+            name = (
+                known[0]
+                if known is not None
+                else self._name(exchange.admitted.tenant, exchange.endpoint.name, model, target, None)
+            )
         else:
             at, name, number = booked
             exchange.booked = None
@@ -134,10 +145,6 @@ class Books:
             self.journal.drop()
             return
         cost, saved, started, first = usage.cost_usd, exchange.saved_usd, exchange.started, exchange.first_token_at
-        if saved is None or not 0.0 <= saved < COST_USD_MAX:
-            saved_nano = UNKNOWN
-        else:
-            saved_nano = int(saved * 1e9 + 0.5)
         try:
             self.journal.settle(
                 at,
@@ -152,7 +159,7 @@ class Books:
                 usage.cached_tokens,
                 usage.reasoning_tokens,
                 UNKNOWN if cost is None else int(cost * 1e9 + 0.5),
-                saved_nano,
+                UNKNOWN if saved is None else _nano(saved),
                 started,
                 exchange.ended_at - started,
                 -1.0 if first is None else first - started,
@@ -218,6 +225,24 @@ class Books:
             flags |= ESTIMATED
         self._call(exchange, usage or _NOTHING, flags)
 
+    def hit(self, hit: Hit) -> None:
+        """A request that repeats one was answered as that was: what the answer cost once is saved again."""
+        repeat = hit.repeat
+        tenant, usage, saved = repeat.admitted.tenant, repeat.usage, repeat.kept.entry.cost_usd
+        known = self._names.get((id(None), tenant.name, repeat.endpoint, repeat.model))
+        name = known[0] if known is not None else self._name(tenant, repeat.endpoint, repeat.model, None, None)
+        if name < 0:
+            self.journal.drop()
+            return
+        try:
+            self.journal.settle(
+                -1, int(hit.encoded_id[ID_PREFIX_BYTES:], 16), name, REQUEST, 200, CACHE_CODES["hit"], 0,
+                usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens, UNKNOWN,
+                _nano(saved), hit.at, hit.took_s, -1.0,
+            )  # fmt: skip
+        except struct.error:
+            self.journal.drop()
+
     def _call(self, exchange: Exchange, usage: Usage, flags: int) -> None:
         booked, exchange.booked = exchange.booked, None
         if booked is None or booked is _SETTLED:
@@ -233,15 +258,14 @@ class Books:
             usage.reasoning_tokens, cost, UNKNOWN, started, _now() - started, -1.0,
         )  # fmt: skip
 
-    def _name(self, exchange: Exchange, target: Target | None, model: str) -> int:
+    def _name(self, tenant: Tenant, endpoint: str, model: str, target: Target | None, lane: Lane | None) -> int:
         """Number a combination of names that is new here; -1 when there is no room."""
-        tenant, endpoint = exchange.admitted.tenant, exchange.endpoint.name
         config = tenant.config
         tags = dict(sorted(config.tags.items())) if config is not None else {}
         name = Name(tenant.name, msgspec.json.encode(tags).decode(), endpoint, cut(model))
         if target is not None:
             account, price = target.account, target.facts
-            first = self._first(exchange, target)
+            first = self._first(lane, target)
             direct = first.facts if first is not None else None
             name = msgspec.structs.replace(
                 name,
@@ -264,11 +288,15 @@ class Books:
         return number
 
     @staticmethod
-    def _first(exchange: Exchange, target: Target) -> Target | None:
+    def _first(lane: Lane | None, target: Target) -> Target | None:
         """Whom a client would ask that had no gateway: the first in the order of the configuration. None: this one."""
-        lane = exchange.lane
         first = next(iter(lane.route.targets.values()), None) if lane is not None else None
         return None if first is None or first == target else first
+
+
+def _nano(usd: float | None) -> int:
+    """Nano-dollars of what a kept answer cost; it may come from a store that others write to."""
+    return int(usd * 1e9 + 0.5) if usd is not None and 0.0 <= usd < COST_USD_MAX else UNKNOWN
 
 
 def ledger_full() -> Refusal:

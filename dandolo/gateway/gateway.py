@@ -319,8 +319,11 @@ class Gateway:
             self._take(record(exchange))
         if self._hits:
             hits, self._hits = self._hits, []
+            books = self.books
             for one in hits:
                 self._take(one.record(self._unix_offset))
+                if books is not None:
+                    books.hit(one)
 
     def hit(self, hit: Hit) -> None:
         """Record a repeated request at the next beat."""

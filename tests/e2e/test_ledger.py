@@ -159,9 +159,16 @@ def test_a_request_is_written_down_with_its_cost_and_found_by_its_id(tmp_path: P
 def test_a_kept_answer_costs_nothing_and_counts_as_saved(tmp_path: Path) -> None:
     sim = SimProvider("sim", script=Script(tokens=10))
     with SimThread(sim), Gateway(tmp_path, [Provider(sim, models=PRICES)]) as gateway:
-        for _ in range(4):
-            ask(gateway, temperature=0)
+        with gateway.client() as client:
+            for _ in range(4):
+                # The last ones repeat a request to the byte.
+                client.send(request(body={**CHAT, "temperature": 0}))
+                answer = client.answer()
+                assert answer.status == 200
+        until(lambda: usage(gateway)["total"]["requests"] == 4)
         row = usage(gateway)["total"]
+        one = gateway.admin(f"/admin/requests/{answer.header('x-request-id')}").json
+        assert (one["cache"], one["paid_usd"], one["saved_cache_usd"] > 0) == ("hit", 0, True)
         assert (row["requests"], row["calls"], row["cache_hits"], row["cache_misses"]) == (4, 1, 3, 1)
         assert row["saved_cache_usd"] == pytest.approx(3 * row["paid_usd"])
         assert row["direct_usd"] == pytest.approx(4 * row["paid_usd"])
