@@ -128,6 +128,17 @@ def test_a_full_ring_refuses_intents_and_still_has_room_for_their_settlements(jo
     assert journal.intent(1, 0, 0, 1.0) >= 0
 
 
+def test_twenty_seconds_of_ten_thousand_requests_a_second_fit_without_a_reader(folder: Path) -> None:
+    journal = Journal(folder, PREFIX)
+    journal.name(Name())
+    for n in range(200_000):
+        intent = journal.intent(n, 0, 0, 1.0)
+        assert intent >= 0
+        settle(journal, intent, n)
+    assert journal.dropped == 0
+    journal.close()
+
+
 def test_a_cursor_that_cannot_be_is_not_believed(journal: Journal, ring: Ring) -> None:
     while journal.intent(1, 0, 0, 1.0) >= 0:
         pass

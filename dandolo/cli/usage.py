@@ -119,14 +119,21 @@ def _config(args: argparse.Namespace) -> Config | None:
 
 def _table(told: dict[str, Any]) -> Iterable[str]:
     by: list[str] = told["by"]
-    rows = [[*(_cell(row[one]) for one in by), *(_figure(row[name]) for _, name in _SHOWN)] for row in told["rows"]]
-    total = [*(["total", *[""] * (len(by) - 1)] if by else []), *(_figure(told["total"][name]) for _, name in _SHOWN)]
+    rows = [
+        [*(_cell(row[one]) for one in by), *(_figure(row[name], name) for _, name in _SHOWN)] for row in told["rows"]
+    ]
+    total = [
+        *(["total", *[""] * (len(by) - 1)] if by else []),
+        *(_figure(told["total"][name], name) for _, name in _SHOWN),
+    ]
     yield from _aligned([[*by, *(head for head, _ in _SHOWN)], *(rows if by else []), total], len(by))
     whole, unsettled = told["total"], told["unsettled"]
     parts = [f"${whole['paid_list_usd']:.6f} by the price list"] if whole["paid_list_usd"] else []
     parts += [f"${whole['paid_estimated_usd']:.6f} estimated"] if whole["paid_estimated_usd"] else []
+    said = whole["paid_usd"] - whole["paid_list_usd"] - whole["paid_estimated_usd"]
     if parts:
-        yield f"of what was paid: {', '.join(parts)}; the rest as providers said"
+        parts += [f"${said:.6f} as providers said"] if said > 1e-9 else []
+        yield f"of what was paid: {', '.join(parts)}"
     if whole["unknown"]:
         yield f"{whole['unknown']} calls of unknown cost (no price is known: set it in [[providers.models]])"
     if unsettled["count"]:
@@ -176,10 +183,10 @@ def _measure(value: float | None, seconds: bool) -> str:
     return f"{value:.3g} s" if seconds else f"{value * 100:.4g} %"
 
 
-def _figure(value: float | None) -> str:
+def _figure(value: float | None, name: str) -> str:
     if value is None:
         return "-"
-    return f"{value:.6f}" if isinstance(value, float) else f"{value}"
+    return f"{value:.3f}" if name == "ratio" else f"{value:.6f}" if isinstance(value, float) else f"{value}"
 
 
 def _cell(text: str) -> str:

@@ -68,9 +68,12 @@ def usage(path: Path, question: Question) -> dict[str, Any]:
         values.append(-(-int(question.until) // 3600))
     sums = ", ".join(f"total({one})" for one in SUMS)
     grouped = f" GROUP BY {', '.join(str(n + 1) for n in range(len(columns)))}" if columns else ""
+    # Times in their order, everything else the dearest first.
+    times = [str(index + 1) for index, one in enumerate(question.by) if one in _TIMES]
+    order = ", ".join([*times, "total(paid) DESC", "total(requests) DESC"])
     statement = (
         f"SELECT {''.join(f'{one}, ' for one in columns)}{sums} FROM hourly LEFT JOIN name ON name.id = hourly.name"  # noqa: S608 - of constants
-        f" WHERE {' AND '.join(where)}{grouped} ORDER BY total(paid) DESC LIMIT {ROWS_MAX + 1}"
+        f" WHERE {' AND '.join(where)}{grouped} ORDER BY {order} LIMIT {ROWS_MAX + 1}"
     )
     with _reading(path) as connection:
         found = connection.execute(statement, values).fetchall()

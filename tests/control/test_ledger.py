@@ -99,6 +99,21 @@ def test_sums_requests_and_names_come_out_as_they_went_in(tmp_path: Path) -> Non
         assert reading.request(ledger.path, "x' OR 1=1") is None
 
 
+def test_hours_come_in_their_order_and_everything_else_the_dearest_first(tmp_path: Path) -> None:
+    with running(tmp_path) as ledger, journal_in(tmp_path) as journal:
+        for hours, cost in ((0, 10), (5, 30), (2, 20)):
+            name = journal.name(Name(model=f"m{hours}"))
+            intent = journal.intent(hours, name, 0, 0.0)
+            began = time.monotonic() - hours * 3600.0
+            journal.settle(intent, hours, name, BOTH, 200, 0, 1, 1, 1, 0, 0, cost, -1, began, 0.1, -1.0)
+        assert ledger.flush(10)
+        hours_told = [row["hour"] for row in reading.usage(ledger.path, Question(("hour",)))["rows"]]
+        models = [row["model"] for row in reading.usage(ledger.path, Question(("model",)))["rows"]]
+    assert len(hours_told) == 3
+    assert hours_told == sorted(hours_told)
+    assert models == ["m5", "m2", "m0"]
+
+
 def test_what_was_cheaper_or_kept_shows_against_going_direct(tmp_path: Path) -> None:
     with running(tmp_path) as ledger, journal_in(tmp_path) as journal:
         cheap = journal.name(
