@@ -42,6 +42,11 @@ SUMS = (
     _REQUESTS, _FAILED, _REFUSED, _CANCELLED, _HITS, _MISSES, _CALLS, _UNKNOWN, _IN, _OUT, _CACHED, _REASONING, _PAID,
     _PAID_LIST, _PAID_ESTIMATED, _DIRECT, _SAVED,
 ) = range(len(SUMS))  # fmt: skip
+COST_MAX = 10**15
+"""Nano-dollars of one call: a million dollars. What is beyond is a provider's mistake, and unknown."""
+TIME_MAX = 1e11
+"""Unix seconds: in the year 5138. What is beyond would be no mistake that anybody here makes."""
+SUM_MAX = 2**62
 OTHER = "other"
 NUMBER_MAX = 2**40 - 1
 """The highest number of a request that an id can show."""
@@ -83,11 +88,8 @@ class Names:
         if number is None:
             number = self._known[columns] = self.fresh[columns] = self._next
             self._next += 1
-        return Known(
-            number, *(price if price is None else price * 1e3 for price in (
-                name.input_usd, name.output_usd, name.direct_input_usd, name.direct_output_usd,
-            ))
-        )  # fmt: skip
+        prices = (name.input_usd, name.output_usd, name.direct_input_usd, name.direct_output_usd)
+        return Known(number, *(one * 1e3 if one is not None and 0.0 <= one < 1e9 else None for one in prices))
 
     def __len__(self) -> int:
         return len(self._known)
@@ -158,13 +160,15 @@ class Batch:
                     name = chunk.names[name_number] = known.get(name_number) or self.known(source, name_number)
                     last_name = name_number
                 began = started + offset_s
+                if not 0.0 <= began < TIME_MAX:
+                    began = 0.0
                 key = (int(began) // 3600, name.id)
                 if key != last_key:
                     last_key = key
                     sums = hourly.get(key) or hourly.setdefault(key, [0] * len(SUMS))
                 if flags & CALL:
                     settled_call(sums, fields, name)
-                if saved > 0:
+                if 0 < saved <= COST_MAX:
                     sums[_SAVED] += saved
                     sums[_DIRECT] += saved
                 if flags & REQUEST:
@@ -203,7 +207,7 @@ class Batch:
                 min(fields[5], NUMBER_MAX),
                 self.known(source, fields[6]).id,
                 fields[8],
-                fields[9] + source.offset_s,
+                at if 0.0 <= (at := fields[9] + source.offset_s) < TIME_MAX else 0.0,
             )
             for source in sources
             for position, fields in self.opened.get(source.id, {}).items()
@@ -231,7 +235,7 @@ class Batch:
             sums[_UNKNOWN] += 1
         if flags & ANSWERED:
             if name.direct_in is not None and name.direct_out is not None and (t_in or t_out):
-                sums[_DIRECT] += round(t_in * name.direct_in + t_out * name.direct_out)
+                sums[_DIRECT] += round(min(t_in * name.direct_in + t_out * name.direct_out, COST_MAX))
             else:
                 sums[_DIRECT] += cost
 
@@ -250,14 +254,17 @@ class Batch:
 def cost_of(fields: Sequence[Any], name: Known) -> tuple[int, int]:
     """What the call of a settlement (`journal.SETTLED_WHOLE`) cost in nano-dollars, and who says so (of SOURCES)."""
     flags, own, t_in, t_out = fields[3], fields[15], fields[11], fields[12]
-    if own >= 0:
+    if 0 <= own <= COST_MAX:
         return own, PROVIDER
     if not flags & (ANSWERED | ESTIMATED):
         return 0, NO_COST
     price_in, price_out = name.price_in, name.price_out
     if price_in is None or price_out is None or not (t_in or t_out) or t_in > COUNT_MAX or t_out > COUNT_MAX:
         return 0, UNKNOWN_COST
-    return round(t_in * price_in + t_out * price_out), OWN_ESTIMATE if flags & ESTIMATED else LIST
+    cost = t_in * price_in + t_out * price_out
+    if not 0.0 <= cost <= COST_MAX:
+        return 0, UNKNOWN_COST
+    return round(cost), OWN_ESTIMATE if flags & ESTIMATED else LIST
 
 
 def hear(source: Source, number: int, name: Name) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from dandolo.control.ledger_batch import SUMS, Batch, Columns, Known, Source
+from dandolo.control.ledger_batch import SUM_MAX, SUMS, Batch, Columns, Known, Source
 
 APPLICATION_ID = 0x44414E4C
 """Stands in the file's header ("DANL"), and says that it is ours."""
@@ -114,7 +114,9 @@ class LedgerFile:
             raise Spoiled("version", f"it has version {version}, and this program knows {VERSION}")
         if self._one("PRAGMA journal_mode = WAL") != "wal":
             raise sqlite3.OperationalError("the file system allows no write-ahead log")
-        run("PRAGMA synchronous = NORMAL")
+        # A journal's room is freed when its rows are on the disk, and not in a cache that a power failure takes: a few
+        # times a second, in this thread.
+        run("PRAGMA synchronous = FULL")
         run("PRAGMA journal_size_limit = 4194304")
         if version < VERSION:
             self._transaction(lambda: self._migrate(version))
@@ -189,7 +191,7 @@ class LedgerFile:
                 "INSERT OR REPLACE INTO journal_name VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [(journal, number, *known) for (journal, number), known in batch.learnt.items()],
             )
-            self._rows(_HOURLY, [(*key, *sums) for key, sums in batch.hourly.items()])
+            self._rows(_HOURLY, [(*key, *(min(one, SUM_MAX) for one in sums)) for key, sums in batch.hourly.items()])
             many(
                 "INSERT INTO chunk (prefix, low, high, requests, written, offset_s, names, slots)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import random
@@ -456,6 +457,40 @@ def test_one_process_at_a_time_has_the_ledger(tmp_path: Path) -> None:
             call(journal, 100)
             until(lambda: second.flush(5))
             assert total(tmp_path)["requests"] == 101
+
+
+def test_slots_that_cannot_be_do_not_stop_the_ledger(tmp_path: Path) -> None:
+    """Whole by their checksums, and none that a worker writes: the next ones must be read all the same."""
+    nan, most = float("nan"), 2**64 - 1
+    with running(tmp_path) as ledger, journal_in(tmp_path) as journal:
+        for n, (tokens, cost, saved, at) in enumerate(
+            (
+                (most, -1, -1, 1.0),
+                (2**48, -1, -1, 1.0),
+                (1, 2**63 - 1, 2**63 - 1, 1.0),
+                (1, -(2**63), -(2**63), nan),
+                (1, 1, 1, float("inf")),
+                (1, 1, 1, -1e300),
+            )
+        ):
+            name = journal.name(
+                Name(model=f"m{n}", input_usd=1e6, output_usd=1e6, direct_input_usd=nan, direct_output_usd=1e300)
+            )
+            for _ in range(20):
+                intent = journal.intent(most, name, 2**63 - 1, at)
+                journal.settle(
+                    intent, most, name, BOTH, 65535, 255, 255, tokens, tokens, most, most, cost, saved, at, nan, nan
+                )
+                journal.intent(most, name, -(2**63), at)
+        journal.intent(5, 2**31, 0, 1.0)
+        call(journal, 7, cost=123)
+        assert ledger.flush(10)
+        assert ledger.health().reason == ""
+        one = reading.request(ledger.path, "req_0123456789ab0000000007")
+        assert one is not None
+        assert one["paid_usd"] == 1.23e-7
+        assert json.dumps(reading.usage(ledger.path, Question(("model", "hour"))))
+        reading.request(ledger.path, "req_0123456789ab" + "f" * 10)
 
 
 # -- upkeep ------------------------------------------------------------------------------------------------------------
