@@ -27,6 +27,7 @@ from dandolo.config.schema import LogFormat
 from dandolo.control.logwriter import configure_logging
 from dandolo.errors import GatewayError
 from dandolo.frames import Frames, Kind, encode
+from dandolo.gateway.books import Books
 from dandolo.gateway.explanation import routes
 from dandolo.gateway.membership import membership_of
 from dandolo.gateway.worker import Worker
@@ -110,6 +111,10 @@ class Process:
         membership = membership_of(config, provision.slot, provision.workers)
         self._worker = Worker(config, self._reporting.take, self._beat, provision.slot, membership)
         self._planes = Planes(self._worker.gateway, self._swapped)
+        self._worker = Worker(config, self._reporting.take, self._beat, provision.slot)
+        gateway = self._worker.gateway
+        gateway.books = Books.open(config, gateway.request_prefix, provision.slot)
+        self._planes = Planes(gateway, self._swapped)
         count = len(provision.listeners)
         self._sockets = [socket.socket(fileno=number) for number in descriptors[:count]]
         self._owners: list[int] = []
@@ -172,6 +177,9 @@ class Process:
             _log.error("some tasks did not end within %g s", CLOSE_S)
         self._planes.close()
         self._reporting.settle()
+        books, self._worker.gateway.books = self._worker.gateway.books, None
+        if books is not None:
+            books.close()
         pipe = self._pipe
         if pipe is not None and pipe.send(Kind.LAST, _encode(self._gauges(None))):
             await pipe.finish(CLOSE_S)
