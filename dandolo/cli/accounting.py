@@ -41,6 +41,7 @@ class Accounting:
             else:
                 self.ledger = Ledger(state, retention_s=settings.retention, requests_max=settings.requests, alert=alert)
         self._loaded = False
+        self._settled = False
         self.objectives = Objectives(config.slo, self.ledger.keep if self.ledger is not None else None)
 
     def start(self) -> None:
@@ -78,10 +79,16 @@ class Accounting:
             yield Gauge("dandolo_ledger_rows_total", health.rows)
             yield Gauge("dandolo_ledger_dropped_total", health.dropped)
 
+    def settle(self) -> None:
+        """Hand on what is counted by objectives: nothing more will be."""
+        if not self._settled:
+            self._settled = True
+            self.tick(time.time())
+            self.objectives.settle()
+
     def close(self) -> None:
-        """Write down what is left, and end."""
-        self.tick(time.time())
-        self.objectives.settle()
+        """Write down what is left, and end. After `settle` in any thread; a second time it does nothing."""
+        self.settle()
         if self.ledger is not None:
             self.ledger.close()
 

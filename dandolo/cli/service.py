@@ -214,6 +214,9 @@ class Process:
         self._admin.draining = self._operators.draining = True
         if followed:
             self._close_listeners()
+            # What our workers still write is for the successor to read, who waits for the ledger.
+            self._accounting.settle()
+            await self._loop.run_in_executor(None, self._accounting.close)
         self._loop.call_later(0.0 if followed else delay, close_all, self._held)
         under_way = await self.workers.drain(delay, server.drain_timeout, replaced=followed)
         _log.info("ending: %d requests under way, which have %g s", under_way, delay + server.drain_timeout)

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -41,6 +42,7 @@ class Stub:
     def __init__(self) -> None:
         self.bill: dict[str, int] = {}
         self.asked: set[str] = set()
+        self.latency_s = 0.0
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self.port = 0
@@ -84,7 +86,7 @@ class Stub:
                     answer = b'{"object":"list","data":[]}'
                 else:
                     self.asked.add(name)
-                    await asyncio.sleep(random.random() * 0.002)
+                    await asyncio.sleep(self.latency_s or random.random() * 0.002)
                     cost = 1 + len(self.bill)
                     answer = json.dumps(
                         {
@@ -417,7 +419,7 @@ def test_the_ledger_is_the_providers_bill_after_kill_9_but_for_what_was_under_wa
     gateway = Gateway(
         tmp_path,
         [Provider(stub, models=PRICES)],
-        server={"workers": 2},
+        server={**fixed(), "workers": 2},
         errors_expected=True,  # type: ignore[arg-type]
     )
     answered: dict[str, int] = {}
@@ -459,6 +461,39 @@ def test_the_ledger_is_the_providers_bill_after_kill_9_but_for_what_was_under_wa
     assert all(paid[name] == stub.bill[name] for name in paid)
     assert summed == (sum(paid.values()) * 1000, len(paid))
     assert total["unsettled"]["count"] == len(unsettled) <= 6 * 8
+
+
+def fixed() -> dict[str, object]:
+    """Ports known beforehand: a successor can take over."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return {
+            "listen": [f"127.0.0.1:{one.getsockname()[1]}"],
+            "admin": f"127.0.0.1:{other.getsockname()[1]}",
+            "drain_timeout": "10s",
+        }
+
+
+def test_a_successor_has_the_ledger_as_soon_as_it_serves(tmp_path: Path, stub: Stub) -> None:
+    with Gateway(tmp_path, [Provider(stub, models=PRICES)], server=fixed()) as gateway:  # type: ignore[arg-type]
+        with gateway.client() as busy:
+            # Something that is under way keeps the predecessor.
+            stub.latency_s = 1.5
+            busy.send(request(body={**CHAT, "temperature": 0.5}))
+            until(lambda: len(stub.asked) == 1)
+            stub.latency_s = 0.0
+            ask(gateway, temperature=0.5)
+            successor = Gateway.beside(gateway, "--upgrade")
+            with successor:
+                ask(successor, temperature=0.5)
+                until(lambda: successor.metrics()["dandolo_ledger_writable"] == 1)
+                assert busy.answer().status == 200
+                until(lambda: usage(successor)["total"]["requests"] == 3)
+                gateway.wait()
+                assert usage(successor)["total"]["paid_usd"] == pytest.approx(sum(stub.bill.values()) / 1e6)
+                assert usage(successor)["unsettled"]["count"] == 0
+        assert "ledger cannot be written" not in successor.said()
 
 
 def test_a_control_process_that_stands_still_loses_nothing(tmp_path: Path, stub: Stub) -> None:
