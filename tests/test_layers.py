@@ -29,20 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Package → packages or single modules of ours. `from dandolo import __version__` is everybody's."""
 
-PURE = {
-    "wire",
-    "api",
-    "route",
-    "errors",
-    "record",
-    "policy",
-    "stats",
-    "clock",
-    "values",
-    "frames",
-    "provision",
-    "journal",
-}
+PURE = {"wire", "api", "route", "errors", "record", "policy", "stats", "clock", "values", "frames", "provision"}
 """What decides without doing: no event loop, no socket, no thread."""
 DOING = {"asyncio", "socket", "select", "selectors", "threading", "subprocess", "uvloop"}
 

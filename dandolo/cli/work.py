@@ -110,8 +110,6 @@ class Process:
         self._reporting = Reporting()
         membership = membership_of(config, provision.slot, provision.workers)
         self._worker = Worker(config, self._reporting.take, self._beat, provision.slot, membership)
-        self._planes = Planes(self._worker.gateway, self._swapped)
-        self._worker = Worker(config, self._reporting.take, self._beat, provision.slot)
         gateway = self._worker.gateway
         gateway.books = Books.open(config, gateway.request_prefix, provision.slot)
         self._planes = Planes(gateway, self._swapped)

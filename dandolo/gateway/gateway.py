@@ -107,7 +107,7 @@ class Gateway:
         self.store = Store(self)
         self.tiers = tiers_of(config, self.store, slot)
         self._due = 0.0
-        self._request_prefix = b"req_" + secrets.token_hex(6).encode()
+        self.request_prefix = b"req_" + secrets.token_hex(6).encode()
         self._unix_offset = time.time() - time.monotonic()
         self.requests = 0
         """Requests that were given an id."""
@@ -116,11 +116,6 @@ class Gateway:
     begin_hedge = staticmethod(begin_hedge)
     fly = staticmethod(fly)
     landed = staticmethod(landed)
-
-    @property
-    def request_prefix(self) -> bytes:
-        """What the ids of all requests begin with."""
-        return self._request_prefix
 
     @property
     def admission(self) -> Admission:
@@ -319,11 +314,10 @@ class Gateway:
             self._take(record(exchange))
         if self._hits:
             hits, self._hits = self._hits, []
-            books = self.books
             for one in hits:
                 self._take(one.record(self._unix_offset))
-                if books is not None:
-                    books.hit(one)
+                if self.books is not None:
+                    self.books.hit(one)
 
     def hit(self, hit: Hit) -> None:
         """Record a repeated request at the next beat."""
@@ -429,7 +423,7 @@ class Gateway:
     def next_id(self) -> bytes:
         """The id of another request."""
         self.requests += 1
-        return b"%b%010x" % (self._request_prefix, self.requests)
+        return b"%b%010x" % (self.request_prefix, self.requests)
 
 
 def limits_of(config: Config) -> DownstreamLimits:
