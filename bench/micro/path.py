@@ -1,8 +1,9 @@
 """The whole path of a plain request without sockets: what the gateway's own code costs, in µs a request.
 
 Transports are replaced by objects that drop what they are given, so that only parsing, admission, routing,
-the exchange, usage and the record remain. `python -m bench.micro.path [--profile] [--limits]`; with `--limits` the
-key has every limit there is, none of which is reached.
+the exchange, usage and the record remain. `python -m bench.micro.path [--limits] [--ledger] [--profile]`; with
+`--limits` the key has every limit there is, none of which is reached; `--ledger` writes the journal too, which is
+emptied between rounds.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ import gc
 import json
 import os
 import pstats
+import struct
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from dandolo.config import parse
 from dandolo.control.log import format_record
+from dandolo.gateway.books import Books
 from dandolo.gateway.gateway import Gateway
+from dandolo.journal import CURSOR_AT, Journal
 from dandolo.net.downstream import Downstream
 from dandolo.net.upstream import Upstream
 
@@ -120,6 +126,10 @@ async def main() -> None:
             lines.clear()
 
     gateway = Gateway(config, take)
+    journal: Journal | None = None
+    if "--ledger" in sys.argv:
+        journal = Journal(Path(tempfile.mkdtemp()), gateway.request_prefix)
+        gateway.books = Books(journal)
     client = Downstream(gateway, "127.0.0.1")
     client.connection_made(NullTransport())  # type: ignore[arg-type]
     runtime = next(iter(gateway.plane.fleet))
@@ -160,6 +170,8 @@ async def main() -> None:
                 client.data_received(request)
                 provider.data_received(reply)
             gateway.settle()
+            if journal is not None:
+                struct.pack_into("<Q", journal._map, CURSOR_AT, journal._at)
 
         if "--fixed" in sys.argv:
             # For callgrind: run with two counts and divide the difference of instructions.

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "try": ("try_", "ask every configured provider one small question, with timings"),
     "cache": ("cache", "forget kept answers of a running gateway"),
     "keys": ("keys", "make keys for clients"),
+    "usage": ("usage", "say what was used and what it cost, or how objectives were kept"),
 }
 """Command → its module in this package, and what it does."""
 

@@ -20,8 +20,8 @@ from dandolo.cli.configured import config_of
 from dandolo.cli.descriptors import within_descriptors
 from dandolo.config import Config, ConfigError, Problem
 from dandolo.errors import GatewayError
-from dandolo.gateway.gateway import Gateway, limits_of
-from dandolo.gateway.plane import Plane
+from dandolo.gateway.gateway import Gateway
+from dandolo.gateway.plane import Plane, limits_of
 from dandolo.policy import NO_POLICY, Policy, unpack
 from dandolo.provision import Document
 

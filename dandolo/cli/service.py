@@ -20,6 +20,7 @@ from enum import Enum, auto
 from typing import Any
 
 from dandolo import __version__
+from dandolo.cli.accounting import Accounting
 from dandolo.cli.age import since_start_ms
 from dandolo.cli.configured import Choice
 from dandolo.cli.heap import keep_memory
@@ -138,6 +139,8 @@ class Process:
         self.sinks = Fanout()
         self.sinks.add(Counted(self._metrics))
         self.sinks.add(AccessLog(self._access, start.access_form))
+        self._accounting = Accounting(config)
+        self.sinks.add(self._accounting)
         self._tasks = Tasks()
         self._loop = asyncio.get_running_loop()
         self.workers = Workers(start.provisions.workers, start.provisions.frame, self, self._tasks, start.early)
@@ -153,7 +156,7 @@ class Process:
             self._upgrade.begin,
         )
         self._admin = Admin(
-            with_index([*self._operators.routes(), *self._limits.keyring.routes()]),
+            with_index([*self._operators.routes(), *self._limits.keyring.routes(), *self._accounting.routes()]),
             authenticate=self._callers.authenticate if config.keys else None,
             tasks=self._tasks,
         )
@@ -181,6 +184,7 @@ class Process:
         self._loop.add_signal_handler(signal.SIGUSR2, self._roll)
         self._loop.add_signal_handler(signal.SIGUSR1, self._upgrade_asked)
         await self.workers.start()
+        self._accounting.start()
         for sock in self._admin_sockets:
             listener = Listener(sock, self._admin, self._census, self._tasks)
             self._listeners.append(listener)
@@ -219,6 +223,9 @@ class Process:
         self._admin.draining = self._operators.draining = True
         if followed:
             self._close_listeners()
+            # What our workers still write is for the successor to read, who waits for the ledger.
+            self._accounting.settle()
+            await self._loop.run_in_executor(None, self._accounting.close)
         self._loop.call_later(0.0 if followed else delay, close_all, self._held)
         under_way = await self.workers.drain(delay, server.drain_timeout, replaced=followed)
         _log.info("ending: %d requests under way, which have %g s", under_way, delay + server.drain_timeout)
@@ -229,6 +236,7 @@ class Process:
         if code:
             await self.workers.cut(CUT_S)
         await self._close()
+        self._accounting.close()
         _log.info("ended")
         self._access.close()
         self._program.close()
@@ -293,6 +301,7 @@ class Process:
             Gauge("dandolo_workers", len(self.workers.serving)),
             Gauge("dandolo_worker_restarts_total", self.workers.restarts),
             Gauge("dandolo_sink_failures_total", self.sinks.failures),
+            *self._accounting.gauges(),
         ]
 
     def event(self, kind: str, text: str) -> None:
@@ -374,6 +383,7 @@ class Process:
 
     def _changed(self, config: Config) -> None:
         self._callers.keys = self._limits.file = config.keys
+        self._accounting.reload(config)
 
     def _tick(self) -> None:
         now = time.time()

@@ -28,6 +28,7 @@ from dandolo.config.schema import LogFormat
 from dandolo.control.logwriter import configure_logging
 from dandolo.errors import GatewayError
 from dandolo.frames import Frames, Kind, encode
+from dandolo.gateway.books import Books
 from dandolo.gateway.explanation import routes
 from dandolo.gateway.membership import membership_of
 from dandolo.gateway.worker import Worker
@@ -118,7 +119,9 @@ class Process:
         board, policy = _limits(provision, self.descriptors)
         membership = membership_of(config, provision.slot, provision.workers)
         self._worker = Worker(config, self._reporting.take, self._beat, provision.slot, membership, board, policy)
-        self._planes = Planes(self._worker.gateway, self._swapped, board, policy)
+        gateway = self._worker.gateway
+        gateway.books = Books.open(config, gateway.request_prefix, provision.slot)
+        self._planes = Planes(gateway, self._swapped, board, policy)
         self.answers: dict[str, Callable[[Any], Any]] = {
             "gauges": self._gauges,
             "routes": self._routes,
@@ -176,6 +179,9 @@ class Process:
             _log.error("some tasks did not end within %g s", CLOSE_S)
         self._planes.close()
         self._reporting.settle()
+        books, self._worker.gateway.books = self._worker.gateway.books, None
+        if books is not None:
+            books.close()
         pipe = self._pipe
         if pipe is not None and pipe.send(Kind.LAST, _encode(self._gauges(None))):
             await pipe.finish(CLOSE_S)

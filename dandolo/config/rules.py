@@ -37,6 +37,7 @@ def check(config: Config, document: Mapping[str, Any], at: At) -> Targets:
     models = _models(config, at)
     _auto(config, at)
     _peers(config, at.child("cache").child("peers"))
+    _slo(config, at.child("slo"))
     return models
 
 
@@ -153,6 +154,16 @@ def _keys(config: Config, at: At) -> None:
     _twice(((place, key.digest) for place, key in places), "is the same key as")
     if (total := sum(key.slots_reserved for key in config.keys)) > 1:
         at.report(f"slots_reserved adds up to {total:g}, expected at most 1 over all keys")
+
+
+def _slo(config: Config, at: At) -> None:
+    places = [(at.child(index), one) for index, one in enumerate(config.slo)]
+    _twice(((place.child("name"), one.name) for place, one in places), "is the same name as")
+    for place, one in places:
+        if all(value is None for value in (one.p95, one.p99, one.first_token_p95, one.success, one.cache_hit_rate)):
+            place.report("promises nothing: expected p95, p99, first_token_p95, success or cache_hit_rate")
+        if one.key is not None and config.keys and all(one.key != key.name for key in config.keys):
+            place.child("key").warn("is no key of this file: nothing counts until there is one")
 
 
 def _providers(config: Config, at: At) -> None:

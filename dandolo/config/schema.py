@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 
 from dandolo.config import address, fields, kinds
 from dandolo.config.address import Listen
+from dandolo.config.objectives import Ledger, Slo
 from dandolo.config.problem import Path as KeyPath
 from dandolo.config.secret import Secret
 from dandolo.config.spec import KeySpec, Kind, absent, computed, fed_by, key, required, section
@@ -36,6 +37,7 @@ __all__ = [
     "Capability",
     "Config",
     "Key",
+    "Ledger",
     "Level",
     "Limits",
     "Listen",
@@ -49,6 +51,7 @@ __all__ = [
     "Routing",
     "Secret",
     "Server",
+    "Slo",
     "Timeouts",
     "Tls",
     "UseCase",
@@ -410,6 +413,10 @@ class Config:
     routing: Routing = section(Routing, "which provider is asked")
     auto: Auto = section(Auto, 'which model answers `model: "auto"`')
     cache: Cache = section(Cache, "answers that are given again")
+    ledger: Ledger = section(Ledger, "what was used and what it cost")
+    slo: tuple[Slo, ...] = section(
+        Slo, "objectives; left out: chat P95 2 s, image P95 15 s, success 99.9 %, cache hits 70 %", many=True
+    )
     source: str = ""
     warnings: tuple[str, ...] = ()
     lines: Mapping[KeyPath, int] = field(default_factory=lambda: MappingProxyType({}), repr=False, compare=False)

@@ -17,6 +17,7 @@ from dandolo.api.call import Call
 from dandolo.api.faults import Fault, Kind
 from dandolo.api.merge import LISTS
 from dandolo.errors import GatewayError, InternalError, UpstreamInvalid, UpstreamUnavailable
+from dandolo.gateway.books import ledger_full
 from dandolo.gateway.pins import remember
 from dandolo.gateway.streaming import relay_events
 from dandolo.gateway.waiting import MISSING, grace_s
@@ -61,8 +62,8 @@ class Attempt:
     """One attempt of an exchange at a candidate of whose account a slot is held. `run` is called once."""
 
     __slots__ = (
-        "_call", "_candidate", "_cooled", "_epoch", "_exchange", "_hides_usage", "_lane", "_number", "_runtime",
-        "_target",
+        "_asked", "_call", "_candidate", "_cooled", "_epoch", "_exchange", "_hides_usage", "_lane", "_number",
+        "_runtime", "_target",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange, call: Call, lane: Lane, candidate: Candidate, begun: Begun | None) -> None:
@@ -73,6 +74,8 @@ class Attempt:
         self._target = target = lane.route.targets[candidate]
         self._runtime: Runtime = exchange.plane.fleet[target.account]
         self._hides_usage = False
+        self._asked = begun is not None
+        """The provider has the request, and has not refused it."""
         self._cooled: float | None = None
         """The wait that a refusal for a limit asked for, -1 where it named none; None: it was no such refusal."""
         if begun is not None:
@@ -99,6 +102,9 @@ class Attempt:
                 candidate.limited(number, epoch, now, self._cooled if self._cooled >= 0 else None)
             else:
                 candidate.abandoned(number, epoch)
+            books = self._exchange.gateway.books
+            if books is not None and not self._exchange.committed:
+                books.failed(self._exchange, self._asked)
             raise
         else:
             candidate.succeeded(number, epoch, _now(), self._exchange.tokens_out())
@@ -121,6 +127,9 @@ class Attempt:
             self._hides_usage = begun.hides_usage
         elif self._call.stream:
             self._hides_usage = self._call.injects_usage(runtime.takes_usage_option(model))
+        books = exchange.gateway.books
+        if books is not None and begun is None and not books.intend(exchange, self._target):
+            raise ledger_full()
         first_byte_s = self._first_byte_s(others)
         stale_allowed = True
         option_dropped = False
@@ -140,6 +149,7 @@ class Attempt:
                     exchange.await_until(now + first_byte_s, FIRST_BYTE)
                     if others and self._call.stream:
                         exchange.plan_hedge(self._candidate, now)
+                    self._asked = True
                     waiter = connection.send(head, body, head_only=exchange.request.method == b"HEAD")
                 content = await waiter
                 now = _now()
@@ -148,6 +158,7 @@ class Attempt:
                     exchange.first_byte_at = now
                 response = connection.response
                 assert response is not None
+                self._asked = response.status < 300
                 runtime.read_hints(response.fields, now)
                 if response.status in (400, 422) and self._hides_usage and include_usage == "try":
                     # Perhaps our own addition was what it did not like: asked again without it.
@@ -292,6 +303,7 @@ class Attempt:
         if exchange.leads:
             exchange.whole = content
             exchange.response = response
+        exchange.write_down()
         exchange.client.answer(response.status, exchange.head(response, self._target), content)
 
     def _check(self, response: Response, content: bytes) -> None:
@@ -331,6 +343,7 @@ class Attempt:
             await flow.done
         finally:
             exchange.end_heartbeat()
+        exchange.write_down()
         exchange.client.end_stream(flow.last)
 
     async def _relay_bytes(self, connection: Upstream, response: Response, kind: bytes) -> None:
@@ -352,6 +365,7 @@ class Attempt:
             raise UpstreamInvalid("the provider closed the connection before its answer was complete")
         if kind == b"application/json":
             exchange.usage = usage.in_tail(flow.tail)
+        exchange.write_down()
         exchange.client.end_stream()
 
     def _fault(self, fault: Fault) -> GatewayError:

@@ -273,6 +273,7 @@ class Caching(Keeping):
         tokens = entry.usage
         if tokens is not None:
             exchange.usage = Usage(tokens.input, tokens.output, tokens.cached, tokens.reasoning, 0.0)
+        exchange.saved_usd = entry.cost_usd
         exchange.cache = outcome.value.lower()
         exchange.committed = True
         exchange.status = entry.status

@@ -137,6 +137,9 @@ class Detached(Exchange):
         """Never: an annotation is about one client's request."""
         return False
 
+    def write_down(self) -> None:
+        """When it is over, before those who wait are told."""
+
     def begin_heartbeat(self) -> None:
         """Never: comments are for a client's own connection."""
 
@@ -156,6 +159,8 @@ class Detached(Exchange):
         if tap is not None:
             self.usage = tap.usage if tap.counted else None
             self.finish_reason = tap.finish_reason
+        if self.gateway.books is not None:
+            self.gateway.books.detached(self)
         told: GatewayError | None = None
         if isinstance(error, GatewayError):
             told = error

@@ -241,6 +241,12 @@ class Exchange(Progress):
         if self.hedge is not None:
             self.hedge.give_up()
 
+    def write_down(self) -> None:
+        """The answer is complete, its end not yet sent: what it cost is written down before anybody has it."""
+        books = self.gateway.books
+        if books is not None:
+            books.answered(self)
+
     def plan_hedge(self, silent: Candidate, now: float) -> None:
         """Let somebody else be asked too if `silent`, asked `now` for a stream, stays so (where configured)."""
         if self.plane.config.routing.hedge and self.hedge is None and self.call is not None:
@@ -257,6 +263,11 @@ class Exchange(Progress):
 
     def adopt(self, hedge: Hedge) -> None:
         """The other attempt had content first: it is the answer, and what was asked before is given up."""
+        books = self.gateway.books
+        if books is not None:
+            # What was asked first has the request, too.
+            books.failed(self, asked=True)
+            self.booked, hedge.booked = hedge.booked, None
         self.committed = True
         self.status = hedge.status
         self.target = hedge.target

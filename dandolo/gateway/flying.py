@@ -222,6 +222,7 @@ class Following:
         if usage is None:
             return
         if self._flight.paid:
+            exchange.saved_usd = usage.cost_usd
             usage = Usage(usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens, 0.0)
         self._flight.paid = True
         exchange.usage = usage

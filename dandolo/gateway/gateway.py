@@ -21,13 +21,14 @@ from dandolo.errors import GatewayError, ProtocolError, RequestError, UpstreamTi
 from dandolo.gateway import answers, site
 from dandolo.gateway.admission import Admission, Tenant
 from dandolo.gateway.batch import Batches
+from dandolo.gateway.books import Books
 from dandolo.gateway.exchange import Exchange
 from dandolo.gateway.fleet import Runtime
 from dandolo.gateway.flying import fly
 from dandolo.gateway.hedging import begin_hedge
 from dandolo.gateway.leading import Begun, landed
 from dandolo.gateway.pins import Pins
-from dandolo.gateway.plane import Plane
+from dandolo.gateway.plane import Plane, limits_of
 from dandolo.gateway.repeats import Hit, Repeats
 from dandolo.gateway.spending import settle
 from dandolo.gateway.steering import STEERING
@@ -35,7 +36,7 @@ from dandolo.gateway.summary import record
 from dandolo.gateway.tiers import Store, tiers_of
 from dandolo.gateway.ways import Lane
 from dandolo.net.dial import Dialer
-from dandolo.net.downstream import Downstream, DownstreamLimits
+from dandolo.net.downstream import Downstream
 from dandolo.net.relay import Remainder
 from dandolo.net.sweep import PERIOD_S, Sweep
 from dandolo.net.tasks import Tasks
@@ -44,7 +45,7 @@ from dandolo.policy import NO_POLICY, Policy
 from dandolo.record import Record
 from dandolo.route.hedge import Watch
 from dandolo.route.retry import LOCAL_WAIT_MAX_S, Budget
-from dandolo.wire.server import DRAIN_BYTES_MAX, HeadLimits, Request
+from dandolo.wire.server import DRAIN_BYTES_MAX, Request
 
 if TYPE_CHECKING:
     from dandolo.gateway.sharing import Sharing
@@ -102,6 +103,8 @@ class Gateway:
         """Draining, while somebody else takes new connections in its stead."""
         self.connections: set[Downstream] = set()
         self._take = take
+        self.books: Books | None = None
+        """Where money is written down, None where it is not."""
         self._finished: list[Exchange] = []
         self.watch = Watch()
         self.pins = Pins()
@@ -114,7 +117,7 @@ class Gateway:
         self.store = Store(self)
         self.tiers = tiers_of(config, self.store, slot)
         self._due = 0.0
-        self._request_prefix = b"req_" + secrets.token_hex(6).encode()
+        self.request_prefix = b"req_" + secrets.token_hex(6).encode()
         self._unix_offset = time.time() - time.monotonic()
         self.requests = 0
         """Requests that were given an id."""
@@ -314,6 +317,8 @@ class Gateway:
         exchange.let_go()
         if exchange.held is not None:
             settle(exchange, answered=exchange.status < 400, left=exchange.status == 499)
+        if self.books is not None:
+            self.books.ended(exchange)
         if len(finished) >= FINISHED_MAX:
             self.settle()
         client.finish()
@@ -330,6 +335,8 @@ class Gateway:
             hits, self._hits = self._hits, []
             for one in hits:
                 self._take(one.record(self._unix_offset))
+                if self.books is not None:
+                    self.books.hit(one)
 
     def hit(self, hit: Hit) -> None:
         """Record a repeated request at the next beat."""
@@ -435,23 +442,4 @@ class Gateway:
     def next_id(self) -> bytes:
         """The id of another request."""
         self.requests += 1
-        return b"%b%010x" % (self._request_prefix, self.requests)
-
-
-def limits_of(config: Config) -> DownstreamLimits:
-    """A connection's limits from the configuration."""
-    limits, timeouts = config.limits, config.timeouts
-    return DownstreamLimits(
-        head=HeadLimits(
-            request_line_bytes_max=limits.request_line_bytes_max,
-            header_bytes_max=limits.header_bytes_max,
-            headers_max=limits.headers_max,
-            header_line_bytes_max=min(16 * 1024, limits.header_bytes_max),
-        ),
-        header_read_s=timeouts.header_read,
-        body_idle_s=timeouts.body_idle,
-        body_total_s=timeouts.body_total,
-        first_request_s=timeouts.first_request,
-        keep_alive_idle_s=timeouts.keep_alive_idle,
-        write_stall_s=timeouts.write_stall,
-    )
+        return b"%b%010x" % (self.request_prefix, self.requests)

@@ -95,6 +95,10 @@ class Hedge(Exchange):
     def plan_hedge(self, silent: Candidate, now: float) -> None:
         """Never a third beside the second."""
 
+    def write_down(self) -> None:
+        """It is the other's answer."""
+        self._beside.write_down()
+
     def give_up(self) -> None:
         """The other had content first."""
         if self.strand is not None:

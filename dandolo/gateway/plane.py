@@ -15,10 +15,12 @@ from dandolo.gateway.choice import Route, wish_for
 from dandolo.gateway.fleet import Fleet
 from dandolo.gateway.forwarding import Forwarding
 from dandolo.gateway.models import Models
+from dandolo.net.downstream import DownstreamLimits
 from dandolo.policy import NO_POLICY, Policy
 from dandolo.route.balance import Balancer
 from dandolo.route.catalog import Catalog, Target
 from dandolo.route.models import Table
+from dandolo.wire.server import HeadLimits
 
 
 class Plane:
@@ -76,3 +78,22 @@ class Plane:
         """What of a call's `provider` object goes on to a provider."""
         wish = call.json.get("provider") if call.wishes and call.json is not None else None
         return None if wish is None else wish_for(target, wish, self.provider_names)
+
+
+def limits_of(config: Config) -> DownstreamLimits:
+    """A connection's limits from the configuration."""
+    limits, timeouts = config.limits, config.timeouts
+    return DownstreamLimits(
+        head=HeadLimits(
+            request_line_bytes_max=limits.request_line_bytes_max,
+            header_bytes_max=limits.header_bytes_max,
+            headers_max=limits.headers_max,
+            header_line_bytes_max=min(16 * 1024, limits.header_bytes_max),
+        ),
+        header_read_s=timeouts.header_read,
+        body_idle_s=timeouts.body_idle,
+        body_total_s=timeouts.body_total,
+        first_request_s=timeouts.first_request,
+        keep_alive_idle_s=timeouts.keep_alive_idle,
+        write_stall_s=timeouts.write_stall,
+    )

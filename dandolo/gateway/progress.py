@@ -29,6 +29,7 @@ from dandolo.wire.server import Request
 
 if TYPE_CHECKING:
     from dandolo.cache.flight import Flight
+    from dandolo.gateway.books import Booked
     from dandolo.gateway.flying import Following
     from dandolo.gateway.gateway import Admitted, Gateway
     from dandolo.gateway.hedging import Hedge
@@ -115,6 +116,10 @@ class Progress(Timed):
     selection: Selection | None = None
     """How a model was chosen, where the caller left that to us."""
     explanations: tuple[Explanation, ...] = ()
+    booked: Booked | None = None
+    """The call that is under way, as the journal has it."""
+    saved_usd: float | None = None
+    """What the answer cost that the cache gave again, where that is known."""
     waits_locally = False
     """The last failure was a short 429 that nobody can take over, which is waited out."""
 

@@ -94,6 +94,13 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
         candidate.limit.slots.leave(now, admitted.tenant.name)
         exchange.chosen = candidate
         return False
+    books = exchange.gateway.books
+    if books is not None and not books.intend(exchange, target):
+        # Told by the coroutine, which is refused the same.
+        runtime.pool.put(connection, now)
+        candidate.limit.slots.leave(now, admitted.tenant.name)
+        exchange.chosen = candidate
+        return False
     plan = exchange.plan
     if plan is not None:
         exchange.leads = True
@@ -192,6 +199,9 @@ class Begun:
             if exchange.leads:
                 exchange.whole = content
                 exchange.response = response
+            books = exchange.gateway.books
+            if books is not None:
+                books.answered(exchange)
             exchange.client.answer(200, exchange.head(response, target), content)
         except Exception as error:
             self._end(error)
@@ -237,6 +247,7 @@ class Begun:
             flow = exchange.relay
             assert isinstance(flow, EventRelay)
             try:
+                exchange.write_down()
                 exchange.client.end_stream(flow.last)
             except Exception as error:
                 self._end(error)

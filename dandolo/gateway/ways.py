@@ -11,6 +11,7 @@ from dandolo.route.candidate import Candidate
 
 if TYPE_CHECKING:
     from dandolo.gateway.fleet import Way
+    from dandolo.route.catalog import Target
 
 WAYS_MAX = 16
 _NONE: dict[Candidate, Way] = {}
@@ -22,7 +23,7 @@ class Lane:
     It lives as long as the head it belongs to repeats, byte for byte but for lines that decide nothing.
     """
 
-    __slots__ = ("cache_context", "generation", "models", "needs", "route", "stream", "varied", "ways")
+    __slots__ = ("booked", "cache_context", "generation", "models", "needs", "route", "stream", "varied", "ways")
 
     def __init__(self, call: Call, route: Route, generation: int) -> None:
         self.models = call.models
@@ -33,6 +34,8 @@ class Lane:
         self.generation = generation
         self.cache_context: bytes | None = None
         """What identifies such calls to the cache beside their bodies; None until that is certain."""
+        self.booked: tuple[Target, int] | None = None
+        """Whom such a call was made to last, and the number of the name it was booked under."""
         self.ways: dict[Candidate, Way] = _NONE
         """Filled (`learn`) where no header of the client is to be forwarded. At most WAYS_MAX."""
 
