@@ -27,7 +27,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 def exchange(**fields: Any) -> Any:
     """A request that has ended, answered by the cache unless `fields` say otherwise."""
-    tenant = SimpleNamespace(name="ci", config=None)
+    tenant = SimpleNamespace(name="ci", terms=None)
     return SimpleNamespace(
         **{
             "encoded_id": PREFIX + b"%010x" % 0xBEEF,
@@ -47,7 +47,7 @@ def exchange(**fields: Any) -> Any:
             "started": 1.0,
             "ended_at": 1.5,
             "first_token_at": None,
-            "reserved_micro_usd": 0,
+            "held": None,
             **fields,
         }
     )
