@@ -12,6 +12,7 @@ import gc
 import logging
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from dandolo.cli.gauges import gauges
 from dandolo.cli.heap import Heap, keep_memory
 from dandolo.cli.planes import RETIRED_PERIOD_S, Planes, configuration, problems, unfit
 from dandolo.cli.reporting import Reporting
+from dandolo.cli.seen import Seen
 from dandolo.config import Config, ConfigError
 from dandolo.config.schema import LogFormat
 from dandolo.control.logwriter import configure_logging
@@ -107,6 +109,7 @@ class Process:
         self._heap = Heap()
         self._reporting = Reporting()
         self._worker = Worker(config, self._reporting.take, self._beat, provision.slot)
+        self._seen = Seen(self._worker, str(provision.slot), lambda: self._reporting.probes)
         self._planes = Planes(self._worker.gateway, self._swapped)
         count = len(provision.listeners)
         self._sockets = [socket.socket(fileno=number) for number in descriptors[:count]]
@@ -117,6 +120,7 @@ class Process:
         self.answers: dict[str, Callable[[Any], Any]] = {
             "gauges": self._gauges,
             "routes": self._routes,
+            "seen": self._seen.told,
             "purge": self._purge,
             "prepare": self._planes.prepare,
             "swap": self._planes.swap,
@@ -181,6 +185,7 @@ class Process:
         gateway = self._worker.gateway
         self._heap.beat(gateway.requests, gateway.admission.in_flight)
         self._reporting.settle()
+        self._seen.beat(time.monotonic())
 
     def _report(self) -> None:
         self._reporting.report(self._worker)
