@@ -19,6 +19,8 @@ COMMANDS: Final = {
     "try": ("try_", "ask every configured provider one small question, with timings"),
     "cache": ("cache", "forget kept answers of a running gateway"),
     "keys": ("keys", "make keys for clients"),
+    "status": ("status", "what a running gateway does, live"),
+    "backup": ("backup", "copy the state of a gateway, running or not"),
 }
 """Command → its module in this package, and what it does."""
 
