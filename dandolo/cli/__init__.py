@@ -20,6 +20,8 @@ COMMANDS: Final = {
     "cache": ("cache", "forget kept answers of a running gateway"),
     "keys": ("keys", "make keys for clients"),
     "usage": ("usage", "say what was used and what it cost, or how objectives were kept"),
+    "status": ("status", "what a running gateway does, live"),
+    "backup": ("backup", "copy the state of a gateway, running or not"),
 }
 """Command → its module in this package, and what it does."""
 

@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dandolo.config.address import Listen, parse_listen
 
 TIMEOUT_S = 90.0
 BODY_BYTES_MAX = 64 * 1024 * 1024
+EVENT_BYTES_MAX = 16 * 1024 * 1024
 DEFAULT = "127.0.0.1:9180"
 KEY = "DANDOLO_ADMIN_KEY"
 
@@ -101,6 +103,24 @@ def ask_json(args: argparse.Namespace, method: str, path: str, body: Any = None)
     return json.loads(ask(args, method, path, body)[1] or b"null")
 
 
+def events(args: argparse.Namespace, path: str) -> Iterator[Any]:
+    """What a stream of events holds, as it comes, until it ends. Raises NotAnswered, ConfigError."""
+    connection, where = connect(args)
+    try:
+        connection.request("GET", path, headers=headers())
+        answer = connection.getresponse()
+        if answer.status >= 300:
+            raise NotAnswered(_refusal(answer.status, answer.read(BODY_BYTES_MAX)), answer.status)
+        while line := answer.readline(EVENT_BYTES_MAX):
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        raise NotAnswered(f"nobody answers at {where} any more ({reason})") from error
+    finally:
+        connection.close()
+
+
 def _refusal(status: int, content: bytes) -> str:
     try:
         message = str(json.loads(content)["error"]["message"])
@@ -109,4 +129,4 @@ def _refusal(status: int, content: bytes) -> str:
     return f"{message} (put a key with admin = true into {KEY})" if status in (401, 403) else message
 
 
-__all__ = ["KEY", "ConfigError", "NotAnswered", "add_arguments", "ask", "ask_json", "connect", "headers"]
+__all__ = ["KEY", "ConfigError", "NotAnswered", "add_arguments", "ask", "ask_json", "connect", "events", "headers"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -31,7 +31,7 @@ _encode = msgspec.msgpack.Encoder().encode
 class Reporting:
     """Records on their way out, and the state that goes with them. Without a `pipe` records are dropped and counted."""
 
-    __slots__ = ("_beat_at", "_lag_s", "_pending", "_prober", "_wells", "dropped", "pipe")
+    __slots__ = ("_beat_at", "_lag_s", "_pending", "_prober", "_wells", "dropped", "pipe", "probes")
 
     def __init__(self) -> None:
         self.pipe: Pipe | None = None
@@ -40,6 +40,8 @@ class Reporting:
         self._prober: Prober[ProbedAccount] | None = None
         self._wells: dict[str, bool] = {}
         """How the last probe of each account went."""
+        self.probes: dict[str, dict[str, Any]] = {}
+        """The same for people: `well`, and the `reason` if it was not."""
         self._beat_at = time.monotonic()
         self._lag_s = 0.0
 
@@ -91,8 +93,10 @@ class Reporting:
         plane = worker.gateway.plane
         labels = {runtime.account.label for runtime in plane.fleet}
         self._wells = {label: well for label, well in self._wells.items() if label in labels}
+        self.probes = {label: probe for label, probe in self.probes.items() if label in labels}
         self._prober = prober(plane, worker.gateway.dialer, self._probed, workers)
         await self._prober.run()
 
     def _probed(self, account: ProbedAccount, verdict: Verdict) -> None:
         self._wells[account.label] = verdict.well
+        self.probes[account.label] = {"well": verdict.well, "reason": verdict.reason}

@@ -27,18 +27,21 @@ from dandolo.cli.heap import keep_memory
 from dandolo.cli.limits import Limits
 from dandolo.cli.operators import Operators
 from dandolo.cli.reload import Reload
+from dandolo.cli.view import View
 from dandolo.config import Config
 from dandolo.config.schema import LogFormat
 from dandolo.control.admin import Admin
 from dandolo.control.basic import with_index
 from dandolo.control.callers import Callers
 from dandolo.control.child import Child, Sample
+from dandolo.control.dashboard import page
 from dandolo.control.exposition import Gauge
 from dandolo.control.gauges import Gauges
 from dandolo.control.logwriter import LogWriter, configure_logging
 from dandolo.control.metrics import Metrics
 from dandolo.control.notify import Notifier, watchdog_interval_s
 from dandolo.control.provisions import Provisions
+from dandolo.control.route import Answer
 from dandolo.control.sinks import AccessLog, Counted, Fanout
 from dandolo.control.sockets import ADMIN, addresses, close_all
 from dandolo.control.spawn import Spawned
@@ -144,6 +147,9 @@ class Process:
         self._tasks = Tasks()
         self._loop = asyncio.get_running_loop()
         self.workers = Workers(start.provisions.workers, start.provisions.frame, self, self._tasks, start.early)
+        self._view = View(config.server.state_dir, self.workers, self._tasks)
+        self.sinks.add(self._view)
+        self.on_event.append(self._view.event)
         self._callers = Callers(config.keys)
         self._upgrade = Upgrade(self._name)
         self._operators = Operators(
@@ -156,7 +162,16 @@ class Process:
             self._upgrade.begin,
         )
         self._admin = Admin(
-            with_index([*self._operators.routes(), *self._limits.keyring.routes(), *self._accounting.routes()]),
+            with_index(
+                [
+                    *self._operators.routes(),
+                    *self._limits.keyring.routes(),
+                    *self._accounting.routes(),
+                    *self._view.routes(),
+                ],
+                self._page,
+            ),
+            audit=self._view.audit,
             authenticate=self._callers.authenticate if config.keys else None,
             tasks=self._tasks,
         )
@@ -238,6 +253,7 @@ class Process:
         await self._close()
         self._accounting.close()
         _log.info("ended")
+        self._view.close()
         self._access.close()
         self._program.close()
         return code
@@ -303,6 +319,9 @@ class Process:
             Gauge("dandolo_sink_failures_total", self.sinks.failures),
             *self._accounting.gauges(),
         ]
+
+    def _page(self) -> Answer:
+        return page(keyed=self._admin.authenticate is not None)
 
     def event(self, kind: str, text: str) -> None:
         """Something happened that an operator wants to see beside the numbers: a reload, a worker's death."""
@@ -383,6 +402,8 @@ class Process:
 
     def _changed(self, config: Config) -> None:
         self._callers.keys = self._limits.file = config.keys
+        # The first key may have come with it: from then on one is wanted here too.
+        self._admin.authenticate = self._callers.authenticate if config.keys else None
         self._accounting.reload(config)
 
     def _tick(self) -> None:

@@ -12,6 +12,7 @@ import gc
 import logging
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from dandolo.cli.gauges import gauges
 from dandolo.cli.heap import Heap, keep_memory
 from dandolo.cli.planes import RETIRED_PERIOD_S, Planes, configuration, problems, unfit
 from dandolo.cli.reporting import Reporting
+from dandolo.cli.seen import Seen
 from dandolo.config import Config, ConfigError
 from dandolo.config.schema import LogFormat
 from dandolo.control.logwriter import configure_logging
@@ -119,12 +121,14 @@ class Process:
         board, policy = _limits(provision, self.descriptors)
         membership = membership_of(config, provision.slot, provision.workers)
         self._worker = Worker(config, self._reporting.take, self._beat, provision.slot, membership, board, policy)
+        self._seen = Seen(self._worker, str(provision.slot), lambda: self._reporting.probes)
         gateway = self._worker.gateway
         gateway.books = Books.open(config, gateway.request_prefix, provision.slot)
         self._planes = Planes(gateway, self._swapped, board, policy)
         self.answers: dict[str, Callable[[Any], Any]] = {
             "gauges": self._gauges,
             "routes": self._routes,
+            "seen": self._seen.told,
             "purge": self._purge,
             "prepare": self._planes.prepare,
             "swap": self._planes.swap,
@@ -193,6 +197,7 @@ class Process:
         gateway = self._worker.gateway
         self._heap.beat(gateway.requests, gateway.admission.in_flight)
         self._reporting.settle()
+        self._seen.beat(time.monotonic())
 
     def _report(self) -> None:
         self._reporting.report(self._worker)

@@ -22,7 +22,7 @@ import msgspec
 
 from dandolo.api import openai
 from dandolo.control.guard import Authenticate, Caller, check_caller, check_kind, check_place
-from dandolo.control.route import EVENTS, HTML, JSON, Answer, Asked, Events, Route, Table
+from dandolo.control.route import EVENTS, JSON, Answer, Asked, Events, Route, Table
 from dandolo.errors import GatewayError, InternalError, Refusal, RequestError
 from dandolo.net.downstream import Downstream, DownstreamLimits
 from dandolo.net.service import NoRepeats
@@ -88,7 +88,8 @@ class Admin:
         self.streams = 0
         """Streams of events that are open."""
         self._table = Table(routes)
-        self._authenticate = authenticate
+        self.authenticate = authenticate
+        """May be replaced at any time: the next head is judged by it."""
         self._audit = audit
 
     def now(self) -> float:
@@ -107,14 +108,14 @@ class Admin:
         """Judge a head. Returns how many bytes of body are read; raises GatewayError."""
         head, method = request.fields, request.method.decode("ascii")
         request.context = None
-        keyed = self._authenticate is not None
+        keyed = self.authenticate is not None
         tcp = bool(connection.peer)
         check_place(head, request.authority, keyed=keyed, tcp=tcp, method=request.method)
         methods, rest = self._table.at(request.path)
         route = methods.get("GET" if method == "HEAD" else method)
         caller = Caller()
-        if self._authenticate is not None and (route is None or not route.open):
-            caller = self._authenticate(head)
+        if self.authenticate is not None and (route is None or not route.open):
+            caller = self.authenticate(head)
         if route is None:
             if not methods:
                 raise RequestError(
@@ -302,10 +303,9 @@ def _head(content_type: bytes, policy: bytes = b"") -> bytes:
     return (
         b"Date: %b\r\nContent-Type: %b\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
         b"X-Frame-Options: DENY\r\nReferrer-Policy: no-referrer\r\nCross-Origin-Resource-Policy: same-origin\r\n"
-        b"Content-Security-Policy: %b\r\n%b"
+        b"Content-Security-Policy: %b\r\n"
     ) % (
         formatdate(usegmt=True).encode(),
         content_type,
         policy or _SAFE,
-        b"Cross-Origin-Opener-Policy: same-origin\r\n" if content_type == HTML else b"",
     )

@@ -54,12 +54,12 @@ def basic_routes(
     ]  # fmt: skip
 
 
-def with_index(routes: Iterable[Route], page: Answer | None = None) -> list[Route]:
+def with_index(routes: Iterable[Route], page: Callable[[], Answer] | None = None) -> list[Route]:
     """`routes` with the two that tell of all of them: `GET /` and `GET /admin/openapi.json`. A browser that opens `/`
     gets `page`."""
     whole = list(routes)
     index = Route(
-        "GET", b"/", lambda asked: page if page is not None and b"text/html" in asked.accept else text,
+        "GET", b"/", lambda asked: page() if page is not None and b"text/html" in asked.accept else text,
         "what is here: a page for browsers, this list for others", open=True,
     )  # fmt: skip
     whole += [index, Route("GET", b"/admin/openapi.json", lambda _: told, "this interface, as OpenAPI 3.1")]

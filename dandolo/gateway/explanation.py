@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from math import isfinite
@@ -95,16 +96,17 @@ def ascii_json(value: Any) -> bytes:
     )
 
 
-def routes(plane: Plane, query: bytes, now: float) -> dict[str, Any]:
+def routes(plane: Plane, query: bytes, now: float, models_max: int | None = None) -> dict[str, Any]:
     """What `GET /admin/routes` answers. Raises RequestError (400, 404).
 
     Every account and model that was asked, as a decision would find it now; times in ms, prices in USD per million
-    tokens. With `model=NAME` (and `tokens_in=N`, `tokens_out=N`, `endpoint=chat`) what a call for it would find.
+    tokens. `models_max`: of each account only so many, those in trouble and those in use first, and how many `more`
+    there are. With `model=NAME` (and `tokens_in=N`, `tokens_out=N`, `endpoint=chat`) what a call for it would find.
     """
     asked = {name: values[-1] for name, values in parse_qs(query.decode("latin-1"), max_num_fields=16).items()}
     model = asked.get("model")
     if model is None:
-        return {"accounts": [_account(runtime, now) for runtime in plane.fleet]}
+        return {"accounts": [_account(runtime, now, models_max) for runtime in plane.fleet]}
     speech: Any = asked.get("endpoint", "chat")
     found, sort = plane.catalog.sorted_candidates(model, speech)
     if not found:
@@ -130,7 +132,11 @@ def _count(asked: dict[str, str], name: str, default: float) -> float:
     return float(value)
 
 
-def _account(runtime: Runtime, now: float) -> dict[str, Any]:
+def _account(runtime: Runtime, now: float, models_max: int | None) -> dict[str, Any]:
+    candidates: Iterable[Candidate] = runtime.candidates.values()
+    more = 0 if models_max is None else len(runtime.candidates) - models_max
+    if more > 0:
+        candidates = heapq.nlargest(models_max or 0, candidates, key=_notable)
     limit, slots, config = runtime.limit, runtime.slots, runtime.account.provider.config
     said: dict[str, Any] = {
         "account": runtime.account.label,
@@ -144,14 +150,23 @@ def _account(runtime: Runtime, now: float) -> dict[str, Any]:
             "capacity": _short(limit.capacity(now)),
             "waiting": slots.waiting,
         },
-        "models": [_candidate(candidate, now) for candidate in _ordered(runtime.candidates.values())],
+        "models": [_candidate(candidate, now) for candidate in _ordered(candidates)],
     }
+    if more > 0:
+        said["more"] = more
     if limit.wait_s(now):
         said["cooling_ms"] = _ms(limit.wait_s(now))
         said["reason"] = limit.reason or "nothing left of its rate limit"
     if limit.told_until > now:
         said["headroom"] = _short(limit.headroom)
     return said
+
+
+def _notable(candidate: Candidate) -> tuple[bool, bool, float]:
+    """Open or half-open, in use, asked last."""
+    breaker, measured = candidate.breaker, candidate.measured
+    troubled = breaker is not None and breaker.state != "closed"
+    return troubled, measured.in_flight > 0, max(measured.first_at, measured.errors_at)
 
 
 def _ordered(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -93,6 +93,7 @@ class Following:
         self.place = 0
         """How many pieces of the flight it has been sent."""
         self.payload_bytes = 0
+        self._began_at = 0.0
         self.done: Waiter[bool] = Waiter()
         """True: it has its answer; False: it must ask alone."""
 
@@ -157,6 +158,7 @@ class Following:
     def _begin(self, begun: Begun) -> None:
         exchange = self._exchange
         self._sending = True
+        self._began_at = _now()
         self._leader().lend(exchange)
         exchange.relay = self
         exchange.commit(begun.status)
@@ -176,6 +178,10 @@ class Following:
             if piece:
                 self.payload_bytes += len(piece)
                 client.write(piece)
+        exchange = self._exchange
+        if exchange.first_token_at is None and (first := self._leader().first_token_at) is not None:
+            # Of the call, or of what this client was sent of it, if it came later.
+            exchange.first_token_at = max(first, self._began_at)
 
     def _end(self) -> None:
         exchange, flight = self._exchange, self._flight

@@ -45,6 +45,11 @@ class Lone:
         """What the call took is what a follower's request took."""
         exchange.take_from(self.detached)
 
+    @property
+    def first_token_at(self) -> float | None:
+        """When its first token came (monotonic)."""
+        return self.detached.first_token_at
+
     def costs(self) -> Usage | None:
         """Tokens and cost of the answer, as far as they are known."""
         return self.detached.costs()

@@ -204,6 +204,13 @@ class Leader:
         if self.seeking is None or not self.seeking.lend(exchange):
             exchange.take_from(self.detached)
 
+    @property
+    def first_token_at(self) -> float | None:
+        """When its first token came (monotonic); of another process's call that is not known, and long ago."""
+        if self.seeking is not None and self.seeking.elsewhere:
+            return 0.0
+        return self.detached.first_token_at
+
     def costs(self) -> Usage | None:
         """Tokens and cost of the answer, as far as they are known."""
         usage = self.seeking.usage if self.seeking is not None else None

@@ -131,6 +131,11 @@ class Seeking:
         if self.leads and self._leases:
             self._sharing.peers.release(self.key, self.value)
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the answer comes from a call that another process made."""
+        return self._begun is not None
+
     def lend(self, exchange: Exchange) -> bool:
         """Tell a follower's exchange of the call that another process made; False when it was made here."""
         begun = self._begun

@@ -47,6 +47,11 @@ class Slots:
         return self._queue.count
 
     @property
+    def waiting_by_class(self) -> tuple[int, ...]:
+        """Callers in the queue by class: high, normal, low."""
+        return self._queue.by_class
+
+    @property
     def waiting_bytes(self) -> int:
         """Bytes of their requests, as far as they were told."""
         return self._queue.size

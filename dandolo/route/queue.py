@@ -78,6 +78,11 @@ class Queue:
         self._virtual = 0.0
         self._standing_since = [NEVER] * len(WEIGHTS)
 
+    @property
+    def by_class(self) -> tuple[int, ...]:
+        """How many wait in each class: high, normal, low."""
+        return tuple(map(len, self._classes))
+
     def full(self, size: int) -> bool:
         """Whether one more of `size` bytes would be beyond a bound. An empty queue takes any size."""
         return self.count >= self.waiters_max or (self.count > 0 and self.size + size > self.bytes_max)

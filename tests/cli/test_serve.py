@@ -107,6 +107,18 @@ def test_start_imports_neither_simulation_nor_other_http_clients():
     assert done.stdout.strip() == "set()"
 
 
+def test_the_first_key_that_comes_by_a_reload_is_wanted_by_the_admin_listener_too(serve, configure, sims):
+    served = serve("--config", configure(sims["one"])).ready()
+    assert served.of_admin("/admin/routes")[0] == 200
+    configure(sims["one"], more=KEYS)
+    served.kill(signal.SIGHUP)
+    served.says("reloaded")
+    assert served.of_admin("/admin/routes")[0] == 401
+    assert served.of_admin("/metrics", headers=BEARER)[0] == 200
+    status, answer = served.of_admin("/admin/routes", headers=BEARER)
+    assert (status, json.loads(answer)["error"]["code"]) == (403, "admin_key_needed")
+
+
 # -- why it does not start -----------------------------------------------------------------------------------------
 
 

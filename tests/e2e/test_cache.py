@@ -47,6 +47,14 @@ def text_of(answer: Answer) -> str:
     return answer.json["choices"][0]["message"]["content"]
 
 
+def test_a_stream_through_a_shared_call_has_a_time_to_first_token(tmp_path: Path) -> None:
+    with running(tmp_path, Script(first_token_s=0.05)) as (gateway, _):
+        answer = ask(gateway, stream=True)
+        assert state(answer) == "MISS"
+        record = gateway.record(answer)
+        assert 50.0 <= record["first_token_ms"] <= record["duration_ms"]
+
+
 # -- kept ----------------------------------------------------------------------------------------------------
 
 

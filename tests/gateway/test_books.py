@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dandolo.api.usage import Usage
-from dandolo.config.schema import Config, Key, Ledger, Server
+from dandolo.config.schema import Config, Ledger, Server
 from dandolo.control.ledger_ring import Ring
 from dandolo.gateway.books import Books
 from dandolo.journal import CAPACITY_MIN, INTENT, NAME, NAMES_MAX, SETTLED, Journal
@@ -115,8 +115,7 @@ def test_only_a_key_with_a_budget_is_refused_when_the_journal_is_full(journal: J
     )
     asked = exchange(call=SimpleNamespace(model="fast"))
     assert books.intend(asked, target)
-    key = Key(name="ci", digest=b"", budget_usd_per_month=1.0)
-    asked.admitted.tenant.config = key
+    asked.admitted.tenant.terms = KeyTerms(name="ci", digest=b"", budget_month=1_000_000)
     assert not books.intend(asked, target)
     # Nothing of it was written; its end is counted as missing.
     asked.booked = (-1, -1, 1)

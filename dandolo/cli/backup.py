@@ -1,0 +1,46 @@
+"""`dandolo backup DIR`: copies the state of a gateway, which may be running, into a new folder in DIR."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from dandolo.cli import configured
+from dandolo.config import ConfigError
+from dandolo.config.schema import default_state_dir
+from dandolo.config.units import show_size
+from dandolo.control.backup import back_up
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", type=Path, help="where; made if it is missing")
+    parser.add_argument(
+        "--config", metavar="FILE", help="whose server.state_dir is copied; left out: ./dandolo.toml, or the default"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Copies, and prints what. Returns 1 when something cannot be copied, 78 for a broken configuration."""
+    try:
+        state_dir = configured.find(args.config, os.environ).server.state_dir
+    except ConfigError as error:
+        if args.config is not None or Path(configured.DEFAULT_FILE).exists():
+            print(error, file=sys.stderr)
+            return error.exit_code
+        state_dir = default_state_dir(os.environ)
+    if not state_dir.is_dir():
+        print(f"dandolo backup: {state_dir} is not there: nothing has been kept yet", file=sys.stderr)
+        return 1
+    try:
+        folder, copied = back_up(state_dir, args.folder, time.time())
+    except (OSError, ValueError) as error:
+        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        print(f"dandolo backup: nothing was copied: {why}", file=sys.stderr)
+        return 1
+    for one in copied:
+        print(f"{one['name']:<24} {show_size(one['bytes'])}")
+    print(f"{state_dir} is copied to {folder}. To go back to it: stop the gateway, copy the files back, start it.")
+    return 0
