@@ -11,7 +11,7 @@ import dandolo
 HOME = Path(dandolo.__file__).parent
 LINES_MAX = 450
 
-LEAVES = {"errors", "record", "policy", "stats", "config", "clock", "values", "frames", "provision"}
+LEAVES = {"errors", "record", "notice", "policy", "stats", "config", "clock", "values", "frames", "provision"}
 BELOW_GATEWAY = LEAVES | {"wire", "api", "route", "cache", "net"}
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),

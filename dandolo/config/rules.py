@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dandolo.config.address import is_loopback
+from dandolo.config.alerts import SINKS_MAX
 from dandolo.config.kinds import nearest
 from dandolo.config.known import KNOWN
 from dandolo.config.lines import line_of
@@ -37,6 +38,9 @@ def check(config: Config, document: Mapping[str, Any], at: At) -> Targets:
     models = _models(config, at)
     _auto(config, at)
     _peers(config, at.child("cache").child("peers"))
+    for name in ("webhooks", "commands"):
+        if (count := len(getattr(config.alerts, name))) > SINKS_MAX:
+            at.child("alerts").child(name).report(f"observed {count}, expected at most {SINKS_MAX}")
     return models
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 
 from dandolo.config import address, fields, kinds
 from dandolo.config.address import Listen
+from dandolo.config.alerts import Alerts
 from dandolo.config.problem import Path as KeyPath
 from dandolo.config.secret import Secret
 from dandolo.config.spec import KeySpec, Kind, absent, computed, fed_by, key, required, section
@@ -26,6 +27,7 @@ from dandolo.config.stores import Cache, CacheMemory, CachePeers, CacheRedis, Ca
 
 __all__ = [
     "Account",
+    "Alerts",
     "Auto",
     "AutoModel",
     "Cache",
@@ -407,6 +409,7 @@ class Config:
     routing: Routing = section(Routing, "which provider is asked")
     auto: Auto = section(Auto, 'which model answers `model: "auto"`')
     cache: Cache = section(Cache, "answers that are given again")
+    alerts: Alerts = section(Alerts, "what is too much, and who is told")
     source: str = ""
     warnings: tuple[str, ...] = ()
     lines: Mapping[KeyPath, int] = field(default_factory=lambda: MappingProxyType({}), repr=False, compare=False)

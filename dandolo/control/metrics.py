@@ -92,6 +92,10 @@ GAUGES: dict[str, tuple[Kind, str]] = {
     "dandolo_records_dropped_total": ("counter", "Records that never reached log and metrics: the pipe was full."),
     "dandolo_sink_failures_total": ("counter", "Batches of records that a part of the control process failed over."),
     "dandolo_log_lines_dropped_total": ("counter", "Lines of the log that could not be written."),
+    "dandolo_alert_firing": ("gauge", "Incidents under way, by alert."),
+    "dandolo_alert_notices_total": ("counter", "Notices: an incident's beginning and its end are one each."),
+    "dandolo_alert_deliveries_total": ("counter", "Notices by what became of them at webhooks and commands."),
+    "dandolo_error_budget_burn_rate": ("gauge", "How many times as fast as it may the error budget burns, by window."),
     **process.FAMILIES,
 }
 """What `Gauge`s may be called. Another name is written as untyped."""
