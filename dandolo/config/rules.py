@@ -38,9 +38,7 @@ def check(config: Config, document: Mapping[str, Any], at: At) -> Targets:
     models = _models(config, at)
     _auto(config, at)
     _peers(config, at.child("cache").child("peers"))
-    for name in ("webhooks", "commands"):
-        if (count := len(getattr(config.alerts, name))) > SINKS_MAX:
-            at.child("alerts").child(name).report(f"observed {count}, expected at most {SINKS_MAX}")
+    _alerts(config, at.child("alerts"))
     return models
 
 
@@ -96,6 +94,27 @@ def _certificate(cert: FilePath, key: FilePath, at: At) -> None:
         at.report(f"cannot be used: {error.reason or 'not PEM'}: expected a PEM chain and its own private key")
     except ValueError:
         at.child("key").report("has a passphrase: expected an unencrypted PEM key")
+    except OSError as error:
+        at.report(f"cannot be read: {error.strerror}")
+
+
+def _alerts(config: Config, at: At) -> None:
+    alerts = config.alerts
+    for name in ("webhooks", "commands"):
+        if (count := len(getattr(alerts, name))) > SINKS_MAX:
+            at.child(name).report(f"observed {count}, expected at most {SINKS_MAX}")
+    for index, webhook in enumerate(alerts.webhooks):
+        if webhook.ca is not None and webhook.ca.name:
+            _bundle(str(webhook.ca), at.child("webhooks").child(index).child("ca"))
+
+
+def _bundle(path: str, at: At) -> None:
+    import ssl
+
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        at.report("holds no certificate: expected a PEM bundle")
     except OSError as error:
         at.report(f"cannot be read: {error.strerror}")
 

@@ -37,10 +37,14 @@ class CommandSink:
             "DANDOLO_ALERT_STATE": notice.state,
             "DANDOLO_ALERT_INSTANCE": self._instance,
         }
+        # A file, not a pipe: whoever ends without reading breaks nothing.
+        given = os.memfd_create("notice")
         try:
+            os.write(given, msgspec.json.encode(notice) + b"\n")
+            os.lseek(given, 0, os.SEEK_SET)
             process = await asyncio.create_subprocess_exec(
                 *self._argv,
-                stdin=asyncio.subprocess.PIPE,
+                stdin=given,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
                 env=environ,
@@ -49,10 +53,11 @@ class CommandSink:
             )
         except OSError as error:
             raise Undelivered(f"it cannot be run: {error.strerror}", again=False) from None
+        finally:
+            os.close(given)
         try:
             async with asyncio.timeout(self._timeout_s):
-                # What ends without reading its input is judged by its exit status.
-                await process.communicate(msgspec.json.encode(notice) + b"\n")
+                await process.wait()
         except TimeoutError:
             raise Undelivered(f"it ran longer than {self._timeout_s:g} s and was killed", again=True) from None
         finally:
