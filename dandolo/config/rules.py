@@ -7,6 +7,7 @@ empty, and are passed over.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path as FilePath
 from types import MappingProxyType
@@ -39,6 +40,7 @@ def check(config: Config, document: Mapping[str, Any], at: At) -> Targets:
     _auto(config, at)
     _peers(config, at.child("cache").child("peers"))
     _alerts(config, at.child("alerts"))
+    _otel(config, at.child("otel"))
     return models
 
 
@@ -106,6 +108,18 @@ def _alerts(config: Config, at: At) -> None:
     for index, webhook in enumerate(alerts.webhooks):
         if webhook.ca is not None and webhook.ca.name:
             _bundle(str(webhook.ca), at.child("webhooks").child(index).child("ca"))
+
+
+def _otel(config: Config, at: At) -> None:
+    otel = config.otel
+    if otel.endpoint is None:
+        return
+    if any(find_spec(name) is None for name in ("opentelemetry", "requests")) or any(
+        find_spec(name) is None for name in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+    ):
+        at.child("endpoint").report("needs the extra otel: pip install 'dandolo[otel]'")
+    if otel.ca is not None and otel.ca.name:
+        _bundle(str(otel.ca), at.child("ca"))
 
 
 def _bundle(path: str, at: At) -> None:

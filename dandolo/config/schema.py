@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 from dandolo.config import address, fields, kinds
 from dandolo.config.address import Listen
 from dandolo.config.alerts import Alerts
+from dandolo.config.otel import Otel
 from dandolo.config.problem import Path as KeyPath
 from dandolo.config.secret import Secret
 from dandolo.config.spec import KeySpec, Kind, absent, computed, fed_by, key, required, section
@@ -43,6 +44,7 @@ __all__ = [
     "Listen",
     "LogFormat",
     "Model",
+    "Otel",
     "Priority",
     "Probe",
     "Profile",
@@ -409,6 +411,7 @@ class Config:
     routing: Routing = section(Routing, "which provider is asked")
     auto: Auto = section(Auto, 'which model answers `model: "auto"`')
     cache: Cache = section(Cache, "answers that are given again")
+    otel: Otel = section(Otel, "traces and metrics for an OpenTelemetry collector")
     alerts: Alerts = section(Alerts, "what is too much, and who is told")
     source: str = ""
     warnings: tuple[str, ...] = ()

@@ -9,13 +9,13 @@ conventions for generative AI where they have one. One thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from typing import Generic, NamedTuple, TypeVar
 
 from dandolo import __version__
 from dandolo.control import process
-from dandolo.control.exposition import Gauge, Kind, head, histogram, label_pairs, label_value, sample
+from dandolo.control.exposition import Gauge, Kind, Labels, head, histogram, label_pairs, label_value, sample
 from dandolo.record import Record
 from dandolo.stats import Histogram
 
@@ -33,7 +33,7 @@ OVERHEAD_BOUNDS_S = (
 )  # fmt: skip
 QUEUE_BOUNDS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
-_OPERATIONS = {
+OPERATIONS = {
     "chat": "chat",
     "responses": "chat",
     "messages": "chat",
@@ -96,6 +96,7 @@ GAUGES: dict[str, tuple[Kind, str]] = {
     "dandolo_alert_notices_total": ("counter", "Notices: an incident's beginning and its end are one each."),
     "dandolo_alert_deliveries_total": ("counter", "Notices by what became of them at webhooks and commands."),
     "dandolo_error_budget_burn_rate": ("gauge", "How many times as fast as it may the error budget burns, by window."),
+    "dandolo_otel_requests_total": ("counter", "Requests whose spans were due at the collector, by outcome."),
     **process.FAMILIES,
 }
 """What `Gauge`s may be called. Another name is written as untyped."""
@@ -175,6 +176,14 @@ class _Family(Generic[Cell]):
             cell = self._cells.setdefault(values, self._make())
         return cell
 
+    def snapshot(self) -> Snapshot:
+        """The family as data, copied."""
+        cells: list[tuple[Labels, float | Histogram]] = []
+        for values, cell in self._cells.items():
+            labels = tuple(zip(self._labels, values, strict=True))
+            cells.append((labels, cell.copy() if isinstance(cell, Histogram) else cell.value))
+        return Snapshot(self._name, self.kind, self.help, cells)
+
     def lines(self) -> Iterable[str]:
         """The family as text."""
         yield head(self._name, self.kind, self.help)
@@ -189,6 +198,16 @@ class _Family(Generic[Cell]):
                 yield from histogram(self._name, pairs, cell)
             else:
                 yield sample(self._name, pairs, cell.value)
+
+
+class Snapshot(NamedTuple):
+    """One metric at one moment, for whoever exports it in another form. `cells` are label pairs and values, which
+    nobody changes any more."""
+
+    name: str
+    kind: Kind
+    help: str
+    cells: Sequence[tuple[Labels, float | Histogram]]
 
 
 class _Series(NamedTuple):
@@ -314,7 +333,7 @@ class Metrics:
         requests = self._requests.cell(endpoint, shown, provider, key)
         cost = self._cost.cell(provider, key)
         if provider:
-            whom = (_OPERATIONS.get(endpoint, endpoint), provider, model)
+            whom = (OPERATIONS.get(endpoint, endpoint), provider, model)
             error_type = self._codes.admit(code) if code else shown if status >= 400 else ""
             series = _Series(
                 requests,
@@ -347,6 +366,17 @@ class Metrics:
         parts.append(head("dandolo_build_info", "gauge", "The version that runs; always 1."))
         parts.append(sample("dandolo_build_info", label_pairs((("version", __version__),)), 1))
         return "".join(parts).encode()
+
+    def snapshots(self, gauges: Iterable[Gauge] = ()) -> list[Snapshot]:
+        """Everything that `text` says, but this process's own, as data."""
+        found = [family.snapshot() for family in self._families]
+        by_name: dict[str, list[Gauge]] = {}
+        for gauge in gauges:
+            by_name.setdefault(gauge.name, []).append(gauge)
+        for name, samples in by_name.items():
+            kind, help_text = GAUGES.get(name, ("untyped", ""))
+            found.append(Snapshot(name, kind, help_text, [(one.labels, one.value) for one in self._bounded(samples)]))
+        return found
 
     def _bounded(self, samples: list[Gauge]) -> list[Gauge]:
         """At most as many samples as there may be series: the largest, and one for the rest (their sum, or for

@@ -112,6 +112,12 @@ class Progress(Timed):
     selection: Selection | None = None
     """How a model was chosen, where the caller left that to us."""
     explanations: tuple[Explanation, ...] = ()
+    trace = ""
+    """Its traceparent as the provider is told, "" while tracing is off."""
+    trace_parent = ""
+    """The caller's span, "" where the trace begins here."""
+    trace_lines = b""
+    """Header lines for the provider that say so."""
     waits_locally = False
     """The last failure was a short 429 that nobody can take over, which is waited out."""
 

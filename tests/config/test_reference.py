@@ -15,6 +15,7 @@ ENVIRON = {key_variable(name): "k" * 30 for name in KNOWN} | {
     "VENICE_API_KEY_2": "v" * 30,
     "DANDOLO_CACHE_SECRET": "c" * 30,
     "DANDOLO_ALERT_SECRET": "a" * 30,
+    "OTEL_KEY": "o" * 30,
 }
 
 
