@@ -46,9 +46,9 @@ def facts(gauges: Iterable[Gauge]) -> Facts:
             states.setdefault(labels[0][1], [])
         elif name == "dandolo_breaker_state":
             states.setdefault(labels[0][1], []).append(value)
-        elif name == "dandolo_cache_tier_up":
+        elif name in ("dandolo_cache_tier_up", "dandolo_cache_tier_breaker_open"):
             tier = dict(labels).get("tier", "")
-            tiers[tier] = tiers.get(tier, False) or not value
+            tiers[tier] = tiers.get(tier, False) or bool(value) == name.endswith("open")
         elif name == "dandolo_budget_used_share":
             label = dict(labels)
             budgets[f"{label.get('key', '')}/{label.get('period', '')}"] = value

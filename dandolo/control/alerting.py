@@ -10,30 +10,22 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Generic, Protocol, TypeVar
-from urllib.parse import parse_qsl
-
-import msgspec
 
 from dandolo.config.alerts import Alerts as Settings
 from dandolo.control.alerting_command import CommandSink
 from dandolo.control.alerting_webhook import WebhookSink
 from dandolo.control.courier import Courier
 from dandolo.control.exposition import Gauge
-from dandolo.control.route import JSON, Answer, Asked, Route
-from dandolo.errors import RequestError
 from dandolo.net.dial import Dialer
 from dandolo.notice import Notice, Standing
 from dandolo.record import Record
-from dandolo.values import fit
 
 RECENT_MAX: Final = 100
 """Notices that are shown after they were sent."""
-STATES: Final = ("ok", "pending", "firing", "silenced")
 
 F = TypeVar("F", contravariant=True)
 G = TypeVar("G")
 _log = logging.getLogger("dandolo")
-_encode = msgspec.json.Encoder().encode
 
 
 class Judge(Protocol[F]):
@@ -111,29 +103,10 @@ class Alerting(Generic[G]):
 
     # -- what operators see ----------------------------------------------------------------------------
 
-    def routes(self) -> list[Route]:
-        """What the admin listener offers of alerts."""
-        return [
-            Route(
-                "GET",
-                b"/admin/alerts",
-                self._show,
-                "Alerts: how each stands, what was told lately, and whom",
-                parameters={"state": "only alerts in this state: ok, pending, firing or silenced"},
-            )
-        ]
-
-    def _show(self, asked: Asked) -> Answer:
-        standings = self._judge.standings()
-        wanted = _wanted(asked.query)
-        if wanted is not None:
-            standings = [one for one in standings if one.state == wanted]
-        return Answer(200, JSON, _encode(self.state(standings)))
-
-    def state(self, standings: Sequence[Standing] | None = None) -> Mapping[str, object]:
-        """Everything that is known, newest notices first."""
+    def state(self, wanted: str | None = None) -> Mapping[str, object]:
+        """Everything that is known, newest notices first; of the alerts only those in the state `wanted`."""
         return {
-            "alerts": self._judge.standings() if standings is None else standings,
+            "alerts": [one for one in self._judge.standings() if wanted in (None, one.state)],
             "burn_rates": self._judge.burn_rates(),
             "recent": list(reversed(self._recent)),
             "sinks": [
@@ -164,18 +137,3 @@ class Alerting(Generic[G]):
             ("dropped", sum(one.dropped for one in self._couriers)),
         ):
             yield Gauge("dandolo_alert_deliveries_total", count, (("outcome", what),))
-
-
-def _wanted(query: bytes) -> str | None:
-    """The state that is asked for, None for all. Raises RequestError."""
-    try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=1)
-    except ValueError:
-        raise RequestError("observed a query that cannot be read, expected state=… or nothing") from None
-    for name, value in pairs:
-        if name != "state" or value not in STATES:
-            raise RequestError(
-                f"observed {fit(name)}={fit(value)}, expected state={' | '.join(STATES)}", param=fit(name)
-            )
-        return value
-    return None

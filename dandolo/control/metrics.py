@@ -9,13 +9,26 @@ conventions for generative AI where they have one. One thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from http import HTTPStatus
 from typing import Generic, NamedTuple, TypeVar
 
 from dandolo import __version__
 from dandolo.control import process
-from dandolo.control.exposition import Gauge, Kind, Labels, head, histogram, label_pairs, label_value, sample
+from dandolo.control.exposition import (
+    OPENMETRICS_END,
+    Exemplar,
+    Gauge,
+    Kind,
+    Labels,
+    head,
+    histogram,
+    label_pairs,
+    label_value,
+    sample,
+)
 from dandolo.record import Record
 from dandolo.stats import Histogram
 
@@ -184,9 +197,11 @@ class _Family(Generic[Cell]):
             cells.append((labels, cell.copy() if isinstance(cell, Histogram) else cell.value))
         return Snapshot(self._name, self.kind, self.help, cells)
 
-    def lines(self) -> Iterable[str]:
-        """The family as text."""
-        yield head(self._name, self.kind, self.help)
+    def lines(
+        self, openmetrics: bool = False, exemplars: Mapping[Histogram, Mapping[int, Exemplar]] | None = None
+    ) -> Iterable[str]:
+        """The family as text, with `exemplars` by cell and bucket."""
+        yield head(self._name, self.kind, self.help, openmetrics=openmetrics)
         for values, cell in self._cells.items():
             pairs = ",".join(
                 f'{label}="{value}"'
@@ -195,7 +210,8 @@ class _Family(Generic[Cell]):
                 if value or label != "error_type"
             )
             if isinstance(cell, Histogram):
-                yield from histogram(self._name, pairs, cell)
+                known = exemplars.get(cell) if exemplars is not None else None
+                yield from histogram(self._name, pairs, cell, openmetrics=openmetrics, exemplars=known)
             else:
                 yield sample(self._name, pairs, cell.value)
 
@@ -234,6 +250,7 @@ class Metrics:
         self._models = _Names(most)
         self._codes = _Names(most)
         self._series: dict[tuple[str, str, str, str, int, str], _Series] = {}
+        self._exemplars: dict[Histogram, dict[int, Exemplar]] = {}
         names = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 
         def counter(name: str, text: str, *labels: str, kept: tuple[str, ...] = ()) -> _Family[_Count]:
@@ -303,6 +320,8 @@ class Metrics:
         if duration is None or first_chunk is None or tokens_in is None or tokens_out is None:
             return
         duration.observe((record.duration_ms or 0.0) * 1e-3)
+        if record.trace:
+            self._keep_exemplars(record, duration, first_chunk)
         if record.stream:
             first_ms = record.first_token_ms
             if first_ms is not None:
@@ -351,20 +370,34 @@ class Metrics:
         self._series[names] = series
         return series
 
-    def text(self, gauges: Iterable[Gauge] = ()) -> bytes:
+    def _keep_exemplars(self, record: Record, duration: Histogram, first_chunk: Histogram) -> None:
+        """Remember a recorded trace as the newest of the buckets it fell into."""
+        if not record.trace.endswith("1"):
+            return
+        _, trace_id, span_id, _ = record.trace.split("-")
+        at = datetime.fromisoformat(record.time).timestamp()
+        first_ms = record.first_token_ms if record.stream else None
+        for cell, ms in ((duration, record.duration_ms), (first_chunk, first_ms)):
+            if ms is not None:
+                known = self._exemplars.setdefault(cell, {})
+                known[bisect_left(cell.bounds, ms * 1e-3)] = Exemplar(trace_id, span_id, ms / 1e3, at)
+
+    def text(self, gauges: Iterable[Gauge] = (), *, openmetrics: bool = False) -> bytes:
         """Everything as exposition text: what was counted, `gauges`, the build, and this process."""
         parts: list[str] = []
         for family in self._families:
-            parts.extend(family.lines())
+            parts.extend(family.lines(openmetrics, self._exemplars if openmetrics else None))
         by_name: dict[str, list[Gauge]] = {}
         for gauge in (*gauges, *process.gauges()):
             by_name.setdefault(gauge.name, []).append(gauge)
         for name, samples in by_name.items():
             kind, help_text = GAUGES.get(name, ("untyped", "No description."))
-            parts.append(head(name, kind, help_text))
+            parts.append(head(name, kind, help_text, openmetrics=openmetrics))
             parts.extend(sample(name, label_pairs(one.labels), one.value) for one in self._bounded(samples))
-        parts.append(head("dandolo_build_info", "gauge", "The version that runs; always 1."))
+        parts.append(head("dandolo_build_info", "gauge", "The version that runs; always 1.", openmetrics=openmetrics))
         parts.append(sample("dandolo_build_info", label_pairs((("version", __version__),)), 1))
+        if openmetrics:
+            parts.append(OPENMETRICS_END)
         return "".join(parts).encode()
 
     def snapshots(self, gauges: Iterable[Gauge] = ()) -> list[Snapshot]:

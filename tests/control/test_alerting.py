@@ -24,10 +24,11 @@ from dandolo.config.alerts import Command, Webhook
 from dandolo.config.secret import Secret
 from dandolo.control.alerting import Alerting
 from dandolo.control.alerting_command import CommandSink
+from dandolo.control.alerting_routes import alerting_routes
 from dandolo.control.alerting_webhook import WebhookSink
 from dandolo.control.courier import QUEUE_MAX, Courier, Undelivered
 from dandolo.control.route import Answer, Asked
-from dandolo.errors import RequestError
+from dandolo.errors import Refusal, RequestError
 from dandolo.mind.alert import Alerts, Facts, Thresholds
 from dandolo.net.dial import Dialer
 from dandolo.notice import Notice
@@ -399,9 +400,10 @@ def test_an_incident_reaches_log_sinks_page_and_metrics(tmp_path: Path, caplog: 
             for _ in range(600):
                 now += 1
                 alerting.tick(now)
-            await until(lambda: len(receiver.got) == 2 and len(out.read_text().splitlines()) == 2)
+            await until(lambda: all(one.delivered == 2 for one in alerting._couriers))
+            assert len(out.read_text().splitlines()) == 2
             assert [json.loads(body)["state"] for _, _, body in receiver.got] == ["firing", "recovered"]
-            (route,) = alerting.routes()
+            (route,) = alerting_routes(lambda: alerting)
             shown = route.handle(Asked("GET", b"/admin/alerts", b"", b"", ""))
             assert isinstance(shown, Answer)
             page = json.loads(shown.body)
@@ -422,7 +424,7 @@ def test_an_incident_reaches_log_sinks_page_and_metrics(tmp_path: Path, caplog: 
 @pytest.mark.parametrize("query", [b"state=angry", b"stat=ok", b"state=ok&state=ok", b"a\xff=1", b"state=%00%0a"])
 def test_a_query_that_is_none_is_refused(query: bytes) -> None:
     alerting = Alerting(Alerts(Thresholds()), Facts)
-    (route,) = alerting.routes()
+    (route,) = alerting_routes(lambda: alerting)
     with pytest.raises(RequestError, match="expected"):
         route.handle(Asked("GET", b"/admin/alerts", query, b"", ""))
 
@@ -430,7 +432,13 @@ def test_a_query_that_is_none_is_refused(query: bytes) -> None:
 def test_alerts_are_chosen_by_state() -> None:
     alerting = Alerting(Alerts(Thresholds(hold_s=0.0)), lambda: Facts(ledger="full"))
     alerting.tick(1000.0)
-    (route,) = alerting.routes()
+    (route,) = alerting_routes(lambda: alerting)
     shown = route.handle(Asked("GET", b"/admin/alerts", b"state=firing", b"", ""))
     assert isinstance(shown, Answer)
     assert [one["alert"] for one in json.loads(shown.body)["alerts"]] == ["ledger"]
+
+
+def test_before_they_begin_there_is_nothing_to_show() -> None:
+    (route,) = alerting_routes(lambda: None)
+    with pytest.raises(Refusal, match="ask again"):
+        route.handle(Asked("GET", b"/admin/alerts", b"", b"", ""))
