@@ -23,7 +23,8 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def managed_pid() -> int:
-    """The process number that systemd started: what LISTEN_PID and WATCHDOG_PID are compared with."""
+    """The process number that systemd started: what WATCHDOG_PID is compared with. (LISTEN_PID is rewritten for the
+    child by the parent that unpacks.)"""
     if _frozen():
         parent = os.getppid()
         try:
