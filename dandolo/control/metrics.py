@@ -60,6 +60,7 @@ _BREAKER_STATES = {"closed": 0, "half-open": 1, "open": 2}
 
 GAUGES: dict[str, tuple[Kind, str]] = {
     "dandolo_connections": ("gauge", "Connections of clients."),
+    "dandolo_tasks": ("gauge", "Tasks of the event loop: dials, probes and whatever else waits by itself."),
     "dandolo_request_body_bytes": ("gauge", "Bytes of request bodies held in memory."),
     "dandolo_requests_in_flight": ("gauge", "Requests under way."),
     "dandolo_slots_in_use": ("gauge", "Calls under way, by account."),
