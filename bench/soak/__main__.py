@@ -142,7 +142,7 @@ def _verdicts(samples: list[Sample]) -> list[Verdict]:
     times = [one.at_s for one in samples]
     return [
         judge("RSS MB", times, [one.rss_mb for one in samples], least=2.0),
-        judge("descriptors", times, [float(one.fds) for one in samples], least=10.0),
+        judge("descriptors beside connections", times, [one.unexplained for one in samples], least=10.0),
         judge("tasks", times, [one.said["dandolo_tasks"] for one in samples], least=5.0),
         judge("threads", times, [float(one.threads) for one in samples], least=1.0),
     ]

@@ -18,6 +18,7 @@ SAID = (
     "dandolo_slots_waiting",
     "dandolo_request_body_bytes",
     "dandolo_flights",
+    "dandolo_idle_connections",
 )
 
 
@@ -31,6 +32,12 @@ class Sample:
     threads: int
     cpu_s: float
     said: dict[str, float]
+
+    @property
+    def unexplained(self) -> float:
+        """Descriptors that are neither a client's connection nor a provider's: those come and go with the load."""
+        known = ("dandolo_connections", "dandolo_idle_connections", "dandolo_slots_in_use")
+        return self.fds - sum(self.said[name] for name in known)
 
 
 def sample(pid: int, admin_port: int, at_s: float) -> Sample:
