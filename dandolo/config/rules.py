@@ -114,12 +114,17 @@ def _otel(config: Config, at: At) -> None:
     otel = config.otel
     if otel.endpoint is None:
         return
-    if any(find_spec(name) is None for name in ("opentelemetry", "requests")) or any(
-        find_spec(name) is None for name in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
-    ):
+    if not all(map(_installed, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"))):
         at.child("endpoint").report("needs the extra otel: pip install 'dandolo[otel]'")
     if otel.ca is not None and otel.ca.name:
         _bundle(str(otel.ca), at.child("ca"))
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a package above it
+        return False
 
 
 def _bundle(path: str, at: At) -> None:
