@@ -129,6 +129,20 @@ def test_on_every_attempt_has_the_same_place(rig: tuple[Gateway, SimProvider]) -
     sim.script = Script()
 
 
+def test_on_answers_from_memory_have_spans_too(tmp_path: Path, sim: SimProvider, collector: Collector) -> None:
+    toml = f'[otel]\nendpoint = "{collector.url}"\n'
+    with Gateway(tmp_path, [sim], toml=toml) as gateway, gateway.client() as client:
+        collector.spans.clear()
+        for _ in range(5):
+            client.send(request(body={**CHAT, "temperature": 0}, headers={"traceparent": GIVEN}))
+            assert client.answer().status == 200
+        until(lambda: len(collector.spans) == 6, what="a call and five requests")
+    assert len(told(sim)) == 1
+    servers = [span for span in collector.spans if span.parent_span_id.hex() == CALLER]
+    assert sorted(attributes(span)["dandolo.cache"] for span in servers) == ["hit"] * 4 + ["miss"]
+    assert len({span.span_id for span in collector.spans}) == 6
+
+
 def test_metrics_arrive(rig: tuple[Gateway, SimProvider], collector: Collector) -> None:
     gateway, _ = rig
     asked(gateway, {})
