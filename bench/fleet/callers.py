@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 TIMEOUT_S = 60.0
 
@@ -68,12 +68,14 @@ class Callers:
 
 def _ask(connection: http.client.HTTPConnection, kind: str, number: int) -> str:
     """One request; what was wrong with its answer, "" for nothing."""
+    body: dict[str, Any]
     if kind == "embedding":
         path, body = "/v1/embeddings", {"model": "sim/e", "input": f"text {number}"}
     else:
         messages = [{"role": "user", "content": f"question {number}"}]
         path, body = "/v1/chat/completions", {"model": "sim/m", "messages": messages, "temperature": 0.7}
-        body |= {"stream": True} if kind == "stream" else {}
+        if kind == "stream":
+            body["stream"] = True
     connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
     answer = connection.getresponse()
     content = answer.read()

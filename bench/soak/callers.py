@@ -12,11 +12,14 @@ import contextlib
 import json
 import random
 import socket
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 PATIENCE_S = 90.0
+IDLE_S = 60.0
+"""An idle connection is not used again after this, as clients do."""
 KINDS = {
     "plain": 34,
     "stream": 24,
@@ -66,7 +69,7 @@ class Callers:
         self._rate = rate
         self._most = most
         self._chance = random.Random(seed)
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter, float]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._number = 0
 
@@ -89,7 +92,7 @@ class Callers:
         finally:
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=PATIENCE_S)
-            for _, writer in self._idle:
+            for _, writer, _ in self._idle:
                 writer.close()
 
     async def _call(self, kind: str, number: int) -> None:
@@ -163,7 +166,7 @@ class Callers:
 
     async def _ask(self, path: str, body: Any) -> Answer:
         """Over a kept connection, or a new one; kept afterwards unless the answer says otherwise."""
-        reader, writer = self._idle.pop() if self._idle else await self._open()
+        reader, writer = self._kept() or await self._open()
         try:
             writer.write(_request(path, body))
             answer = await _read(reader)
@@ -171,10 +174,20 @@ class Callers:
             writer.close()
             raise
         if answer.whole and answer.fields.get("connection") != "close" and len(self._idle) < 64:
-            self._idle.append((reader, writer))
+            self._idle.append((reader, writer, time.monotonic()))
         else:
             writer.close()
         return answer
+
+    def _kept(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """The connection that was used last, unless it has ended or soon will: the gateway keeps idle ones for 75 s."""
+        now = time.monotonic()
+        while self._idle:
+            reader, writer, since = self._idle.pop()
+            if not reader.at_eof() and now - since < IDLE_S:
+                return reader, writer
+            writer.close()
+        return None
 
     @contextlib.asynccontextmanager
     async def _fresh(self, receive_bytes: int = 0) -> Any:
