@@ -32,30 +32,36 @@ def thresholds(settings: Settings) -> Thresholds:
     )
 
 
-def facts(gauges: Iterable[Gauge]) -> Facts:
-    """What the state of the gateway tells: the same numbers that /metrics shows, however many workers they are of.
+def facts(processes: Iterable[Iterable[Gauge]]) -> Facts:
+    """What the state of the gateway tells: the gauges of each of its processes, apart.
 
-    An account that no call went to yet has no breaker, and can be asked.
+    All providers are open when they are in every worker. An account that no call went to yet has no breaker, and can
+    be asked. A tier is down when any worker cannot use it.
     """
-    states: dict[str, list[float]] = {}
+    open_: list[bool] = []
     tiers: dict[str, bool] = {}
     budgets: dict[str, float] = {}
     trouble = ""
-    for name, value, labels in gauges:
-        if name == "dandolo_slots_limit":
-            states.setdefault(labels[0][1], [])
-        elif name == "dandolo_breaker_state":
-            states.setdefault(labels[0][1], []).append(value)
-        elif name in ("dandolo_cache_tier_up", "dandolo_cache_tier_breaker_open"):
-            tier = dict(labels).get("tier", "")
-            tiers[tier] = tiers.get(tier, False) or bool(value) == name.endswith("open")
-        elif name == "dandolo_budget_used_share":
-            label = dict(labels)
-            budgets[f"{label.get('key', '')}/{label.get('period', '')}"] = value
-        elif name == "dandolo_ledger_up" and not value:
-            trouble = "it cannot be written"
+    for gauges in processes:
+        states: dict[str, list[float]] = {}
+        for name, value, labels in gauges:
+            if name == "dandolo_slots_limit":
+                states.setdefault(labels[0][1], [])
+            elif name == "dandolo_breaker_state":
+                states.setdefault(labels[0][1], []).append(value)
+            elif name in ("dandolo_cache_tier_up", "dandolo_cache_tier_breaker_open"):
+                tier = dict(labels).get("tier", "")
+                tiers[tier] = tiers.get(tier, False) or bool(value) == name.endswith("open")
+            elif name == "dandolo_budget_used_share":
+                label = dict(labels)
+                budget = f"{label.get('key', '')}/{label.get('period', '')}"
+                budgets[budget] = max(value, budgets.get(budget, 0.0))
+            elif name == "dandolo_ledger_up" and not value:
+                trouble = "it cannot be written"
+        if states:
+            open_.append(all(known and min(known) >= OPEN for known in states.values()))
     return Facts(
-        bool(states) and all(known and min(known) >= OPEN for known in states.values()),
+        bool(open_) and all(open_),
         tuple(tier for tier, down in tiers.items() if down),
         budgets,
         trouble,
@@ -65,11 +71,11 @@ def facts(gauges: Iterable[Gauge]) -> Facts:
 class Alarms:
     """The alerts of one process. Call `tick` of `alerting` once a second, `close` at the end."""
 
-    def __init__(self, config: Config, gauges: Callable[[], Iterable[Gauge]], dialer: Dialer) -> None:
+    def __init__(self, config: Config, processes: Callable[[], Iterable[Iterable[Gauge]]], dialer: Dialer) -> None:
         self._dialer = dialer
         self._judge = Alerts(thresholds(config.alerts))
         self._retired: list[Courier] = []
-        self.alerting: Alerting[Facts] = Alerting(self._judge, lambda: facts(gauges()))
+        self.alerting: Alerting[Facts] = Alerting(self._judge, lambda: facts(processes()))
         self.adopt(config)
 
     def adopt(self, config: Config) -> None:

@@ -23,8 +23,10 @@ from dandolo import __version__
 from dandolo.cli.age import since_start_ms
 from dandolo.cli.configured import Choice
 from dandolo.cli.heap import keep_memory
+from dandolo.cli.itself import managed_pid
 from dandolo.cli.operators import Operators
 from dandolo.cli.reload import Reload
+from dandolo.cli.watching import REFRESH_S, Watching
 from dandolo.config import Config
 from dandolo.config.schema import LogFormat
 from dandolo.control.admin import Admin
@@ -144,13 +146,23 @@ class Process:
             self.workers,
             self._metrics,
             self._gauges,
-            self._own_gauges,
+            self._all_own_gauges,
             self._reload_now,
             self._roll,
             self._upgrade.begin,
         )
+        self._watching = Watching(
+            config,
+            self.sinks,
+            self._metrics,
+            self._gauges,
+            self._own_gauges,
+            self._operators.refresh,
+            self.event,
+            self._tasks,
+        )
         self._admin = Admin(
-            with_index(self._operators.routes()),
+            with_index([*self._operators.routes(), *self._watching.routes()]),
             authenticate=self._callers.authenticate if config.keys else None,
             tasks=self._tasks,
         )
@@ -196,9 +208,11 @@ class Process:
         """Tell the manager, wait for a signal, end in order; the exit code."""
         self._status = status
         self._notifier.ready(status)
-        interval = watchdog_interval_s(os.environ, os.getpid())
+        interval = watchdog_interval_s(os.environ, managed_pid())
         if interval is not None:
             self._every("watchdog", interval, self._watchdog)
+        self._timers["watching"] = self._loop.call_later(SETTLE_S, self._watching.begin)
+        self._every("gauges", REFRESH_S, self._watching.look)
         self._timers["settle"] = self._loop.call_later(SETTLE_S, _settle)
         end = await self._ending
         server = self._reload.config.server
@@ -233,6 +247,7 @@ class Process:
         self._admin.close()
         try:
             async with asyncio.timeout(CLOSE_S):
+                await self._watching.close()
                 await self._tasks.close()
         except TimeoutError:
             _log.error("some tasks did not end within %g s", CLOSE_S)
@@ -283,6 +298,9 @@ class Process:
             Gauge("dandolo_worker_restarts_total", self.workers.restarts),
             Gauge("dandolo_sink_failures_total", self.sinks.failures),
         ]
+
+    def _all_own_gauges(self) -> list[Gauge]:
+        return [*self._own_gauges(), *self._watching.gauges()]
 
     def event(self, kind: str, text: str) -> None:
         """Something happened that an operator wants to see beside the numbers: a reload, a worker's death."""
@@ -363,6 +381,7 @@ class Process:
 
     def _changed(self, config: Config) -> None:
         self._callers.keys = config.keys
+        self._watching.adopt(config)
 
     def _every(self, name: str, seconds: float, call: Callable[[], object]) -> None:
         def again() -> None:

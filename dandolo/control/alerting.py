@@ -57,6 +57,8 @@ class Alerting(Generic[G]):
         self._couriers: list[Courier] = []
         self._recent: deque[Notice] = deque(maxlen=RECENT_MAX)
         self._told = 0
+        self.on_notice: list[Callable[[Notice], None]] = []
+        """Who hears of each notice at once, beside the sinks."""
 
     def configure(self, settings: Settings, instance: str, dialer: Dialer) -> list[Courier]:
         """Tell the sinks of `settings` from now on; `instance` is how this gateway calls itself.
@@ -95,6 +97,8 @@ class Alerting(Generic[G]):
                 )
             for courier in self._couriers:
                 courier.send(notice)
+            for hear in self.on_notice:
+                hear(notice)
 
     async def close(self) -> None:
         """Let go of every sink."""

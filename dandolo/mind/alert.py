@@ -13,9 +13,9 @@
 
 A rule is true or well or neither: between the threshold and `CLEAR_SHARE` of it nothing changes. It fires once it has
 been true for `hold_s`, and recovers once it has been well for `recover_s`; each of the two is told once. Windows with
-fewer than `samples_min` requests prove nothing: they fire no rule, and let one that fires recover. What a firing
-rule explains (`SILENCES`) is not told beside it, nor after it while it is still in the window. Nothing is remembered
-over a restart.
+fewer than `samples_min` requests prove nothing: they fire no rule, and let one that fires recover. What a rule
+explains (`SILENCES`) is not told while that fires or is about to, nor afterwards as long as it is still in the window.
+Nothing is remembered over a restart.
 
 The burn rates are those of Google's *Site Reliability Workbook*, chapter 5, "Multiwindow, Multi-Burn-Rate Alerts": 2 %
 of a month's budget within an hour, 5 % within six; the short window ends the alert soon after its cause is gone.
@@ -341,12 +341,13 @@ class Alerts:
                 return None
             if watch.true_since is None:
                 watch.true_since = steady
-            if self._explained(reading.alert):
+            if self._explained(reading.alert, firing=True):
                 # What another alert explains stays in the windows a while after that one is over.
                 watch.silenced_until = steady + reading.memory_s
                 watch.silenced = True
             else:
-                watch.silenced = steady < watch.silenced_until
+                # One that may explain it and is not yet told is waited for.
+                watch.silenced = steady < watch.silenced_until or self._explained(reading.alert, firing=False)
             if watch.silenced or steady - watch.true_since < reading.hold_s:
                 return None
             self._incidents += 1
@@ -364,9 +365,13 @@ class Alerts:
         watch.incident, watch.true_since = "", None
         return notice
 
-    def _explained(self, alert: str) -> bool:
+    def _explained(self, alert: str, *, firing: bool) -> bool:
+        """Whether one that explains it fires, or is true and about to."""
         by = SILENCES.get(alert, frozenset())
-        return any(watch.incident and name in by for (name, _), watch in self._watches.items())
+        return any(
+            name in by and (watch.incident if firing else watch.true_since is not None and not watch.silenced)
+            for (name, _), watch in self._watches.items()
+        )
 
     def _notice(self, watch: _Watch, state: str, steady: float, now: float) -> Notice:
         reading = watch.reading

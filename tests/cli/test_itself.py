@@ -1,27 +1,17 @@
-"""How the program is started again, as a module and as one frozen file."""
+"""The number that a service manager knows the program by, as a module and as one frozen file."""
 
 import os
 import subprocess
 import sys
 
-from dandolo import __version__
 from dandolo.cli import itself
 
 
-def test_as_a_module_it_starts_itself_again():
-    done = subprocess.run([*itself.command(), "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout == f"dandolo {__version__}\n"
-    assert itself.environment({"A": "b"}) == {"A": "b"}
+def test_usually_it_is_our_own():
     assert itself.managed_pid() == os.getpid()
 
 
-def test_frozen_the_interpreter_is_the_program(monkeypatch):
-    monkeypatch.setattr(sys, "frozen", True, raising=False)
-    assert itself.command() == [sys.executable]
-    assert itself.environment({"A": "b"}) == {"A": "b", "PYINSTALLER_RESET_ENVIRONMENT": "1"}
-
-
-def test_frozen_the_manager_knows_the_parent_that_unpacked_it(tmp_path):
+def test_frozen_it_is_that_of_the_parent_that_unpacked_us(tmp_path):
     program = (
         "import os, subprocess, sys; sys.frozen = True\n"
         "from dandolo.cli import itself\n"

@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 import pytest
 import trustme
-import uvloop
 
 from dandolo.config.alerts import Alerts as Settings
 from dandolo.config.alerts import Command, Webhook
@@ -39,7 +38,8 @@ Served = Callable[[str, dict[str, str], bytes], bytes | None]
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    # The control process's own loop.
+    with asyncio.Runner() as runner:
         runner.run(main())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -143,7 +145,12 @@ def test_who_gets_it(accept: bytes, wanted: bool) -> None:
         routes=lambda query: None,
     )
     (route,) = [one for one in routes if one.path == b"/metrics"]
-    answer = route.handle(Asked("GET", b"/metrics", b"", b"", "", b"", accept))
-    assert isinstance(answer, Answer)
+
+    async def ask() -> Answer:
+        answer = route.handle(Asked("GET", b"/metrics", b"", b"", "", b"", accept))
+        assert isinstance(answer, Awaitable)
+        return await answer
+
+    answer = asyncio.run(ask())
     assert answer.body == (b"open" if wanted else b"plain")
     assert answer.kind.startswith(b"application/openmetrics-text; version=1.0.0" if wanted else b"text/plain")

@@ -11,7 +11,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-import uvloop
 from collector import Collector, attributes
 
 from dandolo.config.otel import Otel
@@ -56,7 +55,7 @@ def record(**changes: Any) -> Record:
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner() as runner:
         runner.run(main())
 
 

@@ -176,6 +176,18 @@ def test_what_a_firing_alert_explains_is_not_told_beside_it() -> None:
     assert told == ["providers_open recovered"]
 
 
+def test_what_comes_first_waits_for_its_explanation() -> None:
+    clocked = Clocked()
+    assert clocked.run(20, [BAD] * 5) == []
+    # It would have been told after 30 s; what explains it is noticed late, and told after 30 s of its own.
+    assert clocked.run(60, [BAD] * 5, Facts(providers_open=True)) == ["providers_open firing"]
+    # What seemed to explain it and did not holds it up no longer than it seemed so.
+    clocked = Clocked()
+    clocked.run(20, [BAD] * 5)
+    assert clocked.run(15, [BAD] * 5, Facts(providers_open=True)) == []
+    assert clocked.run(2, [BAD] * 5) == ["errors firing"]
+
+
 def test_what_goes_on_after_its_explanation_is_told() -> None:
     clocked = Clocked(hold_s=5)
     clocked.run(300, [BAD] * 5, Facts(providers_open=True))
