@@ -14,7 +14,8 @@ class Record(msgspec.Struct, omit_defaults=True, gc=False):
     `status` is what the client was told, 499 when it left. `attempts` counts calls to providers, `code` is the
     error code or "". `cache` is what the cache did: hit, miss, stale, collapsed ("": nothing). `estimated` marks
     token counts that are ours; `cost_usd` is None where it is unknown. Texts from outside are cut by whoever makes
-    the record (`dandolo.values`).
+    the record (`dandolo.values`). `trace` is the traceparent
+    that went to the provider (with our own span's id), `parent` the caller's span; both "" while tracing is off.
     """
 
     time: str
@@ -46,3 +47,5 @@ class Record(msgspec.Struct, omit_defaults=True, gc=False):
     first_token_ms: float | None = None
     overhead_ms: float | None = None
     cache: str = ""
+    trace: str = ""
+    parent: str = ""

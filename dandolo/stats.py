@@ -33,6 +33,12 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
+    def copy(self) -> Histogram:
+        """One that does not change with this one."""
+        made = Histogram(self.bounds)
+        made.counts, made.sum = list(self.counts), self.sum
+        return made
+
     @property
     def count(self) -> int:
         """How many values were observed."""

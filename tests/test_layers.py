@@ -11,7 +11,10 @@ import dandolo
 HOME = Path(dandolo.__file__).parent
 LINES_MAX = 450
 
-LEAVES = {"errors", "record", "policy", "stats", "config", "clock", "values", "board", "frames", "provision", "journal"}
+LEAVES = {
+    "errors", "record", "notice", "policy", "stats", "config", "clock", "values", "board", "frames", "provision",
+    "journal",
+}  # fmt: skip
 BELOW_GATEWAY = LEAVES | {"wire", "api", "route", "cache", "net"}
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,7 @@ def _peers(sharing: Sharing) -> Iterator[Gauge]:
 def gauges(worker: Worker) -> Iterator[Gauge]:
     """Connections, requests and their bodies, the cache; for each account its slots, idle connections and breakers."""
     yield Gauge("dandolo_connections", worker.census.count)
+    yield Gauge("dandolo_tasks", len(asyncio.all_tasks()))
     yield Gauge("dandolo_requests_in_flight", worker.gateway.admission.in_flight)
     yield Gauge("dandolo_request_body_bytes", worker.gateway.admission.body_bytes)
     yield Gauge("dandolo_flights", len(worker.gateway.flights))

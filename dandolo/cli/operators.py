@@ -46,7 +46,12 @@ class Operators:
     def routes(self) -> list[Route]:
         """What is offered."""
         return [
-            *basic_routes(metrics_text=self._metrics_text, ready=self._ready, routes=self._routes),
+            *basic_routes(
+                metrics_text=self._metrics_text,
+                openmetrics_text=lambda: self._metrics_text(openmetrics=True),
+                ready=self._ready,
+                routes=self._routes,
+            ),
             Route(
                 "POST", b"/admin/reload", self._reload_asked, "read the configuration again, as SIGHUP does",
                 deadline_s=60.0,
@@ -69,13 +74,17 @@ class Operators:
             reason = child.beat.reason
         return False, reason
 
-    async def _metrics_text(self) -> bytes:
+    async def refresh(self) -> None:
+        """Have the workers tell their gauges now; who does not keeps what it told last."""
         children = {(child.slot, child.generation): child for child in self._workers.serving}
         for reply in await self._workers.ask_all("gauges", None, ANSWER_S):
             child = children.get((reply.slot, reply.generation))
             if reply.well and child is not None and not child.over.done():
                 self._gauges.report(child.pid, samples(reply.value))
-        return self._metrics.text((*self._gauges.together(), *self._own()))
+
+    async def _metrics_text(self, *, openmetrics: bool = False) -> bytes:
+        await self.refresh()
+        return self._metrics.text((*self._gauges.together(), *self._own()), openmetrics=openmetrics)
 
     async def _routes(self, query: bytes) -> Any:
         """Each worker measures for itself: one of them is asked, the first or the one that `worker` names."""

@@ -123,9 +123,7 @@ def run(args: argparse.Namespace) -> int:
         from dandolo.cli import service
 
         needed = True
-        return service.run(
-            service.Start(config, choice, provisions, limits, access_form, program_form, admin, early, before)
-        )
+        return service.run(Start(config, choice, provisions, limits, access_form, program_form, admin, early, before))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -11,25 +11,23 @@ import gc
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
 from dandolo import __version__
 from dandolo.cli.accounting import Accounting
 from dandolo.cli.age import since_start_ms
-from dandolo.cli.configured import Choice
 from dandolo.cli.heap import keep_memory
-from dandolo.cli.limits import Limits
+from dandolo.cli.itself import managed_pid
 from dandolo.cli.operators import Operators
 from dandolo.cli.reload import Reload
+from dandolo.cli.start import Start
 from dandolo.cli.view import View
+from dandolo.cli.watching import REFRESH_S, Watching
 from dandolo.config import Config
-from dandolo.config.schema import LogFormat
 from dandolo.control.admin import Admin
 from dandolo.control.basic import with_index
 from dandolo.control.callers import Callers
@@ -40,15 +38,13 @@ from dandolo.control.gauges import Gauges
 from dandolo.control.logwriter import LogWriter, configure_logging
 from dandolo.control.metrics import Metrics
 from dandolo.control.notify import Notifier, watchdog_interval_s
-from dandolo.control.provisions import Provisions
 from dandolo.control.route import Answer
 from dandolo.control.sinks import AccessLog, Counted, Fanout
 from dandolo.control.sockets import ADMIN, addresses, close_all
-from dandolo.control.spawn import Spawned
 from dandolo.control.upgrade import Upgrade
 from dandolo.control.workers import Workers
 from dandolo.net.listen import Census, Listener, describe
-from dandolo.net.succession import Followed, Given, Predecessor, orphans
+from dandolo.net.succession import Followed, Given, orphans
 from dandolo.net.sweep import PERIOD_S
 from dandolo.net.tasks import Tasks
 from dandolo.record import Record
@@ -65,23 +61,6 @@ ORPHANS_S = 10.0
 SETTLE_S = 1.0
 
 _log = logging.getLogger("dandolo")
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """What there is when a service starts: what holds, what was said from outside, and what has been opened."""
-
-    config: Config
-    choice: Choice
-    provisions: Provisions
-    limits: Limits
-    access_form: LogFormat
-    program_form: LogFormat
-    admin: Sequence[socket.socket]
-    early: Spawned
-    """The first worker, which is loading already."""
-    before: Sequence[Predecessor]
-    """Who finishes once we serve."""
 
 
 def run(start: Start) -> int:
@@ -156,10 +135,20 @@ class Process:
             self.workers,
             self._metrics,
             self._gauges,
-            self._own_gauges,
+            self._all_own_gauges,
             self._reload_now,
             self._roll,
             self._upgrade.begin,
+        )
+        self._watching = Watching(
+            config,
+            self.sinks,
+            self._metrics,
+            self._gauges,
+            self._own_gauges,
+            self._operators.refresh,
+            self.event,
+            self._tasks,
         )
         self._admin = Admin(
             with_index(
@@ -168,6 +157,7 @@ class Process:
                     *self._limits.keyring.routes(),
                     *self._accounting.routes(),
                     *self._view.routes(),
+                    *self._watching.routes(),
                 ],
                 self._page,
             ),
@@ -224,9 +214,11 @@ class Process:
         """Tell the manager, wait for a signal, end in order; the exit code."""
         self._status = status
         self._notifier.ready(status)
-        interval = watchdog_interval_s(os.environ, os.getpid())
+        interval = watchdog_interval_s(os.environ, managed_pid())
         if interval is not None:
             self._every("watchdog", interval, self._watchdog)
+        self._timers["watching"] = self._loop.call_later(SETTLE_S, self._watching.begin)
+        self._every("gauges", REFRESH_S, self._watching.look)
         self._timers["settle"] = self._loop.call_later(SETTLE_S, _settle)
         end = await self._ending
         server = self._reload.config.server
@@ -266,6 +258,7 @@ class Process:
         self._admin.close()
         try:
             async with asyncio.timeout(CLOSE_S):
+                await self._watching.close()
                 await self._tasks.close()
         except TimeoutError:
             _log.error("some tasks did not end within %g s", CLOSE_S)
@@ -322,6 +315,9 @@ class Process:
 
     def _page(self) -> Answer:
         return page(keyed=self._admin.authenticate is not None)
+
+    def _all_own_gauges(self) -> list[Gauge]:
+        return [*self._own_gauges(), *self._watching.gauges()]
 
     def event(self, kind: str, text: str) -> None:
         """Something happened that an operator wants to see beside the numbers: a reload, a worker's death."""
@@ -405,6 +401,7 @@ class Process:
         # The first key may have come with it: from then on one is wanted here too.
         self._admin.authenticate = self._callers.authenticate if config.keys else None
         self._accounting.reload(config)
+        self._watching.adopt(config)
 
     def _tick(self) -> None:
         now = time.time()

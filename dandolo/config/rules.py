@@ -7,6 +7,7 @@ empty, and are passed over.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path as FilePath
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dandolo.config.address import is_loopback
+from dandolo.config.alerts import SINKS_MAX
 from dandolo.config.kinds import nearest
 from dandolo.config.known import KNOWN
 from dandolo.config.lines import line_of
@@ -38,6 +40,8 @@ def check(config: Config, document: Mapping[str, Any], at: At) -> Targets:
     _auto(config, at)
     _peers(config, at.child("cache").child("peers"))
     _slo(config, at.child("slo"))
+    _alerts(config, at.child("alerts"))
+    _otel(config, at.child("otel"))
     return models
 
 
@@ -96,6 +100,44 @@ def _certificate(cert: FilePath, key: FilePath, at: At) -> None:
         at.report(f"cannot be used: {error.reason or 'not PEM'}: expected a PEM chain and its own private key")
     except ValueError:
         at.child("key").report("has a passphrase: expected an unencrypted PEM key")
+    except OSError as error:
+        at.report(f"cannot be read: {error.strerror}")
+
+
+def _alerts(config: Config, at: At) -> None:
+    alerts = config.alerts
+    for name in ("webhooks", "commands"):
+        if (count := len(getattr(alerts, name))) > SINKS_MAX:
+            at.child(name).report(f"observed {count}, expected at most {SINKS_MAX}")
+    for index, webhook in enumerate(alerts.webhooks):
+        if webhook.ca is not None and webhook.ca.name:
+            _bundle(str(webhook.ca), at.child("webhooks").child(index).child("ca"))
+
+
+def _otel(config: Config, at: At) -> None:
+    otel = config.otel
+    if otel.endpoint is None:
+        return
+    if not all(map(_installed, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"))):
+        at.child("endpoint").report("needs the extra otel: pip install 'dandolo[otel]'")
+    if otel.ca is not None and otel.ca.name:
+        _bundle(str(otel.ca), at.child("ca"))
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a package above it
+        return False
+
+
+def _bundle(path: str, at: At) -> None:
+    import ssl
+
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        at.report("holds no certificate: expected a PEM bundle")
     except OSError as error:
         at.report(f"cannot be read: {error.strerror}")
 

@@ -19,7 +19,9 @@ from typing import Any, Literal, get_args
 
 from dandolo.config import address, fields, kinds
 from dandolo.config.address import Listen
+from dandolo.config.alerts import Alerts
 from dandolo.config.objectives import Ledger, Slo
+from dandolo.config.otel import Otel
 from dandolo.config.problem import Path as KeyPath
 from dandolo.config.secret import Secret
 from dandolo.config.spec import KeySpec, Kind, absent, computed, fed_by, key, required, section
@@ -27,6 +29,7 @@ from dandolo.config.stores import Cache, CacheMemory, CachePeers, CacheRedis, Ca
 
 __all__ = [
     "Account",
+    "Alerts",
     "Auto",
     "AutoModel",
     "Cache",
@@ -43,6 +46,7 @@ __all__ = [
     "Listen",
     "LogFormat",
     "Model",
+    "Otel",
     "Priority",
     "Probe",
     "Profile",
@@ -417,6 +421,8 @@ class Config:
     slo: tuple[Slo, ...] = section(
         Slo, "objectives; left out: chat P95 2 s, image P95 15 s, success 99.9 %, cache hits 70 %", many=True
     )
+    otel: Otel = section(Otel, "traces and metrics for an OpenTelemetry collector")
+    alerts: Alerts = section(Alerts, "what is too much, and who is told")
     source: str = ""
     warnings: tuple[str, ...] = ()
     lines: Mapping[KeyPath, int] = field(default_factory=lambda: MappingProxyType({}), repr=False, compare=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from dandolo.control.exposition import CONTENT_TYPE
+from dandolo.control.exposition import CONTENT_TYPE, OPENMETRICS_TYPE, wants_openmetrics
 from dandolo.control.openapi import description
 from dandolo.control.route import TEXT, Answer, Asked, Route, answer
 
@@ -13,12 +13,13 @@ from dandolo.control.route import TEXT, Answer, Asked, Route, answer
 def basic_routes(
     *,
     metrics_text: Callable[[], bytes | Awaitable[bytes]],
+    openmetrics_text: Callable[[], bytes | Awaitable[bytes]] | None = None,
     ready: Callable[[], tuple[bool, str]],
     routes: Callable[[bytes], Any],
 ) -> list[Route]:
-    """`metrics_text` gives the page of /metrics, `ready` whether requests are taken and if not why, `routes` what
-    /admin/routes answers to a query string (anything that JSON can hold; it may raise GatewayError). The
-    first and the last may have to be waited for."""
+    """`metrics_text` gives the page of /metrics, `openmetrics_text` the same in OpenMetrics' form, `ready` whether
+    requests are taken and if not why, `routes` what /admin/routes answers to a query string (anything that JSON can
+    hold; it may raise GatewayError). All but `ready` may have to be waited for."""
 
     def readiness(_: Asked) -> Answer:
         well, reason = ready()
@@ -26,9 +27,12 @@ def basic_routes(
             return answer({"status": "ready"})
         return answer({"status": "not ready", "reason": reason}, 503)
 
-    async def metrics(_: Asked) -> Answer:
-        text = metrics_text()
-        return Answer(200, CONTENT_TYPE, await text if isinstance(text, Awaitable) else text)
+    async def metrics(asked: Asked) -> Answer:
+        kind, source = CONTENT_TYPE, metrics_text
+        if openmetrics_text is not None and wants_openmetrics(asked.accept):
+            kind, source = OPENMETRICS_TYPE, openmetrics_text
+        text = source()
+        return Answer(200, kind, await text if isinstance(text, Awaitable) else text)
 
     async def table(asked: Asked) -> Answer:
         found = routes(asked.query)

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dandolo.control.child import Sample
 from dandolo.control.exposition import Gauge, Labels
 
-WORST = {"dandolo_breaker_state": max, "dandolo_probe_well": min, "dandolo_cache_hit_rate_at_double": max}
+WORST = {"dandolo_breaker_state": max, "dandolo_probe_well": min, "dandolo_cache_hit_rate_at_double": max,
+         "dandolo_cache_tier_up": min, "dandolo_cache_tier_breaker_open": max}  # fmt: skip
 """How one value is made of several where it is not their sum."""
 KEPT_MAX = 1000
 """Counters of workers that have ended; they have no labels that grow."""
@@ -34,6 +35,10 @@ class Gauges:
             key = one.name, one.labels
             if one.name.endswith("_total") and (key in self._before or len(self._before) < KEPT_MAX):
                 self._before[key] = self._before.get(key, 0) + one.value
+
+    def each(self) -> list[list[Gauge]]:
+        """What every process told last, apart."""
+        return [[Gauge(one.name, one.value, one.labels) for one in samples] for samples in self._now.values()]
 
     def together(self) -> Iterable[Gauge]:
         """One sample a name and labels."""

@@ -9,13 +9,26 @@ conventions for generative AI where they have one. One thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from http import HTTPStatus
 from typing import Generic, NamedTuple, TypeVar
 
 from dandolo import __version__
 from dandolo.control import process
-from dandolo.control.exposition import Gauge, Kind, head, histogram, label_pairs, label_value, sample
+from dandolo.control.exposition import (
+    OPENMETRICS_END,
+    Exemplar,
+    Gauge,
+    Kind,
+    Labels,
+    head,
+    histogram,
+    label_pairs,
+    label_value,
+    sample,
+)
 from dandolo.record import Record
 from dandolo.stats import Histogram
 
@@ -33,7 +46,7 @@ OVERHEAD_BOUNDS_S = (
 )  # fmt: skip
 QUEUE_BOUNDS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
-_OPERATIONS = {
+OPERATIONS = {
     "chat": "chat",
     "responses": "chat",
     "messages": "chat",
@@ -47,6 +60,7 @@ _BREAKER_STATES = {"closed": 0, "half-open": 1, "open": 2}
 
 GAUGES: dict[str, tuple[Kind, str]] = {
     "dandolo_connections": ("gauge", "Connections of clients."),
+    "dandolo_tasks": ("gauge", "Tasks of the event loop: dials, probes and whatever else waits by itself."),
     "dandolo_request_body_bytes": ("gauge", "Bytes of request bodies held in memory."),
     "dandolo_requests_in_flight": ("gauge", "Requests under way."),
     "dandolo_slots_in_use": ("gauge", "Calls under way, by account."),
@@ -98,6 +112,11 @@ GAUGES: dict[str, tuple[Kind, str]] = {
     "dandolo_slo_burn_rate": ("gauge", "How fast an error budget goes: 1 uses it up in just the window."),
     "dandolo_slo_error_budget_remaining": ("gauge", "Share of an error budget that is left, negative: overdrawn."),
     "dandolo_log_lines_dropped_total": ("counter", "Lines of the log that could not be written."),
+    "dandolo_alert_firing": ("gauge", "Incidents under way, by alert."),
+    "dandolo_alert_notices_total": ("counter", "Notices: an incident's beginning and its end are one each."),
+    "dandolo_alert_deliveries_total": ("counter", "Notices by what became of them at webhooks and commands."),
+    "dandolo_error_budget_burn_rate": ("gauge", "How many times as fast as it may the error budget burns, by window."),
+    "dandolo_otel_requests_total": ("counter", "Requests whose spans were due at the collector, by outcome."),
     **process.FAMILIES,
 }
 """What `Gauge`s may be called. Another name is written as untyped."""
@@ -177,9 +196,19 @@ class _Family(Generic[Cell]):
             cell = self._cells.setdefault(values, self._make())
         return cell
 
-    def lines(self) -> Iterable[str]:
-        """The family as text."""
-        yield head(self._name, self.kind, self.help)
+    def snapshot(self) -> Snapshot:
+        """The family as data, copied."""
+        cells: list[tuple[Labels, float | Histogram]] = []
+        for values, cell in self._cells.items():
+            labels = tuple(zip(self._labels, values, strict=True))
+            cells.append((labels, cell.copy() if isinstance(cell, Histogram) else cell.value))
+        return Snapshot(self._name, self.kind, self.help, cells)
+
+    def lines(
+        self, openmetrics: bool = False, exemplars: Mapping[Histogram, Mapping[int, Exemplar]] | None = None
+    ) -> Iterable[str]:
+        """The family as text, with `exemplars` by cell and bucket."""
+        yield head(self._name, self.kind, self.help, openmetrics=openmetrics)
         for values, cell in self._cells.items():
             pairs = ",".join(
                 f'{label}="{value}"'
@@ -188,9 +217,20 @@ class _Family(Generic[Cell]):
                 if value or label != "error_type"
             )
             if isinstance(cell, Histogram):
-                yield from histogram(self._name, pairs, cell)
+                known = exemplars.get(cell) if exemplars is not None else None
+                yield from histogram(self._name, pairs, cell, openmetrics=openmetrics, exemplars=known)
             else:
                 yield sample(self._name, pairs, cell.value)
+
+
+class Snapshot(NamedTuple):
+    """One metric at one moment, for whoever exports it in another form. `cells` are label pairs and values, which
+    nobody changes any more."""
+
+    name: str
+    kind: Kind
+    help: str
+    cells: Sequence[tuple[Labels, float | Histogram]]
 
 
 class _Series(NamedTuple):
@@ -217,6 +257,7 @@ class Metrics:
         self._models = _Names(most)
         self._codes = _Names(most)
         self._series: dict[tuple[str, str, str, str, int, str], _Series] = {}
+        self._exemplars: dict[Histogram, dict[int, Exemplar]] = {}
         names = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 
         def counter(name: str, text: str, *labels: str, kept: tuple[str, ...] = ()) -> _Family[_Count]:
@@ -286,6 +327,8 @@ class Metrics:
         if duration is None or first_chunk is None or tokens_in is None or tokens_out is None:
             return
         duration.observe((record.duration_ms or 0.0) * 1e-3)
+        if record.trace:
+            self._keep_exemplars(record, duration, first_chunk)
         if record.stream:
             first_ms = record.first_token_ms
             if first_ms is not None:
@@ -316,7 +359,7 @@ class Metrics:
         requests = self._requests.cell(endpoint, shown, provider, key)
         cost = self._cost.cell(provider, key)
         if provider:
-            whom = (_OPERATIONS.get(endpoint, endpoint), provider, model)
+            whom = (OPERATIONS.get(endpoint, endpoint), provider, model)
             error_type = self._codes.admit(code) if code else shown if status >= 400 else ""
             series = _Series(
                 requests,
@@ -334,21 +377,46 @@ class Metrics:
         self._series[names] = series
         return series
 
-    def text(self, gauges: Iterable[Gauge] = ()) -> bytes:
+    def _keep_exemplars(self, record: Record, duration: Histogram, first_chunk: Histogram) -> None:
+        """Remember a recorded trace as the newest of the buckets it fell into."""
+        if not record.trace.endswith("1"):
+            return
+        _, trace_id, span_id, _ = record.trace.split("-")
+        at = datetime.fromisoformat(record.time).timestamp()
+        first_ms = record.first_token_ms if record.stream else None
+        for cell, ms in ((duration, record.duration_ms), (first_chunk, first_ms)):
+            if ms is not None:
+                known = self._exemplars.setdefault(cell, {})
+                known[bisect_left(cell.bounds, ms * 1e-3)] = Exemplar(trace_id, span_id, ms / 1e3, at)
+
+    def text(self, gauges: Iterable[Gauge] = (), *, openmetrics: bool = False) -> bytes:
         """Everything as exposition text: what was counted, `gauges`, the build, and this process."""
         parts: list[str] = []
         for family in self._families:
-            parts.extend(family.lines())
+            parts.extend(family.lines(openmetrics, self._exemplars if openmetrics else None))
         by_name: dict[str, list[Gauge]] = {}
         for gauge in (*gauges, *process.gauges()):
             by_name.setdefault(gauge.name, []).append(gauge)
         for name, samples in by_name.items():
             kind, help_text = GAUGES.get(name, ("untyped", "No description."))
-            parts.append(head(name, kind, help_text))
+            parts.append(head(name, kind, help_text, openmetrics=openmetrics))
             parts.extend(sample(name, label_pairs(one.labels), one.value) for one in self._bounded(samples))
-        parts.append(head("dandolo_build_info", "gauge", "The version that runs; always 1."))
+        parts.append(head("dandolo_build_info", "gauge", "The version that runs; always 1.", openmetrics=openmetrics))
         parts.append(sample("dandolo_build_info", label_pairs((("version", __version__),)), 1))
+        if openmetrics:
+            parts.append(OPENMETRICS_END)
         return "".join(parts).encode()
+
+    def snapshots(self, gauges: Iterable[Gauge] = ()) -> list[Snapshot]:
+        """Everything that `text` says, but this process's own, as data."""
+        found = [family.snapshot() for family in self._families]
+        by_name: dict[str, list[Gauge]] = {}
+        for gauge in gauges:
+            by_name.setdefault(gauge.name, []).append(gauge)
+        for name, samples in by_name.items():
+            kind, help_text = GAUGES.get(name, ("untyped", ""))
+            found.append(Snapshot(name, kind, help_text, [(one.labels, one.value) for one in self._bounded(samples)]))
+        return found
 
     def _bounded(self, samples: list[Gauge]) -> list[Gauge]:
         """At most as many samples as there may be series: the largest, and one for the rest (their sum, or for

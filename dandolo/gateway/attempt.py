@@ -193,9 +193,10 @@ class Attempt:
         way = lane.ways.get(self._candidate)
         prefix = way.prefix if way is not None else self._prefix()
         if body is None:
-            return b"%bx-request-id: %b\r\n\r\n" % (prefix, exchange.encoded_id), b""
+            return b"%b%bx-request-id: %b\r\n\r\n" % (prefix, exchange.trace_lines, exchange.encoded_id), b""
         return (
-            b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (prefix, len(body), exchange.encoded_id),
+            b"%bcontent-length: %d\r\n%bx-request-id: %b\r\n\r\n"
+            % (prefix, len(body), exchange.trace_lines, exchange.encoded_id),
             body,
         )
 

@@ -110,6 +110,7 @@ class Detached(Exchange):
             origin.encoded_id,
         )
         self.call = call
+        self.trace_lines = origin.trace_lines
         self._taker = taker
         self.shares = shares
 

@@ -55,6 +55,8 @@ class Exchange(Progress):
     def begin(self) -> None:
         """Start the story; `Gateway.ended` is called when it is over, possibly before this returns."""
         admitted = self.admitted
+        if self.plane.tracing is not None:
+            self.plane.tracing.mark(self)
         lane = admitted.lane
         if lane is None or not lane.ways or admitted.steered or not begin_shortly(self, lane):
             self.tell_on()

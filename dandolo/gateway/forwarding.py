@@ -16,9 +16,10 @@ class Forwarding:
 
     __slots__ = ("_stay", "_widened")
 
-    def __init__(self, widened: frozenset[bytes]) -> None:
+    def __init__(self, widened: frozenset[bytes], ours: frozenset[bytes] = frozenset()) -> None:
+        """`widened` are names that some provider gets beside the usual ones, `ours` are written by somebody else."""
         self._widened = widened
-        self._stay: set[bytes] = set()
+        self._stay: set[bytes] = set(ours)
 
     def encode(self, head: dict[bytes, bytes], runtime: Runtime) -> tuple[bytes, bool]:
         """Encoded lines for a provider, and whether they are the same for every head with these names.

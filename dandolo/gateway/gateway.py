@@ -279,21 +279,22 @@ class Gateway:
         head += self.own_fields(encoded_id, dialect, origin)
         if rated is not None:
             head += rated.lines(self.now())
-        self._take(
-            Record(
-                timestamp(time.time()),
-                request_id,
-                error.status,
-                site.printable(request.method) if request is not None else "",
-                name,
-                tenant,
-                self.admission.client_address(connection.peer, request.fields if request is not None else {}),
-                code=error.code or "",
-                bytes_out=len(body),
-                duration_ms=0.0,
-                overhead_ms=0.0,
-            )
+        made = Record(
+            timestamp(time.time()),
+            request_id,
+            error.status,
+            site.printable(request.method) if request is not None else "",
+            name,
+            tenant,
+            self.admission.client_address(connection.peer, request.fields if request is not None else {}),
+            code=error.code or "",
+            bytes_out=len(body),
+            duration_ms=0.0,
+            overhead_ms=0.0,
         )
+        if request is not None and self.plane.tracing is not None:
+            made.trace, made.parent, _ = self.plane.tracing.place(request.fields)
+        self._take(made)
         return error.status, head, body
 
     def gone(self, connection: Downstream) -> None:

@@ -15,6 +15,7 @@ from dandolo.gateway.choice import Route, wish_for
 from dandolo.gateway.fleet import Fleet
 from dandolo.gateway.forwarding import Forwarding
 from dandolo.gateway.models import Models
+from dandolo.gateway.tracing import NAMES, Tracing
 from dandolo.net.downstream import DownstreamLimits
 from dandolo.policy import NO_POLICY, Policy
 from dandolo.route.balance import Balancer
@@ -31,7 +32,7 @@ class Plane:
 
     __slots__ = (
         "admission", "balancer", "caching", "catalog", "config", "fleet", "forwarding", "generation", "models",
-        "models_known", "provider_names", "routes", "routing_providers", "table",
+        "models_known", "provider_names", "routes", "routing_providers", "table", "tracing",
     )  # fmt: skip
 
     def __init__(self, config: Config, board: Board | None = None, policy: Policy = NO_POLICY) -> None:
@@ -40,7 +41,8 @@ class Plane:
         self.fleet = Fleet(config, self.catalog)
         self.admission = Admission(config, board, policy)
         widened = frozenset(name.lower().encode() for item in config.providers for name in item.forward_headers)
-        self.forwarding = Forwarding(widened)
+        self.tracing = Tracing(config.otel.sample) if config.otel.endpoint is not None else None
+        self.forwarding = Forwarding(widened, NAMES if self.tracing is not None else frozenset())
         self.models = Models(self.catalog)
         self.balancer = Balancer(random.random, config.routing.weights)
         self.routes: dict[tuple[Any, ...], Route] = {}

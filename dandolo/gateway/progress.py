@@ -120,6 +120,12 @@ class Progress(Timed):
     """The call that is under way, as the journal has it."""
     saved_usd: float | None = None
     """What the answer cost that the cache gave again, where that is known."""
+    trace = ""
+    """Its traceparent as the provider is told, "" while tracing is off."""
+    trace_parent = ""
+    """The caller's span, "" where the trace begins here."""
+    trace_lines = b""
+    """Header lines for the provider that say so."""
     waits_locally = False
     """The last failure was a short 429 that nobody can take over, which is waited out."""
 

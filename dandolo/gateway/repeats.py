@@ -190,6 +190,9 @@ class Repeats:
 
     def noted(self, exchange: Exchange, call: Call, kept: Kept) -> None:
         """A plain answer from memory has been sent to somebody without wishes of his own."""
+        if exchange.trace:
+            # Each request has a span of its own.
+            return
         self.candidate = (exchange.client, call.raw, Repeat(exchange, call, kept))
 
     def forget(self, data: bytes) -> None:

@@ -127,7 +127,10 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
         exchange.plan_hedge(candidate, now)
     begun = exchange.begun = Begun(exchange, runtime, candidate, connection, hides_usage, now)
     connection.ask(
-        b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (way.prefix, len(body), exchange.encoded_id), body, begun
+        b"%bcontent-length: %d\r\n%bx-request-id: %b\r\n\r\n"
+        % (way.prefix, len(body), exchange.trace_lines, exchange.encoded_id),
+        body,
+        begun,
     )
     return True
 

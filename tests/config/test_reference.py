@@ -14,6 +14,8 @@ ENVIRON = {key_variable(name): "k" * 30 for name in KNOWN} | {
     "DANDOLO_KEY": "d" * 30,
     "VENICE_API_KEY_2": "v" * 30,
     "DANDOLO_CACHE_SECRET": "c" * 30,
+    "DANDOLO_ALERT_SECRET": "a" * 30,
+    "OTEL_KEY": "o" * 30,
 }
 
 

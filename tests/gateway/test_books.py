@@ -14,6 +14,7 @@ from dandolo.config.schema import Config, Ledger, Server
 from dandolo.control.ledger_ring import Ring
 from dandolo.gateway.books import Books
 from dandolo.journal import CAPACITY_MIN, INTENT, NAME, NAMES_MAX, SETTLED, Journal
+from dandolo.policy import KeyTerms
 
 PREFIX = b"req_0123456789ab"
 

@@ -41,6 +41,8 @@ def exchange(**changes: Any) -> Exchange:
         "attempts": 1,
         "bytes_out": 7,
         "cache": "",
+        "trace": "",
+        "trace_parent": "",
     }
     return cast(Exchange, SimpleNamespace(**{**values, **changes}))
 

@@ -1,0 +1,1 @@
+"""Two hosts of Dandolo behind HAProxy with one Redis: what happens to requests when a host is taken out."""
