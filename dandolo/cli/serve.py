@@ -121,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
         _begin(early, provisions)
 
         from dandolo.cli import service
+        from dandolo.cli.start import Start
 
         needed = True
         return service.run(Start(config, choice, provisions, limits, access_form, program_form, admin, early, before))
