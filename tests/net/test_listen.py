@@ -20,6 +20,7 @@ import trustme
 
 from dandolo.net.downstream import DownstreamLimits
 from dandolo.net.listen import Census, Listener, describe, from_systemd, open_tcp, open_unix, trusts
+from dandolo.net.service import NoRepeats
 from dandolo.net.sweep import Sweep
 from dandolo.net.tasks import Tasks
 from dandolo.wire.server import HeadLimits
@@ -34,6 +35,7 @@ class Door:
         self.limits = DownstreamLimits(head=HeadLimits())
         self.sweep = Sweep()
         self.draining = False
+        self.repeats = NoRepeats()
         self.left = 0
 
     def now(self) -> float:
