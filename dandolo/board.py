@@ -301,6 +301,12 @@ class Calendar:
         return day, day[:7]
 
     @property
+    def began(self) -> tuple[float, float]:
+        """When the day and the month began, as Unix times."""
+        year, month = divmod(self.month, 12)
+        return self.day * 86400.0, datetime(year, month + 1, 1, tzinfo=UTC).timestamp()
+
+    @property
     def day_ends(self) -> str:
         """When the day's budget begins anew."""
         return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=self.day + 1)).strftime("%Y-%m-%dT00:00:00Z")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from dandolo.board import KEYS_MAX, Board, Calendar, NoPlace
 from dandolo.config import Config, ConfigError, Problem
@@ -37,7 +39,8 @@ class Limits:
         self.fd = Board.create(KEYS_MAX, workers, shared=config.limits.shared, opened=0)
         """Stays open: workers that begin later are given it too."""
         self.board = Board.attach(self.fd, None)
-        self.keyring = Keyring(config.server.state_dir, self.board, lambda: self.file, self._adopt)
+        spent = _ledger(config.server.state_dir) if config.ledger.enabled else None
+        self.keyring = Keyring(config.server.state_dir, self.board, lambda: self.file, self._adopt, spent)
         try:
             self.keyring.load()
             self.keyring.restore()
@@ -112,6 +115,25 @@ class Limits:
             # It is asked again at the next tick, as long as it serves.
             self._told.pop(_which(child), None)
             _log.warning("worker %d was not told of a change of keys: %s", child.slot, type(error).__name__)
+
+
+def _ledger(folder: Path) -> Callable[[float], Mapping[str, int]]:
+    """What the ledger says each key has spent since a time, in micro-USD; nothing where there is none to be read."""
+
+    def spent(since: float) -> Mapping[str, int]:
+        # Needed only where a key has a budget.
+        from dandolo.control import ledger_reading
+        from dandolo.control.ledger import FILE
+
+        if not (folder / FILE).exists():
+            return {}
+        try:
+            return ledger_reading.spent(folder / FILE, since)
+        except ledger_reading.Unreadable as error:
+            _log.error("what keys have spent is not known from the ledger: %s", error)
+            return {}
+
+    return spent
 
 
 def _which(child: Child) -> tuple[int, int]:

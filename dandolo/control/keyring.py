@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -60,13 +60,14 @@ _ROTATE = {
     "properties": {"overlap_s": {"type": "number", "minimum": 0, "description": "how long the old key stays valid"}},
 }
 
-Spent = Callable[[str, str, str], tuple[float, float]]
-"""Of a ledger: a key's name, a day (2026-01-31), a month (2026-01) to USD spent in them."""
+Spent = Callable[[float], Mapping[str, int]]
+"""Of a ledger: micro-USD that each key has spent since a Unix time, by its name."""
 
 
 class Keyring:
     """`file` gives the configuration's keys, `adopt` takes each new policy, whose keys have places by then, `spent` is
-    the ledger's account (None: what was saved here). Call `load` and `restore` before the start, `watch` in a task."""
+    the ledger's account, which counts where it is more than what was saved here. Call `load` and `restore` before the
+    start, `watch` in a task."""
 
     def __init__(
         self,
@@ -115,15 +116,17 @@ class Keyring:
         if not names:
             return
         day, month = self._calendar.at(time.time()).names
-        saved = self._open().spent((day, month)) if self._spent is None and (self._folder / FILE).exists() else {}
+        saved = self._open().spent((day, month)) if (self._folder / FILE).exists() else {}
         self._saved = dict(saved)
+        # Neither knows all: what was saved is seconds old, and the ledger may have journals to read yet.
+        told: list[Mapping[str, int]] = (
+            [{}, {}] if self._spent is None else list(map(self._spent, self._calendar.began))
+        )
         for one in names:
-            if self._spent is not None:
-                amounts = tuple(round(usd * 1e6) for usd in self._spent(one.name, day, month))
-            else:
-                name = one.name.casefold()
-                amounts = saved.get((name, day), 0), saved.get((name, month), 0)
-            self._board.restore(self._board.claim(one.name), self._calendar, amounts[0], amounts[1])
+            name = one.name.casefold()
+            in_day = max(saved.get((name, day), 0), told[0].get(one.name, 0))
+            in_month = max(saved.get((name, month), 0), told[1].get(one.name, 0))
+            self._board.restore(self._board.claim(one.name), self._calendar, in_day, in_month)
 
     # -- while it runs -----------------------------------------------------------------------------------
 
@@ -146,7 +149,7 @@ class Keyring:
         if self._keys is not None or (self._folder / FILE).exists():
             policy = await self._in_thread(lambda: self._read(now))
             self._take(policy)
-        if self._spent is None and now >= self._save_at:
+        if now >= self._save_at:
             self._save_at = now + SAVE_S
             await self._save(now)
 
@@ -178,8 +181,7 @@ class Keyring:
     async def close(self) -> None:
         """Keep what was spent, and let go of the file."""
         try:
-            if self._spent is None:
-                await self._save(time.time())
+            await self._save(time.time())
             if self._keys is not None:
                 await self._in_thread(self._keys.close)
         except GatewayError as error:

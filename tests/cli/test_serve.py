@@ -388,7 +388,7 @@ def test_version_help_and_unknown_commands(begin):
 
 
 def test_keys_create_from_the_command_line(begin):
-    made = begin("keys", "create", "ci")
+    made = begin("keys", "create", "ci", "--print")
     assert made.wait() == 0
     assert 'name = "ci"' in made.out
 

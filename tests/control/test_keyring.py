@@ -274,14 +274,26 @@ def test_what_was_spent_is_there_after_a_restart(tmp_path: Path) -> None:
     run(story)
 
 
-def test_a_ledger_knows_better_than_what_was_saved(tmp_path: Path) -> None:
+def test_the_larger_of_the_ledgers_account_and_what_was_saved_counts(tmp_path: Path) -> None:
+    began = Calendar(time.time()).began
+
     async def story() -> None:
-        one = Ring(tmp_path, in_file("web", "budget_usd_per_month = 1.0"), spent=lambda name, day, month: (0.1, 0.9))
+        asked: list[float] = []
+
+        def ledger(since: float) -> dict[str, int]:
+            asked.append(since)
+            return {"web": 100_000 if len(asked) == 1 else 900_000}
+
+        day, month = Calendar(time.time()).names
+        with Keys(tmp_path) as keys:
+            keys.save_spent({("web", day): 150_000, ("web", month): 150_000}, (day, month))
+        one = Ring(tmp_path, in_file("Web", "budget_usd_per_month = 1.0") + in_file("web2", "", "2"), spent=ledger)
+        one.config = config(in_file("web", "budget_usd_per_month = 1.0"))
         one.ring.restore()
         usage = one.ring.usage("web")
         assert usage is not None
-        assert (usage["spent_usd_day"], usage["spent_usd_month"]) == (0.1, 0.9)
-        assert not (tmp_path / FILE).exists()
+        assert (usage["spent_usd_day"], usage["spent_usd_month"]) == (0.15, 0.9)
+        assert tuple(asked) == began
         await one.ring.close()
 
     run(story)

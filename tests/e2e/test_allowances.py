@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ import pytest
 
 from dandolo.control.keys import Keys
 from dandolo.sim import Fault, Script, SimProvider, SimThread
-from tests.e2e.harness import KEY, Answer, Client, Gateway, Provider, chat, get, request, until
+from tests.e2e.harness import KEY, Answer, BrokenAnswer, Client, Gateway, Provider, chat, get, request, until
 
 OTHER = "sk-other-0123456789abcdef0123456789abcdef"
 NO_CACHE = "[cache]\nlevels = []\n"
@@ -374,22 +376,71 @@ def test_keys_are_made_and_revoked_at_the_admin_listener_by_who_may(tmp_path: Pa
         assert made.status == 201
         key = made.json["key"]
         # It is good at once, and no key to the admin listener.
-        assert ask(gateway, key).status == 200
-        assert administer("GET", "/admin/keys", key=key).status == 403
-        rows = {row["name"]: row for row in administer("GET", "/admin/keys").json["keys"]}
-        assert rows["web"]["usage"]["requests_per_minute"] == 1
-        assert rows["web"]["usage"]["spent_usd_day"] == 0.027
-        assert rows["client"]["source"] == "file"
+        until(lambda: ask(gateway, key).status == 200)
+        assert administer("GET", "/admin/keys", key=key).status == 401
+
+        def rows() -> dict[str, Any]:
+            return {row["name"]: row for row in administer("GET", "/admin/keys").json["keys"]}
+
+        until(lambda: rows()["web"]["usage"]["spent_usd_day"] == 0.027)
+        assert rows()["web"]["usage"]["requests_per_minute"] == 1
+        assert rows()["client"]["source"] == "file"
         new = administer("POST", "/admin/keys/web", {"overlap_s": 0}).json["key"]
-        assert (ask(gateway, key).status, ask(gateway, new).status) == (401, 200)
+        until(lambda: ask(gateway, new).status == 200)
+        assert ask(gateway, key).status == 401
         assert ask(gateway, new).status == 429
         assert administer("DELETE", "/admin/keys/web").json["status"] == "revoked"
-        assert ask(gateway, new).status == 401
+        until(lambda: ask(gateway, new).status == 401)
         assert administer("DELETE", "/admin/keys/web").status == 404
         assert administer("POST", "/admin/keys", {"name": "../x"}).error["code"] == "invalid_key_terms"
         text = gateway.said() + gateway.stdout.read_text()
         assert key not in text
         assert new not in text
+
+
+def test_workers_share_the_limits_of_a_key_and_a_dead_one_gives_back_what_it_held(tmp_path: Path) -> None:
+    """Three workers: a budget for ten, held while the control process stands still; then one of them is killed."""
+    script = Script(latency_s=1.5)
+    keys: list[dict[str, Any]] = [{"budget_usd_per_day": 1.0, "concurrent": 50, "admin": True}]
+    with running(tmp_path, keys, script, server={"workers": 3}, errors_expected=True) as (gateway, _):
+        gateway.signal(signal.SIGSTOP)
+        try:
+            answers = at_once(60, lambda: ask(gateway, max_tokens=100))
+        finally:
+            gateway.signal(signal.SIGCONT)
+        found = Counter(answer.status for answer in answers)
+        # Two that look at the very same moment may both step back.
+        assert 8 <= found[200] <= 10
+        assert found[200] + found[402] + found[429] == 60
+        usage = gateway.admin("/admin/keys").json["keys"][0]["usage"]
+        assert usage["spent_usd_day"] == pytest.approx(0.027 * found[200])
+        assert (usage["reserved_usd"], usage["in_flight"]) == (0.0, 0)
+
+        def kept() -> dict[str, Any]:
+            found: dict[str, Any] = gateway.admin("/admin/keys").json["keys"][0]["usage"]
+            return found
+
+        with gateway.client() as client:
+            client.send(request(body=chat(model="m", max_tokens=100), key=KEY))
+            until(lambda: kept()["in_flight"] == 1)
+            for pid in workers_of(gateway.pid):
+                os.kill(pid, signal.SIGKILL)
+            until(lambda: kept()["in_flight"] == 0)
+        assert kept()["reserved_usd"] == 0.0
+        assert kept()["spent_usd_day"] == usage["spent_usd_day"]
+        until(lambda: answers_again(gateway))
+
+
+def workers_of(pid: int) -> list[int]:
+    """The processes that a control process has started."""
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def answers_again(gateway: Gateway) -> bool:
+    try:
+        return ask(gateway, max_tokens=100).status == 200
+    except (OSError, BrokenAnswer):
+        return False
 
 
 def test_the_file_wins_over_the_database(tmp_path: Path) -> None:
