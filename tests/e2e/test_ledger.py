@@ -246,6 +246,19 @@ def test_a_client_that_leaves_is_charged_what_it_may_have_cost(tmp_path: Path) -
         assert (row["calls"], row["paid_usd"] == row["paid_estimated_usd"], row["paid_usd"] > 0) == (1, True, True)
 
 
+def test_our_own_count_is_told_from_the_providers_also_where_a_key_is_charged(tmp_path: Path) -> None:
+    sim = SimProvider("sim", script=Script(tokens=200, tokens_per_s=50))
+    keys = [{"key": KEY, "name": "bounded", "budget_usd_per_day": 1000.0, "admin": True}]
+    with SimThread(sim), Gateway(tmp_path, [Provider(sim, models=PRICES)], keys=keys) as gateway:
+        client = gateway.client()
+        client.send(request(body={**CHAT, "temperature": 0.5, "stream": True}, key=KEY))
+        client.read_until(b'"content"')
+        client.reset()
+        until(lambda: usage(gateway)["total"]["calls"])
+        row = usage(gateway)["total"]
+        assert row["paid_usd"] == row["paid_estimated_usd"] > 0
+
+
 def test_questions_are_judged_and_answered_as_csv_too(tmp_path: Path) -> None:
     sim = SimProvider("sim", script=Script(tokens=10))
     keys = [{"key": KEY, "name": "ci", "tags": {"team": 'we"b', "env": "test"}, "admin": True}]
