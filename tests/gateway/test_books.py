@@ -116,7 +116,7 @@ def test_only_a_key_with_a_budget_is_refused_when_the_journal_is_full(journal: J
     )
     asked = exchange(call=SimpleNamespace(model="fast"))
     assert books.intend(asked, target)
-    asked.admitted.tenant.terms = KeyTerms(name="ci", digest=b"", budget_month=1_000_000)
+    asked.admitted.tenant.terms = KeyTerms(name="ci", budget_month=1_000_000)
     assert not books.intend(asked, target)
     # Nothing of it was written; its end is counted as missing.
     asked.booked = (-1, -1, 1)
