@@ -75,7 +75,7 @@ class Accounting:
             yield Gauge(name, value, labels)
         if self.ledger is not None:
             health = self.ledger.health()
-            yield Gauge("dandolo_ledger_writable", not health.reason)
+            yield Gauge("dandolo_ledger_up", not health.told)
             yield Gauge("dandolo_ledger_rows_total", health.rows)
             yield Gauge("dandolo_ledger_dropped_total", health.dropped)
 

@@ -54,9 +54,11 @@ class Held(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`reason` is "" when all is well. `dropped` counts rows that are in no ledger, `rows` those taken in."""
+    """`reason` is "" when all is well, `told` whether that is a reason to worry: a predecessor that is ending has the
+    ledger for a while. `dropped` counts rows that are in no ledger, `rows` those taken in."""
 
     reason: str
+    told: bool
     rows: int
     dropped: int
     journals: int
@@ -133,7 +135,7 @@ class Ledger:
     def health(self) -> Health:
         """How it is."""
         state = self._state
-        return Health(state.reason, state.rows, state.dropped, len(self._journals.open))
+        return Health(state.reason, self._told, state.rows, state.dropped, len(self._journals.open))
 
     def keep(self, cells: list[Cell]) -> None:
         """Write cells of objectives, each in place of the one with its hour, key, model and kind."""

@@ -105,7 +105,7 @@ GAUGES: dict[str, tuple[Kind, str]] = {
     "dandolo_worker_loop_lag_seconds": ("gauge", "How late the event loop last came to its beat, by worker."),
     "dandolo_records_dropped_total": ("counter", "Records that never reached log and metrics: the pipe was full."),
     "dandolo_sink_failures_total": ("counter", "Batches of records that a part of the control process failed over."),
-    "dandolo_ledger_writable": ("gauge", "Whether the ledger can be written."),
+    "dandolo_ledger_up": ("gauge", "Whether the ledger can be written."),
     "dandolo_ledger_rows_total": ("counter", "Rows of journals that were taken into the ledger."),
     "dandolo_ledger_dropped_total": ("counter", "Rows that are in no ledger: it, or a journal, was full."),
     "dandolo_slo_observed": ("gauge", "What an objective's target came to over a window: seconds, or a share."),

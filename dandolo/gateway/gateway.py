@@ -316,10 +316,11 @@ class Gateway:
         finished = self._finished
         finished.append(exchange)
         exchange.let_go()
-        if exchange.held is not None:
-            settle(exchange, answered=exchange.status < 400, left=exchange.status == 499)
+        # Before what is charged takes the price list's word for the provider's.
         if self.books is not None:
             self.books.ended(exchange)
+        if exchange.held is not None:
+            settle(exchange, answered=exchange.status < 400, left=exchange.status == 499)
         if len(finished) >= FINISHED_MAX:
             self.settle()
         client.finish()

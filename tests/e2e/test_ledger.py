@@ -156,7 +156,7 @@ def test_a_request_is_written_down_with_its_cost_and_found_by_its_id(tmp_path: P
             assert one["unsettled"] == []
             assert (one["first_token_ms"] is not None) == stream
         assert usage(gateway)["unsettled"]["count"] == 0
-        assert gateway.metrics()["dandolo_ledger_writable"] == 1
+        assert gateway.metrics()["dandolo_ledger_up"] == 1
 
 
 def test_a_kept_answer_costs_nothing_and_counts_as_saved(tmp_path: Path) -> None:
@@ -244,6 +244,19 @@ def test_a_client_that_leaves_is_charged_what_it_may_have_cost(tmp_path: Path) -
         until(lambda: usage(gateway)["total"]["cancelled"])
         row = usage(gateway)["total"]
         assert (row["calls"], row["paid_usd"] == row["paid_estimated_usd"], row["paid_usd"] > 0) == (1, True, True)
+
+
+def test_our_own_count_is_told_from_the_providers_also_where_a_key_is_charged(tmp_path: Path) -> None:
+    sim = SimProvider("sim", script=Script(tokens=200, tokens_per_s=50))
+    keys = [{"key": KEY, "name": "bounded", "budget_usd_per_day": 1000.0, "admin": True}]
+    with SimThread(sim), Gateway(tmp_path, [Provider(sim, models=PRICES)], keys=keys) as gateway:
+        client = gateway.client()
+        client.send(request(body={**CHAT, "temperature": 0.5, "stream": True}, key=KEY))
+        client.read_until(b'"content"')
+        client.reset()
+        until(lambda: usage(gateway)["total"]["calls"])
+        row = usage(gateway)["total"]
+        assert row["paid_usd"] == row["paid_estimated_usd"] > 0
 
 
 def test_questions_are_judged_and_answered_as_csv_too(tmp_path: Path) -> None:
@@ -352,7 +365,7 @@ def test_a_key_with_a_budget_is_refused_when_its_spending_cannot_be_written_down
             # Whoever has no budget goes on, and is counted as missing.
             assert [asked(other).status for _ in range(50)] == [200] * 50
             lock.close()
-            until(lambda: gateway.metrics()["dandolo_ledger_writable"] == 1)
+            until(lambda: gateway.metrics()["dandolo_ledger_up"] == 1)
             until(lambda: asked(KEY).status == 200)
             told = usage(gateway, "by=key")
             rows = {row["key"]: row for row in told["rows"]}
@@ -487,7 +500,7 @@ def test_a_successor_has_the_ledger_as_soon_as_it_serves(tmp_path: Path, stub: S
             successor = Gateway.beside(gateway, "--upgrade")
             with successor:
                 ask(successor, temperature=0.5)
-                until(lambda: successor.metrics()["dandolo_ledger_writable"] == 1)
+                until(lambda: successor.metrics()["dandolo_ledger_up"] == 1)
                 assert busy.answer().status == 200
                 until(lambda: usage(successor)["total"]["requests"] == 3)
                 gateway.wait()
