@@ -25,7 +25,7 @@ from dandolo.cli.itself import managed_pid
 from dandolo.cli.operators import Operators
 from dandolo.cli.reload import Reload
 from dandolo.cli.start import Start
-from dandolo.cli.view import View
+from dandolo.cli.view import View, sources
 from dandolo.cli.watching import REFRESH_S, Watching
 from dandolo.config import Config
 from dandolo.control.admin import Admin
@@ -150,6 +150,7 @@ class Process:
             self.event,
             self._tasks,
         )
+        self._view.snapshots.sources = sources(self._limits.keyring, self._accounting, self._watching)
         self._admin = Admin(
             with_index(
                 [

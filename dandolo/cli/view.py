@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from dandolo.cli.accounting import Accounting
+from dandolo.cli.watching import Watching
+from dandolo.control import shown
 from dandolo.control.audit import AuditLog
+from dandolo.control.keyring import Keyring
 from dandolo.control.live import Live
 from dandolo.control.route import Route
 from dandolo.control.snapshot import Snapshots
@@ -71,3 +77,13 @@ class View:
     def close(self) -> None:
         """Write what is held."""
         self.audit.close()
+
+
+def sources(keyring: Keyring, accounting: Accounting, watching: Watching) -> dict[str, Callable[[], Any]]:
+    """What the control process itself tells for the snapshot. Where there are no keys, workers tell of open access."""
+    return {
+        "keys": lambda: shown.keys(keyring.shown()) or None,
+        "alerts": lambda: shown.alerts(watching.standings()),
+        "slo": lambda: shown.objectives(accounting.objectives.state(time.time())),
+        "ledger": lambda: None if accounting.ledger is None else asdict(accounting.ledger.health()),
+    }

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from dandolo.config import Config
 from dandolo.control.alerting_routes import alerting_routes
@@ -122,6 +124,13 @@ class Watching:
             await self._refresh()
         finally:
             self._refreshing = False
+
+    def standings(self) -> list[dict[str, Any]]:
+        """All alerts as they stand, as /admin/alerts has them; none before they are judged."""
+        if self._alarms is None:
+            return []
+        found: list[dict[str, Any]] = msgspec.to_builtins(self._alarms.alerting.state("firing")["alerts"])
+        return found
 
     def _noticed(self, notice: Notice) -> None:
         about = f"{notice.alert} ({notice.subject})" if notice.subject else notice.alert

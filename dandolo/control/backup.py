@@ -19,7 +19,7 @@ import msgspec
 
 from dandolo import __version__
 from dandolo.clock import timestamp
-from dandolo.control import audit
+from dandolo.control import audit, keys, ledger
 
 FORM: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -36,6 +36,8 @@ class StateFile(NamedTuple):
 
 
 STATE_FILES: list[StateFile] = [
+    StateFile(keys.FILE, "database", "keys that were made while it ran"),
+    StateFile(ledger.FILE, "database", "the ledger; what is only in journals is not in a copy"),
     StateFile(audit.OLDER, "plain", "what was changed on the admin listener, the older part"),
     StateFile(audit.FILE, "plain", "what was changed on the admin listener"),
 ]

@@ -262,6 +262,14 @@ class Keyring:
             "spent_usd_month": board.spent(place, MONTH, calendar.month, everywhere=True) / 1e6,
         }
 
+    def shown(self) -> list[dict[str, Any]]:
+        """The keys that hold now, as /admin/keys has them: those of the file, then those of the database."""
+        file = self._file()
+        names = {key.name.casefold() for key in file}
+        kept = [one for one in self.policy.keys if one.name.casefold() not in names]
+        rows = listing(file, (), self.usage)
+        return [*rows, *({**_shown(one, "database", None), "usage": self.usage(one.name)} for one in kept)]
+
     def budgets(self) -> list[tuple[str, str, int, int, int]]:
         """For alerts: of each key with a budget its name, "day" or "month", and micro-USD: the budget, what is spent of
         it, what is set aside for requests under way."""

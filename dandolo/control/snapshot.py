@@ -87,7 +87,6 @@ class Snapshots:
         self._errors: deque[Record] = deque(maxlen=ERRORS_MAX)
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)
         self._states: dict[tuple[str, str], str] = {}
-        self._alerts: dict[str, str] = {}
         self._failing: set[str] = set()
 
     # -- what happens ----------------------------------------------------------------------------------
@@ -197,7 +196,7 @@ class Snapshots:
             self._drawn[name].extend([None if value is None else _short(value)] * steps)
 
     def _watch(self, now: float) -> None:
-        """Tell changes of breakers and alerts as events."""
+        """Tell changes of breakers and probes as events."""
         states: dict[tuple[str, str], str] = {}
         for account in self._ask("providers") or ():
             probe = account.get("probe")
@@ -214,12 +213,6 @@ class Snapshots:
                     why = f" ({model['reason']})" if model.get("reason") and state == "open" else ""
                     self.event("breaker", f"{name[0]} {name[1]}: {state}{why}", now)
         self._states = states
-        alerts = {str(one.get("name", "")): str(one.get("text", "")) for one in self._ask("alerts") or ()}
-        for raised in alerts.keys() - self._alerts.keys():
-            self.event("alert", f"{raised}: {alerts[raised]}", now)
-        for over in self._alerts.keys() - alerts.keys():
-            self.event("alert", f"{over}: over", now)
-        self._alerts = alerts
 
     # -- what is shown ---------------------------------------------------------------------------------
 
@@ -289,7 +282,7 @@ class Snapshots:
                 _log.exception("the snapshot does without %s", name)
             return None
         self._failing.discard(name)
-        return told
+        return self._state.get(name) if told is None else told
 
 
 def _short(value: float) -> float:

@@ -119,3 +119,30 @@ def test_all_workers_are_shown_as_one_gateway_and_one_that_dies_is_told(begin, c
     os.kill(first[0]["pid"], signal.SIGKILL)
     eventually(lambda: any(one["kind"] == "worker" for one in snapshot()["events"]), "its death is an event")
     eventually(lambda: (two := of_two()) and two[0]["pid"] != first[0]["pid"], "another has taken its place")
+
+
+def test_keys_ledger_and_objectives_are_shown_and_copied(begin, configure, sims, tmp_path, eventually):
+    state = tmp_path / "state"
+    limited = KEYS.replace('name = "app"', 'name = "app"\nrpm = 60')
+    limited = limited.replace('name = "ops"', 'name = "ops"\nbudget_usd_per_day = 5.0')
+    path = configure(sims["one"], more=limited, server=f'state_dir = "{state}"')
+    served = begin("serve", "--config", path).ready()
+    assert served.chat(headers=bearer(CLIENT_KEY))[0] == 200
+
+    def told():
+        snapshot = json.loads(served.of_admin("/admin/snapshot", bearer(KEY))[1])
+        keys = {one["name"]: one for one in snapshot["keys"] or ()}
+        return snapshot if keys.get("app", {}).get("rpm", {}).get("used") == 1 and snapshot["slo"] else None
+
+    snapshot = eventually(told, "the key's use and the objectives are told")
+    keys = {one["name"]: one for one in snapshot["keys"]}
+    assert keys["app"]["rpm"] == {"used": 1, "limit": 60}
+    assert keys["ops"]["day_usd"] == {"used": 0, "limit": 5.0}
+    assert snapshot["ledger"]["reason"] == ""
+    assert snapshot["alerts"] == []
+    made = {"name": "made"}
+    assert served.ask("/admin/keys", made, bearer(KEY), ("127.0.0.1", served.admin))[0] == 201
+    backup = begin("backup", tmp_path / "backups", "--config", path)
+    assert backup.wait() == 0, backup.err
+    (folder,) = (tmp_path / "backups").iterdir()
+    assert {"keys.sqlite", "ledger.db", "manifest.json"} <= {one.name for one in folder.iterdir()}

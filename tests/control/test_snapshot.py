@@ -144,8 +144,8 @@ def test_a_source_that_fails_is_absent_and_said_once(caplog: pytest.LogCaptureFi
     assert len(caplog.records) == 1
 
 
-def test_breakers_probes_and_alerts_become_events() -> None:
-    state: dict[str, Any] = {"breaker": "closed", "well": True, "alerts": []}
+def test_breakers_and_probes_become_events() -> None:
+    state: dict[str, Any] = {"breaker": "closed", "well": True}
     played = Played(
         providers=lambda: [
             {
@@ -154,17 +154,14 @@ def test_breakers_probes_and_alerts_become_events() -> None:
                 "probe": {"well": state["well"], "reason": "" if state["well"] else "no connection"},
             }
         ],
-        alerts=lambda: state["alerts"],
     )
     assert played.second()["events"] == []
-    state.update(breaker="open", well=False, alerts=[{"name": "all_open", "text": "nobody can be asked"}])
+    state.update(breaker="open", well=False)
     texts = {event["text"] for event in played.second()["events"]}
-    assert texts == {"one m: open (3 failures in a row)", "one: no connection", "all_open: nobody can be asked"}
-    assert len(played.second()["events"]) == 3
-    state.update(breaker="closed", well=True, alerts=[])
-    assert [event["text"] for event in played.second()["events"][:3]] == [
-        "all_open: over", "one m: closed", "one: well again",
-    ]  # fmt: skip
+    assert texts == {"one m: open (3 failures in a row)", "one: no connection"}
+    assert len(played.second()["events"]) == 2
+    state.update(breaker="closed", well=True)
+    assert [event["text"] for event in played.second()["events"][:2]] == ["one m: closed", "one: well again"]
     for number in range(EVENTS_MAX * 2):
         played.snapshots.event("reload", f"number {number}\n\x1b[31m", played.now)
     events = played.second()["events"]
