@@ -53,7 +53,7 @@ def test_tiers_budgets_and_the_ledger_are_read():
             [Gauge("dandolo_cache_tier_up", 1, (("tier", tier),)) for tier in ("l2", "l3")],
             [
                 Gauge("dandolo_budget_used_share", 0.9, (("key", "ci"), ("period", "day"))),
-                Gauge("dandolo_ledger_up", 0),
+                Gauge("dandolo_ledger_writable", 0),
             ],
         ]
     )
