@@ -16,11 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from bench.load.processes import descendants
 from dandolo.sim import Script, SimProvider, SimThread
 
 RECIPE = Path(__file__).parents[2] / "systemd" / "haproxy.cfg"
@@ -80,9 +81,14 @@ class Program:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        # Workers outlive the process that started them: that is what they are for, and here it is not wanted.
+        family = descendants(self.process.pid)
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        for pid in family:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; the exit code."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import socket
@@ -18,6 +19,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from bench.load.processes import descendants
 from bench.soak.callers import Callers
 from bench.soak.samples import Sample, sample
 from bench.soak.verdict import WARM_UP, Verdict, judge
@@ -59,9 +61,14 @@ async def soak(
             try:
                 return await _watched(process, port, admin, sims, chance, minutes, rate, folder, period_s)
             finally:
+                # Workers outlive the process that started them.
+                family = descendants(process.pid)
                 if process.poll() is None:
                     process.kill()
                 process.wait()
+                for pid in family:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
 
 async def _watched(

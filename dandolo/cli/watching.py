@@ -7,7 +7,7 @@ every few seconds, whether or not anybody asks for metrics; the export begins at
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 REFRESH_S = 2.0
 """Between two looks at the workers' gauges."""
 _log = logging.getLogger("dandolo")
+
+
+def budget_gauges(budgets: Iterable[tuple[str, str, int, int, int]]) -> Iterator[Gauge]:
+    """Budgets as alerts and /metrics know them; of each the key's name, "day" or "month", and in micro-USD what it
+    is, what is spent of it, and what is reserved."""
+    for key, period, budget, spent, _ in budgets:
+        yield Gauge("dandolo_budget_used_share", spent / budget if budget else 1.0, (("key", key), ("period", period)))
 
 
 class Watching:

@@ -116,6 +116,7 @@ GAUGES: dict[str, tuple[Kind, str]] = {
     "dandolo_alert_notices_total": ("counter", "Notices: an incident's beginning and its end are one each."),
     "dandolo_alert_deliveries_total": ("counter", "Notices by what became of them at webhooks and commands."),
     "dandolo_error_budget_burn_rate": ("gauge", "How many times as fast as it may the error budget burns, by window."),
+    "dandolo_budget_used_share": ("gauge", "Share of a budget that is spent, by key and period."),
     "dandolo_otel_requests_total": ("counter", "Requests whose spans were due at the collector, by outcome."),
     **process.FAMILIES,
 }

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from dandolo.cli.alarms import facts
+from dandolo.cli.watching import budget_gauges
 from dandolo.control.exposition import Gauge
 from dandolo.sim import Script, SimProvider, SimThread
 
@@ -41,6 +42,11 @@ def test_all_providers_are_open_when_no_model_of_any_account_can_be_asked(gauges
     assert not facts([gauges, limits("a")]).providers_open
 
 
+def test_budgets_of_keys_are_shares():
+    budgets = budget_gauges([("ci", "day", 10_000_000, 9_000_000, 500_000), ("web", "month", 0, 0, 0)])
+    assert facts([list(budgets)]).budgets == {"ci/day": 0.9, "web/month": 1.0}
+
+
 def test_tiers_budgets_and_the_ledger_are_read():
     found = facts(
         [
@@ -53,7 +59,7 @@ def test_tiers_budgets_and_the_ledger_are_read():
             [Gauge("dandolo_cache_tier_up", 1, (("tier", tier),)) for tier in ("l2", "l3")],
             [
                 Gauge("dandolo_budget_used_share", 0.9, (("key", "ci"), ("period", "day"))),
-                Gauge("dandolo_ledger_up", 0),
+                Gauge("dandolo_ledger_writable", 0),
             ],
         ]
     )
