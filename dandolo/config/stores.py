@@ -47,7 +47,7 @@ class PeersTls:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachePeers:
     name: str | None = absent(
-        kinds.name(), "of this host, another for each; alone: its workers share with each other", example='"edge-1"'
+        kinds.name(), "of this host, another for each; its own workers share without one", example='"edge-1"'
     )
     listen: tuple[Listen, ...] = key(
         kinds.array(address.listen(), 4),

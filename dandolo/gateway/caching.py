@@ -72,7 +72,7 @@ class Caching(Keeping):
         self._contexts: dict[bytes, bytes] = {}
         self._sampling: dict[tuple[str, bytes], bytes] = {}
         self._rules = Rules(sampled=cache.sampled, shared=True, privacy=private)
-        self._secret = _secret(config)
+        self._secret = secret_of(config)
         self._keys = Keys(self._secret)
         # Without the first tier among those that are wanted, a memory that keeps nothing.
         self.sizes = (cache.memory.entries, cache.memory.bytes) if "memory" in cache.levels else (1, 1)
@@ -301,11 +301,12 @@ class Caching(Keeping):
         return True
 
 
-def _secret(config: Config) -> bytes:
-    """The configured secret, one of the state folder where something outlives the process, else a new one."""
+def secret_of(config: Config) -> bytes:
+    """The configured secret; one of the state folder where others must have the same, or something outlives the
+    process; else a new one."""
     if config.cache.secret is not None:
         return config.cache.secret.reveal().encode()
-    if set(config.cache.levels) <= {"memory"}:
+    if set(config.cache.levels) <= {"memory"} and config.server.workers == 1:
         return secrets.token_bytes(BYTES)
     return made_once(config.server.state_dir)
 

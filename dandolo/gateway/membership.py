@@ -6,6 +6,7 @@ configured addresses, the others at the ports (or paths) after them.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from dandolo.config.address import UNIX_PATH_BYTES_MAX, Listen
@@ -15,19 +16,36 @@ if TYPE_CHECKING:
     from dandolo.cache.peers.place import Membership
 
 SOCKET = "peers.sock"
+HOST = "worker"
+"""The name of a host that nobody else knows."""
+
+_log = logging.getLogger("dandolo")
 
 
 def membership_of(config: Config, slot: int = 0, workers: int = 1) -> Membership | None:
     """Where the worker of a slot stands; None where nothing is shared, or nothing may leave a process.
 
-    Raises OSError when the state folder cannot be made, or its path is too long for a socket.
+    Workers of one host share whether or not that is said. Raises OSError when the state folder cannot be made, or its
+    path is too long for a socket; where nothing was said, they then go without each other, and the log says so.
     """
-    cache = config.cache
-    ours = cache.peers
-    if not (ours.listen or ours.peers or (ours.name is not None and workers > 1)):
+    ours = config.cache.peers
+    said = bool(ours.listen or ours.peers or ours.name is not None)
+    if (workers == 1 and not (ours.listen or ours.peers)) or config.server.privacy:
         return None
-    if config.server.privacy or "memory" not in cache.levels or ours.name is None or cache.secret is None:
+    if "memory" not in config.cache.levels:
         return None
+    try:
+        return _place(config, slot, workers)
+    except OSError as error:
+        if said:
+            raise
+        _log.warning("workers do not share their caches: %s", error)
+        return None
+
+
+def _place(config: Config, slot: int, workers: int) -> Membership:
+    ours = config.cache.peers
+    name = ours.name or HOST
     # Loaded only where it is wanted.
     from dandolo.cache.peers.place import Membership, Papers
 
@@ -46,7 +64,7 @@ def membership_of(config: Config, slot: int = 0, workers: int = 1) -> Membership
         peers += [of_slot(near, number) for number in range(workers) if number != slot]
     tls = ours.tls
     return Membership(
-        ours.name if workers == 1 else f"{ours.name}-{slot}",
+        name if workers == 1 else f"{name}-{slot}",
         tuple(of_slot(one, slot) for one in listen),
         tuple(peers),
         Papers(tls.cert, tls.key, tls.ca) if tls is not None else None,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from dandolo.board import Board
 from dandolo.config.schema import Config
 from dandolo.errors import Refusal
+from dandolo.gateway.caching import secret_of
 from dandolo.gateway.exchange import Exchange
 from dandolo.gateway.gateway import Gateway
 from dandolo.net.downstream import Downstream
@@ -181,5 +182,4 @@ def _sharing(gateway: Gateway, config: Config, membership: Membership) -> Sharin
     """What joins this worker to others. Where there are none its modules are not even loaded."""
     from dandolo.gateway.sharing import Sharing
 
-    assert config.cache.secret is not None, "checked when the configuration was read"
-    return Sharing(gateway, membership, config.cache.secret.reveal().encode())
+    return Sharing(gateway, membership, secret_of(config))

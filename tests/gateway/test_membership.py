@@ -22,8 +22,18 @@ def places(*texts: str) -> tuple[object, ...]:
     return tuple(map(parse_listen, texts))
 
 
-def test_nothing_is_shared_unless_it_is_said(tmp_path: Path) -> None:
-    assert membership_of(config("", tmp_path), 0, 4) is None
+def test_workers_of_a_host_share_without_being_told(tmp_path: Path) -> None:
+    found = membership_of(config("", tmp_path), 1, 2)
+    assert found is not None
+    path = f"unix:{tmp_path}/state/peers.sock"
+    assert (found.name, found.listen, found.peers) == ("worker-1", places(f"{path}.1"), places(path))
+
+
+def test_nothing_is_shared_where_it_cannot_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert membership_of(config("", tmp_path), 0, 1) is None
+    assert membership_of(config("levels = []\n", tmp_path), 0, 4) is None
+    assert membership_of(config("", tmp_path / ("d" * 100)), 0, 4) is None
+    assert "too long for a Unix socket" in caplog.text
     assert membership_of(config("[cache.peers]\nname = 'a'\n", tmp_path), 0, 1) is None
     listens = "[cache.peers]\nname = 'a'\nlisten = ['unix:/run/a']\n"
     assert membership_of(config(listens, tmp_path, "privacy = true\n"), 0, 4) is None
