@@ -26,7 +26,7 @@ from dandolo.cli.operators import Operators
 from dandolo.cli.reload import Reload
 from dandolo.cli.start import Start
 from dandolo.cli.view import View, sources
-from dandolo.cli.watching import REFRESH_S, Watching
+from dandolo.cli.watching import REFRESH_S, Watching, budget_gauges
 from dandolo.config import Config
 from dandolo.control.admin import Admin
 from dandolo.control.basic import with_index
@@ -312,6 +312,7 @@ class Process:
             Gauge("dandolo_worker_restarts_total", self.workers.restarts),
             Gauge("dandolo_sink_failures_total", self.sinks.failures),
             *self._accounting.gauges(),
+            *budget_gauges(self._limits.keyring.budgets()),
         ]
 
     def _page(self) -> Answer:

@@ -1,5 +1,6 @@
 """Alerts and the export come and go with a reload, while workers go on."""
 
+import hashlib
 import http.server
 import json
 import signal
@@ -86,3 +87,17 @@ def test_what_was_not_exported_yet_is_at_the_end(begin, configure):
         served.kill(signal.SIGINT)
         assert served.wait() == 0
         assert len(collector.spans) == 2
+
+
+def test_a_budget_that_is_nearly_spent_is_told(begin, configure, eventually):
+    key = "dnd_0123456789abcdefghijklmnopqrstuv"
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    priced = '[[providers.models]]\nid = "m"\ninput_usd_per_mtok = 1000.0\noutput_usd_per_mtok = 1000.0\n'
+    keys = f'[[keys]]\nname = "ci"\nsha256 = "{digest}"\nbudget_usd_per_day = 1.0\n'
+    with SimThread(SimProvider("one")) as sims:
+        configure(sims["one"], more=f"{priced}{keys}[alerts]\nbudget_share = 0.01\n")
+        served = begin("serve").ready()
+        bearer = (("Authorization", f"Bearer {key}"),)
+        assert served.chat(headers=bearer, max_tokens=20)[0] == 200
+        served.says("alert firing budget (ci/day)")
+        assert 'dandolo_budget_used_share{key="ci",period="day"} 0.0' in served.of_admin("/metrics", bearer)[1]
