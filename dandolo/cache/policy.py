@@ -141,6 +141,11 @@ class Permission:
 NO_WISHES = Wishes()
 
 
+def harmless(body: JsonBody | None) -> bool:
+    """Whether no field of a body may mean a state or an effect at the provider."""
+    return body is not None and _WATCHED.isdisjoint(body.fields)
+
+
 class Policy:
     """The rules for one key. Made when the configuration is read; `permission` is called for every request."""
 

@@ -19,7 +19,7 @@ from dandolo.cache.headers import Outcome
 from dandolo.cache.key import Keys, Memo, context, headers_counted
 from dandolo.cache.lifetime import TTL_S, TtlClass
 from dandolo.cache.memory import Kept, Memory
-from dandolo.cache.policy import NO_WISHES, Holder, Policy, Rules, wishes
+from dandolo.cache.policy import NO_WISHES, Holder, Policy, Rules, harmless, wishes
 from dandolo.cache.refusals import Refusal, Refusals
 from dandolo.cache.replay import prepare
 from dandolo.cache.secret import BYTES, made_once
@@ -81,6 +81,7 @@ class Caching(Keeping):
         self.tags: dict[str, tuple[str, ...]] = {}
         self.memory = Memory(*self.sizes)
         self.memory.judge = self.judge_draft
+        self.drafts = {}
         self.memo: Memo[bytes] = Memo(entries=0 if private else cache.memory.entries)
         self._forwarded = frozenset(name.lower().encode() for item in config.providers for name in item.forward_headers)
         self._private_scopes = {f"key:{key.name}" for key in config.keys if key.privacy}
@@ -92,6 +93,7 @@ class Caching(Keeping):
 
     def inherit(self, before: Caching) -> None:
         """Go on with what is kept, if it may be as much as before and under the same secret."""
+        before.settle()
         self.memory.purges = before.memory.purges
         if before.sizes == self.sizes:
             self.memory, self.memo = before.memory, before.memo
@@ -116,10 +118,17 @@ class Caching(Keeping):
                     return None
         else:
             sampling = None
-        said = wishes(exchange.request.fields) if steered else NO_WISHES
         tenant = exchange.admitted.tenant
         policy = tenant.cache_policy or self._policy(tenant)
-        permission = policy.permission(call, said)
+        granted = lane.cache_granted
+        if sampling is not None and granted is not None and granted[0] == sampling and harmless(call.json):
+            # Nothing else of such a call on this connection decides.
+            permission = granted[1]
+        else:
+            said = wishes(exchange.request.fields) if steered else NO_WISHES
+            permission = policy.permission(call, said)
+            if sampling is not None and not permission.bypass and harmless(call.json):
+                lane.cache_granted = (sampling, permission)
         if permission.bypass and not permission.only_if_cached:
             lines = self._bypasses.get(permission.reason)
             if lines is None:
@@ -174,6 +183,8 @@ class Caching(Keeping):
         permission = plan.permission
         if not permission.lookup:
             return None
+        if self.drafts and plan.key in self.drafts:
+            self.settle()
         steady = now + STEADY_OFFSET_S
         kept = self.memory.get(plan.key, steady)
         if kept is None or not permission.admits(kept.entry.kind, kept.created, steady):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dandolo.gateway.exchange import Exchange
 
 STEADY_OFFSET_S = time.time() - time.monotonic()
+DRAFTS_MAX = 256
 PROVIDER_TAG = "provider="
 """Who gave an answer is among the names by which it can be purged."""
 
@@ -53,10 +54,12 @@ class Plan(msgspec.Struct, gc=False):
 class Keeping:
     """What keeps answers: memory, the names of each key, and what asks the same in other words."""
 
-    __slots__ = ("aliases", "memory", "tags")
+    __slots__ = ("aliases", "drafts", "memory", "tags")
 
     aliases: Aliases | None
     memory: Memory
+    drafts: dict[bytes, Draft]
+    """By key, what is to be put into memory; at most DRAFTS_MAX."""
     tags: dict[str, tuple[str, ...]]
     """By key, what its answers can be purged by."""
 
@@ -64,8 +67,7 @@ class Keeping:
         """Keep a plain answer in memory, to be judged (`judge_draft`) when it is asked for again."""
         target = exchange.target
         assert target is not None
-        made_at = exchange.sent_at + exchange.provider_s
-        draft = Draft(
+        self.drafts[plan.key] = Draft(
             call.endpoint,
             call.raw,
             call.model,
@@ -74,12 +76,19 @@ class Keeping:
             exchange.usage,
             target.provider.encoded_name,
             exchange.admitted.tenant.name,
-            made_at,
+            exchange.sent_at + exchange.provider_s,
             exchange.sent_at + STEADY_OFFSET_S,
         )
-        self.memory.put_draft(
-            draft, plan.key, plan.permission.scope, len(body) + len(call.raw), made_at + STEADY_OFFSET_S
-        )
+        if len(self.drafts) >= DRAFTS_MAX:
+            self.settle()
+
+    def settle(self) -> None:
+        """Put drafts into memory: at each beat, since that costs a third together, and before anybody looks for one."""
+        drafts, self.drafts = self.drafts, {}
+        put = self.memory.put_draft
+        for key, draft in drafts.items():
+            size = len(draft.body) + len(draft.raw)
+            put(draft, key, draft.permission.scope, size, draft.made_at + STEADY_OFFSET_S)
 
     def judge_draft(self, draft: Draft, key: bytes) -> tuple[Entry, bytes] | None:
         """The entry, and its head, that a draft makes; None when it is not fit to be kept."""

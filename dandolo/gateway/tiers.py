@@ -65,6 +65,7 @@ class Store:
         caching = self._gateway.plane.caching
         if caching is None:
             return
+        caching.settle()
         caching.refusals.clear()
         self._gateway.repeats.clear()
         if kind == "all":
@@ -117,6 +118,7 @@ class Store:
         found = False
         if gateway.plane.caching is not None:
             gateway.plane.caching.refusals.clear()
+            gateway.plane.caching.settle()
             found = gateway.plane.caching.memory.purge_key(key, at, soft=soft)
         if gateway.tiers is not None:
             # Beyond memory a soft purge of one key is a hard one: there is nothing that would renew it there.

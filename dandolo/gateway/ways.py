@@ -10,6 +10,7 @@ from dandolo.gateway.choice import Route
 from dandolo.route.candidate import Candidate
 
 if TYPE_CHECKING:
+    from dandolo.cache.policy import Permission
     from dandolo.gateway.fleet import Way
     from dandolo.route.catalog import Target
 
@@ -23,7 +24,18 @@ class Lane:
     It lives as long as the head it belongs to repeats, byte for byte but for lines that decide nothing.
     """
 
-    __slots__ = ("booked", "cache_context", "generation", "models", "needs", "route", "stream", "varied", "ways")
+    __slots__ = (
+        "booked",
+        "cache_context",
+        "cache_granted",
+        "generation",
+        "models",
+        "needs",
+        "route",
+        "stream",
+        "varied",
+        "ways",
+    )
 
     def __init__(self, call: Call, route: Route, generation: int) -> None:
         self.models = call.models
@@ -36,6 +48,8 @@ class Lane:
         """What identifies such calls to the cache beside their bodies; None until that is certain."""
         self.booked: tuple[Target, int] | None = None
         """Whom such a call was made to last, and the number of the name it was booked under."""
+        self.cache_granted: tuple[tuple[str, bytes], Permission] | None = None
+        """What the cache may do for calls that say the same of temperature and have no field that matters to it."""
         self.ways: dict[Candidate, Way] = _NONE
         """Filled (`learn`) where no header of the client is to be forwarded. At most WAYS_MAX."""
 
