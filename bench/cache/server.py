@@ -3,6 +3,7 @@
     hit     the same 1 KB request again and again: Dandolo's memory beside nginx's proxy_cache (its key is the body)
     miss    a new request each time that may be kept: Dandolo with `levels = ["memory"]` beside `levels = []`
     bypass  a new request each time that may not (a temperature): the same two
+    stream  100 clients that ask for one and the same stream at one time: how late chunks are, shared and each its own
     batch   64 clients that ask for one embedding each, before a provider that takes 20 ms a call and four calls at a
             time: batches beside none; and one client alone, whose wait must not grow
 
@@ -14,11 +15,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import os
 import platform
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,7 +110,6 @@ def dandolo(more: str) -> Callable[[Place, int], Iterator[Running]]:
     """``dandolo serve`` with further lines of configuration."""
 
     def run(place: Place, stub_port: int) -> Iterator[Running]:
-        import hashlib
 
         port = free_port()
         folder = place.folder / f"dandolo-{port}"
@@ -172,6 +174,27 @@ def measure(place: Place, case: Case, rounds: int, duration: float) -> dict[str,
                 cpu_us = sum(process["cpu_s"] for process in result["watched"]) * 1e6
                 numbers[name].append(cpu_us / result["requests"])
     return numbers
+
+
+# -- one stream for many -------------------------------------------------------------------------------------
+
+STREAMS = ("--streams", "100", "--ramp", "0.05", "--chunks", "50", "--interval-us", "20000", "--temperature", "0")
+
+
+def shared_stream(place: Place, rounds: int) -> list[tuple[float, float]]:
+    """By round: the 99th percentile of a chunk's delay in ms, of 100 identical streams, and of 100 different ones."""
+    found = []
+    for _ in range(rounds):
+        delays = []
+        for more in (("--same",), ()):
+            with stub(place) as stub_port, dandolo(ON)(place, stub_port) as running:  # type: ignore[attr-defined]
+                warm = load_arguments(running, ("--streams", "5", "--chunks", "5", "--interval-us", "2000"))
+                checked(generator.load(warm, core=place.load_core))
+                arguments = load_arguments(running, (*STREAMS, *more))
+                result = checked(generator.load(arguments, core=place.load_core), least=100)
+                delays.append(result["chunk_delay_us"]["p99"] / 1e3)
+        found.append((delays[0], delays[1]))
+    return found
 
 
 # -- batches -------------------------------------------------------------------------------------------------
@@ -241,29 +264,43 @@ async def _stub() -> tuple[asyncio.Server, int]:
     return server, server.sockets[0].getsockname()[1]
 
 
+@contextmanager
+def _embedder() -> Iterator[int]:
+    """Such a provider on a thread of its own; its port."""
+    loop = asyncio.new_event_loop()
+    server, port = loop.run_until_complete(_stub())
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield port
+    finally:
+        loop.call_soon_threadsafe(server.close)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
 def batches(place: Place, rounds: int, seconds: float) -> list[tuple[float, float, float, float]]:
     """By round: answers a second with batches and without, the median wait in ms alone with and without."""
-
-    async def round_() -> tuple[float, float, float, float]:
-        server, port = await _stub()
-        found: list[tuple[float, float]] = []
-        async with server:
-            for window in ("3ms", "0s"):
-                routing = f'\n[routing]\nbatch_window = "{window}"\n'
-                with dandolo(OFF + routing)(place, port) as running:  # type: ignore[attr-defined]
-                    rate, _ = await _embeddings(running.port, 64, seconds)
-                    _, alone_ms = await _embeddings(running.port, 1, seconds / 2)
-                    found.append((rate, alone_ms))
-        return found[0][0], found[1][0], found[0][1], found[1][1]
-
-    return [asyncio.run(round_()) for _ in range(rounds)]
+    found = []
+    for _ in range(rounds):
+        numbers: list[tuple[float, float]] = []
+        for window in ("3ms", "0s"):
+            routing = f'\n[routing]\nbatch_window = "{window}"\n'
+            with _embedder() as port, dandolo(OFF + routing)(place, port) as running:  # type: ignore[attr-defined]
+                rate, _ = asyncio.run(_embeddings(running.port, 64, seconds))
+                _, alone_ms = asyncio.run(_embeddings(running.port, 1, seconds / 2))
+                numbers.append((rate, alone_ms))
+        (with_, alone), (without, single) = numbers
+        found.append((with_, without, alone, single))
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.cache.server", description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--duration", type=float, default=2.0, help="seconds of load a run")
-    parser.add_argument("--only", default="hit,miss,bypass,batch")
+    parser.add_argument("--only", default="hit,miss,bypass,stream,batch")
     parser.add_argument("--python", default=str(ROOT / ".venv" / "bin" / "python"))
     parser.add_argument("--write", action="store_true", help="the table into results/server.md")
     options = parser.parse_args()
@@ -288,6 +325,17 @@ def main() -> int:
                 f"| {case.title} | {ours} {statistics.median(values[0]):.1f} | {base}"
                 f" {statistics.median(values[1]):.1f} | {ratio:.2f} [{min(ratios):.2f}–{max(ratios):.2f}]"
                 f" | ≤ {case.gate:g} × | {f'≤ {case.aim:g} ×' if case.aim else '–'} | {verdict} |"
+            )
+            print(lines[-1], flush=True)
+        if "stream" in only:
+            delays = shared_stream(place, options.rounds)
+            worst = statistics.median(row[0] for row in delays)
+            missed |= worst > 5.0
+            lines.append("")
+            lines.append(
+                f"One stream for 100 clients (50 chunks, 20 ms apart): a chunk's delay is {worst:.2f} ms at the 99th"
+                f" percentile (≤ 5 ms: {'**missed**' if worst > 5.0 else 'met'}); 100 different streams:"
+                f" {statistics.median(row[1] for row in delays):.2f} ms."
             )
             print(lines[-1], flush=True)
         if "batch" in only:
