@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from dandolo.cli.configured import DEFAULT_FILE, closed_by, find
 from dandolo.config import Config, ConfigError, refuse_public_without_keys
@@ -30,15 +30,17 @@ def run(args: argparse.Namespace) -> int:
     """Prints what would run and returns 0, or every problem on standard error and returns 78."""
     try:
         config = find(args.file, os.environ)
-        refuse_public_without_keys(config, closed_by(config))
+        closed = closed_by(config)
+        refuse_public_without_keys(config, closed)
+        lines = [*_summary(config, closed)]
     except ConfigError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    print("\n".join(_summary(config)))
+    print("\n".join(lines))
     return 0
 
 
-def _summary(config: Config) -> Iterator[str]:
+def _summary(config: Config, closed: Callable[[], bool]) -> Iterator[str]:
     server, limits, timeouts, routing = config.server, config.limits, config.timeouts, config.routing
     yield f"{config.source}: valid"
     scheme = "https" if server.tls else "http"
@@ -71,6 +73,13 @@ def _summary(config: Config) -> Iterator[str]:
     yield f"routing    {routing.attempts_max} attempts, breaker {'on' if routing.breaker else 'off'}"
     if "cache.levels" not in NOT_YET:
         yield f"cache      {', '.join(config.cache.levels) or 'off'}"
+    alerts = config.alerts
+    told = ["the log"] * alerts.log
+    for number, what in ((len(alerts.webhooks), "webhook"), (len(alerts.commands), "command")):
+        told += [f"{number} {what}{'s' * (number != 1)}"] * (number > 0)
+    yield f"alerts     {', '.join(told) or 'nobody is told'}"
+    if config.otel.endpoint:
+        yield f"traces     {config.otel.endpoint}"
     for provider in config.providers:
         yield f"provider   {_provider(provider)}"
     for alias, targets in config.models.items():
@@ -78,7 +87,8 @@ def _summary(config: Config) -> Iterator[str]:
     for key in config.keys:
         yield f"key        {_key(key)}"
     if not config.keys:
-        yield "key        none: open access from this machine"
+        kept = "none in the file; those that `dandolo keys list` shows hold"
+        yield f"key        {kept if closed() else 'none: open access from this machine'}"
     for warning in config.warnings:
         yield f"warning    {warning}"
 
@@ -101,6 +111,7 @@ def _provider(provider: Provider) -> str:
 
 def _key(key: Key) -> str:
     facts = [
+        *(["operator (admin)"] if key.admin else []),
         f"{key.priority} priority",
         "any model" if key.models == ("*",) else f"models {', '.join(key.models)}",
         *([f"{key.concurrent} at one time"] if key.concurrent else []),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import sys
@@ -26,7 +27,7 @@ from dandolo.config.problem import Unfit
 from dandolo.config.schema import Server, default_state_dir
 from dandolo.config.units import duration
 from dandolo.control.keyring import listing
-from dandolo.control.keys import OVERLAP_S, Keys, new_key
+from dandolo.control.keys import OVERLAP_S, Keys, new_key, read_terms
 from dandolo.errors import GatewayError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -52,7 +53,7 @@ class Place(Protocol):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     create = actions.add_parser("create", help="make a key and show it, once")
-    create.add_argument("name", nargs="?", default="default", metavar="NAME", help="what logs call it")
+    create.add_argument("name", nargs="?", default="default", metavar="NAME", help="what logs call it (default)")
     create.add_argument("--print", action="store_true", help="keep nothing: show the lines for the configuration")
     create.add_argument("--priority", choices=("high", "normal", "low"), help="class of its requests under load")
     create.add_argument("--rpm", type=int, metavar="N", help="requests per minute")
@@ -66,13 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--tag", action="append", metavar="NAME=VALUE", help="a label for records; several: repeat")
     rotate = actions.add_parser("rotate", help="put a new key in the place of one, and show it, once")
     rotate.add_argument("name", metavar="NAME")
-    rotate.add_argument("--overlap", default="24h", metavar="TIME", help="how long the old key stays valid (24h; 0s)")
+    rotate.add_argument(
+        "--overlap", default="24h", metavar="TIME", help="how long the old key stays valid (24h); 0s: not at all"
+    )
     revoke = actions.add_parser("revoke", help="make a key invalid, for good, within a second")
     revoke.add_argument("name", metavar="NAME")
     listed = actions.add_parser("list", help="all keys: where each comes from, what it may, what it has used")
     for one in (create, rotate, revoke, listed):
         one.add_argument("--config", metavar="FILE", help="left out: ./dandolo.toml, or the environment")
-        one.add_argument("--offline", action="store_true", help="change the database itself, whoever runs")
+        one.add_argument("--offline", action="store_true", help="ask no gateway: use the database in state_dir itself")
         one.add_argument(
             "--admin", metavar="H:N", type=configured.address, help="the gateway to ask, in place of server.admin"
         )
@@ -83,17 +86,19 @@ def run(args: argparse.Namespace) -> int:
     that cannot be used."""
     if args.action != "list" and not _NAME.fullmatch(args.name):
         return _say("NAME takes 1 to 64 letters, digits, dots, dashes, underscores", 2)
-    if args.action == "create" and args.print:
-        return _print_lines(args.name)
     try:
-        config = _config(args)
-        overlap_s = duration(args.overlap) if args.action == "rotate" else OVERLAP_S
         terms = _terms(args) if args.action == "create" else {}
+        overlap_s = _overlap(args.overlap) if args.action == "rotate" else OVERLAP_S
+        if args.action == "create" and args.print:
+            return _print_lines(args.name, terms)
+        config = _config(args)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    except (Unfit, ValueError) as error:
+    except ValueError as error:
         return _say(str(error), 2)
+    except GatewayError as error:
+        return _say(error.message, 1)
     places: list[Place] = [Database(config)]
     if not args.offline:
         places.insert(0, Running(args.admin or config.server.admin))
@@ -173,12 +178,32 @@ def _terms(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _print_lines(name: str) -> int:
+def _overlap(text: str) -> float:
+    """Seconds. Raises ValueError."""
+    try:
+        return duration(text)
+    except Unfit as error:
+        raise ValueError(f"--overlap: {error}") from None
+
+
+def _print_lines(name: str, terms: Mapping[str, Any]) -> int:
+    """The key, and the table that makes it one. Raises GatewayError for terms that a key cannot have."""
+    read_terms(name, terms)
     key = new_key()
     print(f"{key}\n")
     print("# This key is not shown again. Give it to the client; put these lines into dandolo.toml:\n")
     print(f'[[keys]]\nname = "{name}"\nsha256 = "{hashlib.sha256(key.encode()).hexdigest()}"')
+    for term, value in terms.items():
+        print(f"{term} = {_toml(value)}")
     return 0
+
+
+def _toml(value: Any) -> str:
+    """A term as TOML. JSON's strings, numbers and arrays are TOML's too."""
+    if isinstance(value, dict):
+        pairs = (f"{_toml(name)} = {_toml(text)}" for name, text in value.items())
+        return f"{{ {', '.join(pairs)} }}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 class Database:

@@ -94,7 +94,7 @@ def ask(args: argparse.Namespace, method: str, path: str, body: Any = None) -> t
     finally:
         connection.close()
     if answer.status >= 300:
-        raise NotAnswered(_refusal(answer.status, content), answer.status)
+        raise NotAnswered(_refusal(answer.status, content, where, path), answer.status)
     return answer.status, content
 
 
@@ -110,7 +110,7 @@ def events(args: argparse.Namespace, path: str) -> Iterator[Any]:
         connection.request("GET", path, headers=headers())
         answer = connection.getresponse()
         if answer.status >= 300:
-            raise NotAnswered(_refusal(answer.status, answer.read(BODY_BYTES_MAX)), answer.status)
+            raise NotAnswered(_refusal(answer.status, answer.read(BODY_BYTES_MAX), where, path), answer.status)
         while line := answer.readline(EVENT_BYTES_MAX):
             if line.startswith(b"data: "):
                 yield json.loads(line[6:])
@@ -121,11 +121,15 @@ def events(args: argparse.Namespace, path: str) -> Iterator[Any]:
         connection.close()
 
 
-def _refusal(status: int, content: bytes) -> str:
+def _refusal(status: int, content: bytes, where: str, path: str) -> str:
+    code = None
     try:
-        message = str(json.loads(content)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+        error = json.loads(content)["error"]
+        message, code = str(error["message"]), error.get("code")
+    except (ValueError, KeyError, TypeError, AttributeError):
         message = f"status {status}"
+    if status == 404 and code in (None, "not_found"):
+        return f"{where} has no {path.partition('?')[0]}: --admin wants the admin listener, as `dandolo serve` names it"
     return f"{message} (put a key with admin = true into {KEY})" if status in (401, 403) else message
 
 

@@ -84,7 +84,8 @@ def _paint(lines: list[str], *, clear: bool) -> None:
 
 
 def _columns() -> int:
-    return max(60, shutil.get_terminal_size((120, 40)).columns)
+    # What goes into a file or a pipe is not cut.
+    return max(60, shutil.get_terminal_size((1000, 40)).columns)
 
 
 def _coloured() -> bool:

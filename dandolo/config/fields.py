@@ -218,7 +218,7 @@ def _target(target: object, before: list[str], names: Mapping[str, object]) -> s
         raise Unfit(f'observed {describe(target)}, expected "provider/model id"')
     provider, slash, model = target.partition("/")
     if not _MODEL.fullmatch(target) or not provider or not slash or not model:
-        reason = 'expected "provider/model id"'
+        reason = f'observed {describe(target)}, expected "provider/model id"'
         raise Unfit(f"{reason}: an alias cannot point at another alias" if target in names else reason)
     if target in before:
         raise Unfit("is in the list twice: take one out")

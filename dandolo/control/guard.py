@@ -68,8 +68,9 @@ def check_kind(head: Mapping[bytes, bytes], *, has_body: bool) -> None:
     name, _, parameters = (kind or b"").partition(b";")
     charset = parameters.strip().lower().replace(b'"', b"")
     if name.strip().lower() != b"application/json" or charset not in (b"", b"charset=utf-8"):
+        observed = "none" if kind is None else repr(kind[:64].decode("latin-1"))
         raise RequestError(
-            "expected Content-Type: application/json",
+            f"observed Content-Type {observed}, expected application/json: send a JSON body with that header",
             status=415,
             code="unsupported_media_type",
         )

@@ -296,7 +296,9 @@ def backup(path: Path, target: Path) -> None:
 @contextmanager
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     if not path.exists():
-        raise Unreadable(f"there is no ledger at {path}")
+        raise Unreadable(
+            f"there is no ledger at {path}: `dandolo serve` writes it, with server.state_dir of the same place"
+        )
     try:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", BUSY_MS / 1000, uri=True)
     except sqlite3.Error as error:

@@ -213,6 +213,9 @@ class Alerts:
         for watch in self._watches.values():
             reading, since = watch.reading, watch.true_since
             state = "ok" if since is None else "silenced" if watch.silenced else "pending"
+            message = reading.message
+            if watch.incident and watch.well_since is not None:
+                message += f"; over when that has held for {_span(self._thresholds.recover_s)}"
             found.append(
                 Standing(
                     reading.alert,
@@ -223,7 +226,7 @@ class Alerts:
                     reading.value,
                     reading.threshold,
                     reading.unit,
-                    reading.message,
+                    message,
                 )
             )
         return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ipaddress
+import os
 import re
 import socket
 import ssl
@@ -298,4 +299,7 @@ def _reason(error: BaseException) -> str:
         return f"TLS failed ({error.reason or 'unknown'})"
     if isinstance(error, (socket.gaierror, UnicodeError)):
         return "the name cannot be resolved"
+    if isinstance(error, OSError) and error.errno:
+        # Loops say "Connect call failed" with an address; what the number means is what helps.
+        return os.strerror(error.errno)
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -3,6 +3,7 @@ import argparse
 import pytest
 
 from dandolo.cli import check
+from dandolo.control.keys import Keys
 
 CANARY = "sk-Canary0123456789ABCDEFcanary"
 GOOD = """\
@@ -64,6 +65,17 @@ def test_a_public_address_without_keys_is_refused(run, tmp_path, capsys):
     (tmp_path / "d.toml").write_text('[server]\nlisten = ["0.0.0.0:80"]\n' + GOOD[GOOD.index("[[providers]]") :])
     assert run("d.toml") == 78
     assert "d.toml:2: server.listen[0]: 0.0.0.0:80" in capsys.readouterr().err
+
+
+def test_keys_of_the_database_close_the_gateway(run, tmp_path, capsys):
+    state = tmp_path / "state"
+    (tmp_path / "d.toml").write_text(f'[server]\nstate_dir = "{state}"\n' + GOOD[GOOD.index("[[providers]]") :])
+    assert run("d.toml") == 0
+    assert "key        none: open access from this machine" in capsys.readouterr().out
+    with Keys(state) as keys:
+        keys.create("web", {}, 1e9)
+    assert run("d.toml") == 0
+    assert "key        none in the file; those that `dandolo keys list` shows hold" in capsys.readouterr().out
 
 
 def test_without_a_file_the_environment_is_checked(run, capsys):

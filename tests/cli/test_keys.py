@@ -60,6 +60,22 @@ def test_lines_for_the_configuration_are_shown_and_nothing_is_kept(run: Run, tmp
     assert not (tmp_path / "state").exists()
 
 
+def test_lines_for_the_configuration_hold_all_that_was_asked_for(run: Run, capsys: Any) -> None:
+    said = ("--rpm", "60", "--budget-day", "1.5", "--model", "a", "--model", "b/*", "--tag", 'team="wëb"', "--privacy")
+    assert run("create", "web", "--print", *said) == 0
+    out = capsys.readouterr().out
+    (key,) = parse(out[out.index("[[keys]]") :] + PROVIDER, "d", {"HOME": "/h"}).keys
+    assert (key.rpm, key.budget_usd_per_day, key.models, key.privacy) == (60, 1.5, ("a", "b/*"), True)
+    assert dict(key.tags) == {"team": '"wëb"'}
+    assert run("create", "web", "--print", "--rpm", "0") == 1
+    assert "rpm observed 0" in capsys.readouterr().err
+
+
+def test_an_overlap_that_is_none_names_its_flag(run: Run, capsys: Any) -> None:
+    assert run("rotate", "web", "--overlap", "soon") == 2
+    assert '--overlap: observed "soon", expected' in capsys.readouterr().err
+
+
 def test_a_key_is_kept_in_the_database_and_shown_once(run: Run, tmp_path: Path, capsys: Any) -> None:
     assert (
         run("create", "web", "--rpm", "60", "--budget-day", "1.5", "--model", "a", "--model", "b/*", "--tag", "t=v")
@@ -205,7 +221,7 @@ def test_what_is_no_gateway_is_said(run: Run, tmp_path: Path, capsys: Any) -> No
 
     with listener(Nothing(tmp_path / "its", Board.alone(10), lambda: (), lambda policy: None)) as port:
         assert run("create", "web", "--admin", f"127.0.0.1:{port}") == 1
-        assert "nothing here" in capsys.readouterr().err
+        assert "has no /admin/keys: --admin wants the admin listener" in capsys.readouterr().err
     assert not (tmp_path / "state").exists()
 
 

@@ -95,6 +95,7 @@ class Link:
         self.name = ""
         """The peer's, as it last said."""
         self.reason = "not connected yet"
+        self._told = ""
         self.connects = 0
         self.timeouts = 0
         self.ourselves = False
@@ -193,7 +194,7 @@ class Link:
         self._mesh.welcome(self)
         self.connection = connection
         self.connects += 1
-        self.reason = ""
+        self.reason = self._told = ""
         self._since = self._now()
         self.breaker.renewed()
         if not self.breaker.closed:
@@ -367,8 +368,9 @@ class Link:
             if connection is not None and self.connection is not connection:
                 connection.close("the greeting did not end")
         self.ourselves = connection is not None and connection.greeting.ourselves
-        if failed != before and not self.ourselves:
-            # Once for a row of the same.
+        if failed == before and failed != self._told and not self.ourselves:
+            # Once for a row of the same, and not the first time: workers that begin together wait for one another.
+            self._told = failed
             _log.warning("cache peer %s: %s", self.place, failed)
         self._dial_later(failed)
 
