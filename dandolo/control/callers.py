@@ -32,7 +32,8 @@ class Callers:
                 found = key
         if found is None:
             raise RequestError(
-                "the API key is missing or not known; send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
+                "the API key is missing or not one of the configuration's file, which this listener wants;"
+                " send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
                 status=401,
                 type="authentication_error",
                 code="invalid_api_key",

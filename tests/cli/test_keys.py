@@ -61,12 +61,12 @@ def test_lines_for_the_configuration_are_shown_and_nothing_is_kept(run: Run, tmp
 
 
 def test_lines_for_the_configuration_hold_all_that_was_asked_for(run: Run, capsys: Any) -> None:
-    said = ("--rpm", "60", "--budget-day", "1.5", "--model", "a", "--model", "b/*", "--tag", 'team="wëb"', "--privacy")
+    said = ("--rpm", "60", "--budget-day", "1.5", "--model", "a", "--model", "b/*", "--tag", 'team=w"x', "--privacy")
     assert run("create", "web", "--print", *said) == 0
     out = capsys.readouterr().out
     (key,) = parse(out[out.index("[[keys]]") :] + PROVIDER, "d", {"HOME": "/h"}).keys
     assert (key.rpm, key.budget_usd_per_day, key.models, key.privacy) == (60, 1.5, ("a", "b/*"), True)
-    assert dict(key.tags) == {"team": '"wëb"'}
+    assert dict(key.tags) == {"team": 'w"x'}
     assert run("create", "web", "--print", "--rpm", "0") == 1
     assert "rpm observed 0" in capsys.readouterr().err
 

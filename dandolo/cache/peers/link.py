@@ -25,6 +25,8 @@ from dandolo.config.address import Listen
 _log = logging.getLogger("dandolo")
 
 DIAL_S: Final = 3.0
+QUIET_S: Final = 2.0
+"""How long a peer may be out of reach before that is told."""
 NEAR_S: Final = 0.015
 FAR_S: Final = 0.050
 """How long anybody waits for a peer on this host, and on another."""
@@ -95,6 +97,7 @@ class Link:
         self.name = ""
         """The peer's, as it last said."""
         self.reason = "not connected yet"
+        self._failing_since: float | None = None
         self._told = ""
         self.connects = 0
         self.timeouts = 0
@@ -195,6 +198,7 @@ class Link:
         self.connection = connection
         self.connects += 1
         self.reason = self._told = ""
+        self._failing_since = None
         self._since = self._now()
         self.breaker.renewed()
         if not self.breaker.closed:
@@ -344,7 +348,6 @@ class Link:
 
     async def _dial(self) -> None:
         connection: Connection | None = None
-        before = self.reason
         greeted = self._greeted = self._loop_().create_future()
         try:
             async with asyncio.timeout(DIAL_S):
@@ -368,8 +371,11 @@ class Link:
             if connection is not None and self.connection is not connection:
                 connection.close("the greeting did not end")
         self.ourselves = connection is not None and connection.greeting.ourselves
-        if failed == before and failed != self._told and not self.ourselves:
-            # Once for a row of the same, and not the first time: workers that begin together wait for one another.
+        now = self._now()
+        if self._failing_since is None:
+            self._failing_since = now
+        if now - self._failing_since >= QUIET_S and failed != self._told and not self.ourselves:
+            # Once for a row of the same, and not at first: workers that begin together wait for one another.
             self._told = failed
             _log.warning("cache peer %s: %s", self.place, failed)
         self._dial_later(failed)
