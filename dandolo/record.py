@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
+
+NOT_CACHED: Final = "not_cached"
+"""The code of a 504 that its caller asked for (`only-if-cached`): no failure of ours."""
 
 
 class Record(msgspec.Struct, omit_defaults=True, gc=False):

@@ -139,7 +139,9 @@ class Server:
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = key(
         kinds.array(address.network(), 256), "[]", "networks whose X-Forwarded-For and PROXY protocol are believed"
     )
-    log_format: LogFormat = key(kinds.choice("json", "logfmt", "text"), '"json"', "form of both logs; left out, text on a terminal")
+    log_format: LogFormat = key(
+        kinds.choice("json", "logfmt", "text"), '"json"', "form of both logs; left out, text on a terminal"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,7 +290,9 @@ class Provider:
     region: str = key(_REGION, '""', "where it serves from", example='"us-east-1"')
     role: Role = key(kinds.choice("primary", "secondary", "overflow"), '"primary"', "when it is asked")
     concurrency_max: int = key(
-        kinds.whole(1, 10_000), "256", "requests at one time, an upper bound for each worker: the limit itself is learned"
+        kinds.whole(1, 10_000),
+        "256",
+        "requests at one time, an upper bound for each worker: the limit itself is learned",
     )
     headers: Mapping[str, str] = key(
         fields.headers(), "{}", "sent with every call", example='{ "X-Title" = "Dandolo" }', repr=False

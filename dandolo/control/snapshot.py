@@ -18,7 +18,7 @@ import msgspec
 
 from dandolo import __version__
 from dandolo.control.window import SLICE_S, Columns, Names, Percentiles, growing
-from dandolo.record import Record
+from dandolo.record import NOT_CACHED, Record
 from dandolo.values import fit
 
 VERSION: Final = 1
@@ -114,7 +114,7 @@ class Snapshots:
                 sum_of[4] += record.cost_usd
             # The caller's own mistakes (4xx) and leaving (499) say nothing about how well it goes here.
             if status >= 400 or record.code:
-                if status >= 500 or status < 400:
+                if (status >= 500 or status < 400) and record.code != NOT_CACHED:
                     sum_of[1] += 1
                 if status != 499:
                     self._errors.append(record)

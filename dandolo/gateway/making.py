@@ -16,6 +16,7 @@ from dandolo.errors import GatewayError, RequestError
 from dandolo.gateway.detached import Detached
 from dandolo.gateway.keeping import STEADY_OFFSET_S, Times
 from dandolo.gateway.leading import Begun
+from dandolo.record import NOT_CACHED
 from dandolo.wire import sse
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Leader:
                     "no kept answer to this request may be given, and it asked for no other"
                     " (Cache-Control: only-if-cached)",
                     status=504,
-                    code="not_cached",
+                    code=NOT_CACHED,
                 )
             )
         else:

@@ -32,7 +32,7 @@ from typing import Final, NamedTuple
 
 from dandolo.mind.rolling import Rolling
 from dandolo.notice import Notice, Severity, Standing
-from dandolo.record import Record
+from dandolo.record import NOT_CACHED, Record
 from dandolo.stats import Histogram
 
 CLEAR_SHARE: Final = 0.8
@@ -169,6 +169,8 @@ class Alerts:
         """Count finished requests in; they are seen by the next `tick`."""
         for record in records:
             status = record.status
+            if record.code == NOT_CACHED:
+                continue
             if status >= 500 or (status < 400 and record.code):
                 self._bad += 1
                 continue

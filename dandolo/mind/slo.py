@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dandolo.config.objectives import Slo
-from dandolo.record import Record
+from dandolo.record import NOT_CACHED, Record
 
 WINDOWS_S = {"1h": 3600, "24h": 86_400, "30d": 30 * 86_400}
 GRAINS_S = {"1h": 300, "24h": 3600, "30d": 86_400}
@@ -207,7 +207,7 @@ class Objectives:
         """Count requests that have ended about `now` (Unix seconds)."""
         for record in records:
             status = record.status
-            if 400 <= status < 500 or not status or record.duration_ms is None:
+            if 400 <= status < 500 or not status or record.duration_ms is None or record.code == NOT_CACHED:
                 continue
             series = self._known((record.key, record.model[:MODEL_CHARS_MAX], workload(record.endpoint)))
             wait_ms = (

@@ -241,3 +241,8 @@ def test_thresholds_change_while_an_incident_goes_on() -> None:
     clocked.alerts.adopt(Thresholds(success_target=0.5, error_rate=0.5, window_s=60, p95_s=0.05))
     told = clocked.run(400, [GOOD] * 9 + [BAD])
     assert sorted(told) == ["errors recovered", "latency firing"]
+
+
+def test_an_answer_that_was_asked_for_from_the_cache_alone_is_no_failure() -> None:
+    clocked = Clocked()
+    assert clocked.run(600, [record(status=504, code="not_cached")] * 10) == []

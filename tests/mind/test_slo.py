@@ -214,3 +214,9 @@ def test_between_bounds_it_lies_between_theirs(counts: list[int], bound: float) 
     assert slower(counts, bound * 1.5) <= slower(counts, bound)
     found = quantile(counts, 0.95)
     assert (found is None) == (not sum(counts))
+
+
+def test_an_answer_that_was_asked_for_from_the_cache_alone_is_no_failure() -> None:
+    objectives = Objectives([Slo(name="availability", success=0.999)])
+    objectives.take([record()] * 9 + [msgspec.structs.replace(record(status=504), code="not_cached")], NOW)
+    assert (one(objectives).total, one(objectives).bad) == (9, 0)
