@@ -60,11 +60,15 @@ def _head(snapshot: dict[str, Any], columns: int, paint: Paint) -> Iterable[str]
     traffic, latency, saved, load = snapshot["traffic"], snapshot["latency"], snapshot["saved"], snapshot["load"]
     up = span(snapshot["now"] - snapshot["started"])
     yield paint(_cut(f"dandolo {snapshot['version']}   up {up}   {clock(snapshot['now'])}", columns), _BOLD)
-    yield _cut(
-        f"requests {number(traffic['per_s'])}/s   tokens {number(traffic['tokens_per_s'])}/s"
-        + (f"   under way {load['in_flight']} ({load['streams']} streams)" if load else "")
-        + f"   errors {share(traffic['error_rate'])}   cache hits {share(saved['hit_rate'])}"
-        f"   ${traffic['usd_per_h']:.4g}/h, saves ${saved['usd_per_h']:.4g}/h",
+    yield from _flowed(
+        [
+            f"requests {number(traffic['per_s'])}/s",
+            f"tokens {number(traffic['tokens_per_s'])}/s",
+            *([f"under way {load['in_flight']} ({load['streams']} streams)"] if load else []),
+            f"errors {share(traffic['error_rate'])}",
+            f"cache hits {share(saved['hit_rate'])}",
+            f"${traffic['usd_per_h']:.4g}/h, saves ${saved['usd_per_h']:.4g}/h",
+        ],
         columns,
     )
     parts = [
@@ -75,13 +79,25 @@ def _head(snapshot: dict[str, Any], columns: int, paint: Paint) -> Iterable[str]
             ("gateway itself", latency["overhead_ms"]),
         )
     ]
-    yield _cut("p50 / p95 / p99   " + "   ".join(parts), columns)
+    yield from _flowed(["p50 / p95 / p99", *parts], columns)
     if load and load.get("queue"):
         yield _cut("waiting  " + "   ".join(f"{name} {count}" for name, count in load["queue"].items()), columns)
     yield ""
     requests = traffic["seconds"]["requests"]
     wide = min(len(requests), columns - 14)
     yield f"requests/s  {sparkline(requests[-wide:])}"
+
+
+def _flowed(parts: Iterable[str], columns: int) -> Iterable[str]:
+    """Parts side by side, on as many lines as it takes to cut none that fits one."""
+    line = ""
+    for part in parts:
+        if line and len(line) + 3 + len(part) > columns:
+            yield _cut(line, columns)
+            line = f"  {part}"
+        else:
+            line = f"{line}   {part}" if line else part
+    yield _cut(line, columns)
 
 
 _PROVIDERS = ("account", "model", "state", "slots", "waiting", "a minute", "errors", "first token", "tokens/s", "why")

@@ -67,7 +67,7 @@ def test_where_it_cannot_be_asked_it_says_why_and_what_to_do(begin, configure, s
     where = ("--admin", f"127.0.0.1:{served.admin}")
     for env, said in (
         ({}, "DANDOLO_ADMIN_KEY"),
-        ({"DANDOLO_ADMIN_KEY": "wrong"}, "the API key is missing or not known"),
+        ({"DANDOLO_ADMIN_KEY": "wrong"}, "the API key is missing or not one of the configuration's file"),
     ):
         code, out, err = dandolo("status", "--once", *where, env=env)
         assert (code, out) == (1, "")
@@ -166,3 +166,12 @@ def test_backup_copies_what_was_kept(begin, configure, sims, dandolo, tmp_path):
     (folder,) = (tmp_path / "backups").iterdir()
     assert (folder / "audit.jsonl").read_text() == '{"form":1}\n'
     assert str(folder) in out
+
+
+def test_figures_that_do_not_fit_a_line_go_on_the_next() -> None:
+    snapshots = Snapshots(0.0)
+    snapshots.tick(1.0)
+    wide, narrow = (screen(json.loads(snapshots.text()), columns, False) for columns in (1000, 60))
+    assert all(len(line) <= 60 for line in narrow)
+    words = " ".join(narrow[1 : narrow.index("")]).split()
+    assert words == " ".join(wide[1 : wide.index("")]).split()
