@@ -438,6 +438,11 @@ def test_annotated_streams_are_nobodys_but_their_callers(tmp_path: Path) -> None
             answer = ask(gateway, stream=True, headers={"x-dandolo-annotate": "true"})
             assert b"dandolo_metadata" in answer.body
         assert len(sim.requests) == 2
+        # There is nothing to annotate in a plain answer, the first of a connection or not.
+        with gateway.client() as client:
+            for expected in ("MISS", "HIT", "HIT"):
+                client.send(repeated(x_dandolo_annotate="true"))
+                assert state(client.answer()) == expected
 
 
 def test_privacy_keeps_no_body_and_still_answers(tmp_path: Path) -> None:
