@@ -26,6 +26,8 @@ KEY: Final = b"!purges"
 """No answer's key: those have 20 bytes."""
 FORGOTTEN_S: Final = TTL_S_MAX * 1.1 + 2 * DAY_S
 """No answer is given for longer than its life, a tenth of it, and a day in place of an error."""
+AHEAD_S: Final = DAY_S
+"""No clock is so much ahead of ours: what claims to be from then is no purge, and would end all keeping until then."""
 EVERYTHING: Final = b"all\x00\x000"
 POLL_S: Final = 1.0
 NAME_BYTES_MAX: Final = 512
@@ -86,7 +88,7 @@ class PurgeLog:
         told: dict[bytes, float] = {}
         for field, value in fields.items():
             at = _seconds(value)
-            if at is None or unix - at > FORGOTTEN_S:
+            if at is None or not -AHEAD_S <= unix - at <= FORGOTTEN_S:
                 old.append(field)
             else:
                 told[field] = at
