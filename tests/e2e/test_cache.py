@@ -257,6 +257,20 @@ def test_answer_with_another_good_status_is_not_kept(tmp_path: Path) -> None:
             assert answer.header("x-cache") == "MISS"
 
 
+def test_long_answers_are_kept_however_many_came_before_on_the_connection(tmp_path: Path) -> None:
+    with running(tmp_path) as (gateway, sim), gateway.client() as client:
+        for text in ("Ready?", "Ready now?"):
+            client.send(request(body=chat(model="sim/m", messages=[{"role": "user", "content": text}])))
+            assert client.answer().status == 200
+        # Longer than what is passed on in one piece.
+        sim.script = Script(tokens=100_000)
+        states = []
+        for _ in range(3):
+            client.send(request(body=chat(model="sim/m", messages=[{"role": "user", "content": "At length?"}])))
+            states.append(state(client.answer()))
+        assert states == ["MISS", "MISS", "HIT"]
+
+
 def test_purge_finds_an_answer_that_took_several_providers(tmp_path: Path) -> None:
     slow = SimProvider("slow", script=Script(latency_s=1.0))
     quick = SimProvider("quick")
