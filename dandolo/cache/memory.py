@@ -64,7 +64,7 @@ class Draft(msgspec.Struct, gc=False, frozen=True):
     permission: Permission
     usage: Usage | None
     provider: bytes
-    tenant: str
+    tags: tuple[str, ...]
     made_at: float
     asked_at: float
 
@@ -275,6 +275,11 @@ class Memory:
     def delete_where(self, concerned: Callable[[bytes], bool]) -> None:
         """Forget every answer for whose key `concerned` is true."""
         for kept in [kept for key, kept in self._kept.items() if concerned(key)]:
+            self._remove(kept)
+
+    def drop_drafts(self) -> None:
+        """Forget what has not been judged, and with it the requests that are kept for that."""
+        for kept in [kept for kept in self._kept.values() if kept.draft is not None]:
             self._remove(kept)
 
     # -- purging -----------------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ KEY: Final = b"!purges"
 """No answer's key: those have 20 bytes."""
 FORGOTTEN_S: Final = TTL_S_MAX * 1.1 + 2 * DAY_S
 """No answer is given for longer than its life, a tenth of it, and a day in place of an error."""
+AHEAD_S: Final = DAY_S
+"""No clock is so much ahead of ours: what claims to be from then is no purge, and would end all keeping until then."""
 EVERYTHING: Final = b"all\x00\x000"
 POLL_S: Final = 1.0
 NAME_BYTES_MAX: Final = 512
@@ -86,7 +88,7 @@ class PurgeLog:
         told: dict[bytes, float] = {}
         for field, value in fields.items():
             at = _seconds(value)
-            if at is None or unix - at > FORGOTTEN_S:
+            if at is None or not -AHEAD_S <= unix - at <= FORGOTTEN_S:
                 old.append(field)
             else:
                 told[field] = at
@@ -100,7 +102,8 @@ class PurgeLog:
                 kind, _, rest = field.partition(b"\0")
                 name, _, soft = rest.rpartition(b"\0")
                 self._apply(kind.decode("ascii", "replace"), name.decode("utf-8", "replace"), at, soft == b"1")
-        self._seen = told
+        await self._tell_again(told, unix)
+        self._seen |= told
         for start in range(0, len(old), 256):
             await self._asks.call(KEY, b"HDEL", *old[start : start + 256])
         if self._changes == before:
@@ -108,9 +111,21 @@ class PurgeLog:
             self.known = True
         return True
 
+    async def _tell_again(self, told: dict[bytes, float], unix: float) -> None:
+        """What we know and the log does not: a server that went back to what it had saved has forgotten purges, and
+        has answers again that they meant."""
+        everything = told.get(EVERYTHING, float("-inf"))
+        self._seen = {field: at for field, at in self._seen.items() if at > everything and unix - at <= FORGOTTEN_S}
+        lost = [(field, b"%f" % at) for field, at in self._seen.items() if at > told.get(field, float("-inf"))]
+        for start in range(0, len(lost), 256):
+            await self._asks.call(KEY, b"HSET", *(part for pair in lost[start : start + 256] for part in pair))
+
     async def note(self, kind: str, name: str, unix: float, *, soft: bool) -> bool:
         """Tell the others of a purge; whether they can know of it."""
         field = b"%b\0%b\0%d" % (kind.encode(), name.encode()[:NAME_BYTES_MAX], soft)
+        if field in self._seen or len(self._seen) < PURGES_MAX:
+            # Told again where the log does not have it, once it can be read.
+            self._seen[field] = float(b"%f" % unix)
         reply = await self._asks.call(KEY, b"HSET", field, b"%f" % unix)
         if isinstance(reply, int):
             return True

@@ -301,7 +301,8 @@ class Attempt:
         self._check(response, content)
         exchange.commit(response.status)
         exchange.bytes_out = len(content)
-        if exchange.leads:
+        if exchange.leads and response.status == 200:
+            # Any other good status is its client's own: nothing of it is kept or shared.
             exchange.whole = content
             exchange.response = response
         exchange.write_down()

@@ -96,8 +96,13 @@ class Caching(Keeping):
         before.settle()
         self.memory.purges = before.memory.purges
         if before.sizes == self.sizes:
-            self.memory, self.memo = before.memory, before.memo
+            self.memory = before.memory
             self.memory.judge = self.judge_draft
+            if self.private or not self._private_scopes <= before._private_scopes:
+                # Whoever wants privacy from now on has had requests kept until now: they go.
+                self.memory.drop_drafts()
+            else:
+                self.memo = before.memo
             self._keys, self._secret = before._keys, before._secret
             if self.aliases is not None and before.aliases is not None:
                 self.aliases = before.aliases

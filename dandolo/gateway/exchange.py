@@ -112,7 +112,7 @@ class Exchange(Progress):
         if call.json is not None and is_auto(plane, call.model):
             select(self, call)
         lane = self.lane = self._lane(call)
-        if self.begun is None and plane.caching is not None and not self.annotates:
+        if self.begun is None and plane.caching is not None and not (call.stream and self.annotates):
             plan = self.plan = self.plan or plane.caching.plan(self, call, lane)
             if plan is not None:
                 await self.gateway.fly(self, call, lane, plan)

@@ -31,11 +31,11 @@ PROVIDER_TAG = "provider="
 
 
 class Times(NamedTuple):
-    """When an answer was asked for and when it was there (monotonic), and for whom (a key's name)."""
+    """When an answer was asked for and when it was there (monotonic), and what of its key it can be purged by."""
 
     asked: float
     now: float
-    tenant: str
+    tags: tuple[str, ...]
 
 
 class Plan(msgspec.Struct, gc=False):
@@ -75,8 +75,9 @@ class Keeping:
             plan.permission,
             exchange.usage,
             target.provider.encoded_name,
-            exchange.admitted.tenant.name,
-            exchange.sent_at + exchange.provider_s,
+            self.tags.get(exchange.admitted.tenant.name, ()),
+            # Not `sent_at` and `provider_s`: of several attempts that is a sum, and no purge may find it in the future.
+            time.monotonic(),
             exchange.sent_at + STEADY_OFFSET_S,
         )
         if len(self.drafts) >= DRAFTS_MAX:
@@ -93,7 +94,7 @@ class Keeping:
     def judge_draft(self, draft: Draft, key: bytes) -> tuple[Entry, bytes] | None:
         """The entry, and its head, that a draft makes; None when it is not fit to be kept."""
         call = read(draft.endpoint, draft.raw, b"")
-        at = Times(draft.asked_at - STEADY_OFFSET_S, draft.made_at, draft.tenant)
+        at = Times(draft.asked_at - STEADY_OFFSET_S, draft.made_at, draft.tags)
         plan = Plan(draft.permission, key, b"")
         # A name that steers, and is no part of the body's meaning, may have been taken off it.
         entry = self.judge(plan, call, 200, draft.body, (), draft.provider, draft.usage, at, model=draft.model)
@@ -159,7 +160,7 @@ class Keeping:
             usage=tokens,
             cost_usd=usage.cost_usd if usage is not None else None,
             gen_ms=int((at.now - at.asked) * 1000),
-            tags=(PROVIDER_TAG + provider.decode("ascii"), *self.tags.get(at.tenant, ()))[:TAGS_MAX],
+            tags=(PROVIDER_TAG + provider.decode("ascii"), *at.tags)[:TAGS_MAX],
             body=body,
             delta_offsets=offsets,
         )

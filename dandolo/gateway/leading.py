@@ -76,16 +76,19 @@ def may_lead(exchange: Exchange, call: Call, plan: Plan) -> bool:
         and plan.key not in caching.memory
         and not caching.refusals
         and gateway.flights.free(plan.key)
+        and not (exchange.lane is not None and exchange.lane.long_answers)
     )
 
 
 def landed(exchange: Exchange, error: BaseException | None) -> None:
     """A call that was made the short way under a plan is over: its answer is kept, and told to who joined."""
-    flight, plan, call, body = exchange.flight, exchange.plan, exchange.call, exchange.whole
+    flight, plan, call, body, lane = exchange.flight, exchange.plan, exchange.call, exchange.whole, exchange.lane
     gateway, caching = exchange.gateway, exchange.plane.caching
     assert plan is not None
     exchange.leads = False
     exchange.whole = None
+    if body is None and error is None and lane is not None:
+        lane.long_answers = True
     unwanted = False
     if flight is None:
         gateway.flights.leave(plan.key, exchange)

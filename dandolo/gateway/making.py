@@ -187,7 +187,7 @@ class Leader:
                     offsets=offsets,
                     provider=target.provider.encoded_name if target is not None else b"",
                     usage=detached.costs(),
-                    at=Times(self._asked_at, _now(), detached.tenant.name),
+                    at=Times(self._asked_at, _now(), caching.tags.get(detached.tenant.name, ())),
                 )
                 tiers, permission = gateway.tiers, self.plan.permission
                 if entry is not None and tiers is not None and not permission.memory_only:

@@ -25,6 +25,7 @@ OUTPUT_TOKENS_DEFAULT = 4096
 INLINE_TOKENS = 1500
 """Of an image or a sound within a request: about what a picture of a screen takes at most providers."""
 CHOICES_MAX = 128
+CHARS_MAX = 64
 RETRY_AFTER_S = 5.0
 """Where a provider's list, with its prices, could not be fetched."""
 _BY_TOKENS = frozenset(("chat", "completions", "embeddings", "moderations", "responses", "messages"))
@@ -166,9 +167,19 @@ def _choices(call: Call) -> int:
     most = 1
     for name in ("n", "best_of"):
         raw = body.get(name)
-        if raw is not None and len(raw) <= 3 and raw.isdigit():
-            most = max(most, min(int(raw), CHOICES_MAX))
+        if raw is not None:
+            most = max(most, _count(raw))
     return most
+
+
+def _count(raw: bytes) -> int:
+    """A number of answers as lenient providers read it, too: 3, 3.0, 3e0 and "3". At least 1, at most CHOICES_MAX."""
+    if len(raw) > CHARS_MAX:
+        return CHOICES_MAX
+    try:
+        return int(max(1.0, min(float(raw.strip(b'"')), float(CHOICES_MAX))))
+    except ValueError:
+        return 1
 
 
 def _price_unknown(exchange: Exchange, call: Call, route: Route) -> GatewayError:

@@ -29,6 +29,7 @@ class Lane:
         "cache_context",
         "cache_granted",
         "generation",
+        "long_answers",
         "models",
         "needs",
         "route",
@@ -44,6 +45,8 @@ class Lane:
         self.stream = call.stream
         self.route = route
         self.generation = generation
+        self.long_answers = False
+        """Whether one was too long to be passed on whole: such are kept, and shared, by a flight only."""
         self.cache_context: bytes | None = None
         """What identifies such calls to the cache beside their bodies; None until that is certain."""
         self.booked: tuple[Target, int] | None = None

@@ -95,7 +95,7 @@ class Downstream(Answering):
                 self.transport.abort()
             return
         reader = self._reader
-        if not self._busy and self._request is None and not self._advancing:
+        if not self._busy and self._request is None and not self._advancing and not self._stalled:
             service = self._service
             repeats = service.repeats
             if repeats.slots and reader.at_start and self._goes_on():
@@ -118,24 +118,20 @@ class Downstream(Answering):
                         repeats.learn(self, data)
                     return
         reader.receive(data)
-        if self._busy:
+        if self._busy or (self._stalled and self._request is None):
             if reader.buffered_bytes > PIPELINED_BYTES_MAX and not self._read_paused:
                 # Nothing is read from here on, not even that the client has left: the sweep asks for that.
                 self._read_paused = True
                 self.transport.pause_reading()
-                self.deadline = min(self.deadline, self._service.now() + HANGUP_CHECK_S)
+                if self._busy:
+                    self.deadline = min(self.deadline, self._service.now() + HANGUP_CHECK_S)
             return
         self._advance(len(data))
 
     def _goes_on(self) -> bool:
         """Whether an answer now would be one like any other on this connection: read, and not the last."""
         service = self._service
-        return (
-            self._requests + 1 < self._requests_max
-            and service.sweep.now <= self._ends_at
-            and not service.draining
-            and not self._stalled
-        )
+        return self._requests + 1 < self._requests_max and service.sweep.now <= self._ends_at and not service.draining
 
     def eof_received(self) -> bool:
         """A half-close counts as a disconnect: no client we know sends one and still waits (documented)."""
@@ -166,6 +162,8 @@ class Downstream(Answering):
             self.deadline = NEVER if self._busy else self._service.now() + self._service.limits.keep_alive_idle_s
         if self._flow is not None:
             self._flow.resume()
+        if not self._busy and not self._closing:
+            self._read_on()
 
     # -- requests --------------------------------------------------------------------------------------
 
@@ -191,6 +189,9 @@ class Downstream(Answering):
         service = self._service
         request = self._request
         if request is None:
+            if self._stalled:
+                # Who does not take its answers is given no more of them: they would all be held here.
+                return False
             request = reader.next_head()
             if request is None:
                 if reader.in_head and self._body_from == 0.0:
@@ -268,6 +269,11 @@ class Downstream(Answering):
         self.deadline = service.now() + (
             service.limits.write_stall_s if self._stalled else service.limits.keep_alive_idle_s
         )
+        if not self._stalled:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Go on with what the client has sent meanwhile."""
         if self._read_paused:
             self._read_paused = False
             self.transport.resume_reading()

@@ -48,6 +48,7 @@ def test_of_a_key_only_its_digest_is_kept_and_nobody_else_may_read_it(keys: Keys
     assert key.encode() not in content
     assert sha(key) in content
     assert stat.S_IMODE(keys.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(keys.path.parent.stat().st_mode) == 0o700
 
 
 def test_terms_come_back_as_they_were_given(keys: Keys) -> None:

@@ -186,6 +186,16 @@ def test_who_leaves_gives_back_what_was_set_aside(tmp_path: Path) -> None:
                 until(lambda: gateway.metrics()["dandolo_requests_in_flight"] == 1)
 
 
+@pytest.mark.parametrize("count", [9, 9.0, "9"], ids=repr)
+def test_answers_asked_for_at_once_are_all_set_aside_however_their_number_is_written(
+    tmp_path: Path, count: object
+) -> None:
+    with running(tmp_path, [{"budget_usd_per_day": 0.04}]) as (gateway, sim):
+        # Lenient providers take them all for nine, of which each may cost 0.005 USD.
+        assert ask(gateway, max_tokens=5, n=count).status == 402
+        assert not sim.requests
+
+
 def test_where_no_price_is_known_a_budget_cannot_be_held_and_that_is_said(tmp_path: Path) -> None:
     with running(tmp_path, [{"budget_usd_per_day": 1.0}, {"name": "free", "key": OTHER}], model={"id": "m"}) as (
         gateway,

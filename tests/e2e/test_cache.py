@@ -246,6 +246,54 @@ def test_call_made_the_short_way_is_shared_and_outlives_its_client(tmp_path: Pat
         assert state(ask(gateway, "And now?")) == "HIT"
 
 
+@pytest.mark.promise("48")
+def test_answer_with_another_good_status_is_not_kept(tmp_path: Path) -> None:
+    with running(tmp_path) as (gateway, sim), gateway.client() as client:
+        said = ask(gateway, "Ready?").body.decode()
+        sim.script = Script(default_fault=Fault("status", status=206, body=said))
+        for text in ("Ready now?", "Partly?", "Partly?", "Partly?"):
+            client.send(request(body=chat(model="sim/m", messages=[{"role": "user", "content": text}])))
+            answer = client.answer()
+            assert answer.header("x-cache") == "MISS"
+
+
+def test_long_answers_are_kept_however_many_came_before_on_the_connection(tmp_path: Path) -> None:
+    with running(tmp_path) as (gateway, sim), gateway.client() as client:
+        for text in ("Ready?", "Ready now?"):
+            client.send(request(body=chat(model="sim/m", messages=[{"role": "user", "content": text}])))
+            assert client.answer().status == 200
+        # Longer than what is passed on in one piece.
+        sim.script = Script(tokens=100_000)
+        states = []
+        for _ in range(3):
+            client.send(request(body=chat(model="sim/m", messages=[{"role": "user", "content": "At length?"}])))
+            states.append(state(client.answer()))
+        assert states == ["MISS", "MISS", "HIT"]
+
+
+def test_purge_finds_an_answer_that_took_several_providers(tmp_path: Path) -> None:
+    slow = SimProvider("slow", script=Script(latency_s=1.0))
+    quick = SimProvider("quick")
+    with SimThread(slow, quick), Gateway(tmp_path, [slow, quick], toml=REUSE, routing={"breaker": False}) as gateway:
+
+        def body(text: str) -> bytes:
+            return request(body=chat(messages=[{"role": "user", "content": text}]))
+
+        with gateway.client() as client, Client(gateway.admin_port) as admin:
+            for text in ("Ready?", "Ready now?"):
+                client.send(body(text))
+                assert client.answer().header("x-dandolo-provider") == "slow"
+            slow.script = Script(latency_s=1.0, default_fault=Fault("status", status=500))
+            client.send(body("And now?"))
+            assert client.answer().header("x-dandolo-provider") == "quick"
+            client.send(body("And now?"))
+            assert state(client.answer()) == "HIT"
+            admin.send(request("/admin/cache/purge", {"tag": "provider=quick"}))
+            assert admin.answer().status == 200
+            client.send(body("And now?"))
+            assert state(client.answer()) == "MISS"
+
+
 def test_failure_is_told_to_all_who_wait(tmp_path: Path) -> None:
     script = Script(default_fault=Fault("cut_rst", after=5), first_token_s=0.3, tokens_per_s=100)
     with running(tmp_path, script, routing={"breaker": False}) as (gateway, _):
@@ -404,6 +452,11 @@ def test_annotated_streams_are_nobodys_but_their_callers(tmp_path: Path) -> None
             answer = ask(gateway, stream=True, headers={"x-dandolo-annotate": "true"})
             assert b"dandolo_metadata" in answer.body
         assert len(sim.requests) == 2
+        # There is nothing to annotate in a plain answer, the first of a connection or not.
+        with gateway.client() as client:
+            for expected in ("MISS", "HIT", "HIT"):
+                client.send(repeated(x_dandolo_annotate="true"))
+                assert state(client.answer()) == expected
 
 
 def test_privacy_keeps_no_body_and_still_answers(tmp_path: Path) -> None:

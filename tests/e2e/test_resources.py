@@ -232,6 +232,31 @@ def test_client_that_never_reads_is_let_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.promise("37")
+@pytest.mark.parametrize("repeats", [True, False], ids=["to the byte", "varied"])
+def test_answers_that_are_not_read_are_not_made(tmp_path: Path, repeats: bool) -> None:
+    sim = SimProvider("sim", script=Script(tokens=10_000))
+    kept = '[cache]\nsampled = "reuse"\n'
+    asked = [
+        request(body=chat(model="sim/m"), headers={} if repeats else {"x-number": f"{number:03}"})
+        for number in range(400)
+    ]
+    with running(tmp_path, sim, toml=kept) as gateway:
+        with gateway.client() as client:
+            for data in (asked[0],) * 4:
+                client.send(data)
+                assert client.answer().status == 200
+        before = gateway.rss_bytes()
+        with gateway.client(receive_bytes=4096) as client:
+            for data in asked:
+                client.send_what_goes(data)
+                time.sleep(0.001)
+            assert gateway.rss_bytes() - before < 8 * MIB
+            # Once they are read, all of them come.
+            for _ in asked:
+                assert client.answer().header("x-cache") == "HIT"
+
+
+@pytest.mark.promise("37")
 def test_client_that_reads_slowly_is_not_let_go(tmp_path: Path) -> None:
     sim = SimProvider("sim", script=always("raw", data=flood(8 * MIB), size=64 << 10, then="keep"))
     with running(tmp_path, sim, timeouts={"write_stall": "1s"}) as gateway:

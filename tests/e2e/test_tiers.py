@@ -452,6 +452,31 @@ def test_purge_reaches_other_hosts_within_a_second_and_those_that_were_away(tmp_
             assert "Redis could not be told" in failed.json["failed"][0]
 
 
+@needs_redis
+@pytest.mark.parametrize("told", [True, False], ids=["before the restart", "while it was down"])
+def test_purge_that_redis_forgot_is_told_again(tmp_path: Path, told: bool) -> None:
+    levels = ["memory", "redis"]
+    with RealRedis(tmp_path) as server, provider() as sim:
+        more = redis(server)
+        with gateway(tmp_path / "a", sim, levels, more, errors_expected=True) as one:
+            connected(one)
+            assert outcome(ask(one))[0] == "MISS"
+            until(lambda: server.ask("DBSIZE") == 1)
+            # It comes back with what it had saved: the answer, and not that it was purged.
+            server.ask("SAVE")
+            if told:
+                assert purge(one, {"model": "sim/m"}).json["failed"] == []
+            server.kill()
+            if not told:
+                assert purge(one, {"model": "sim/m"}).status == 207
+            server.start()
+            connected(one)
+            with gateway(tmp_path / "b", sim, levels, more) as two:
+                connected(two)
+                assert server.ask("EXISTS", "dandolo:!purges") == 1
+                assert outcome(ask(two))[0] == "MISS"
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
