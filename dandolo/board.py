@@ -274,20 +274,21 @@ class Board:
 
 
 class Calendar:
-    """Which day and month it is (UTC), worked out once a day. `at` is asked before the rest is read."""
+    """Which day and month it is (UTC), worked out once a day. `at` is asked before the rest is read, unless the time
+    lies between `since` and `until` (Unix seconds), where the day begins and ends."""
 
-    __slots__ = ("_since", "_until", "day", "day_stamp", "month", "month_stamp")
+    __slots__ = ("day", "day_stamp", "month", "month_stamp", "since", "until")
 
     def __init__(self, unix_s: float) -> None:
-        self._since = self._until = 0.0
+        self.since = self.until = 0.0
         self.day = self.month = self.day_stamp = self.month_stamp = 0
         self.at(unix_s)
 
     def at(self, unix_s: float) -> Calendar:
         """Turn to the day of a Unix time; back too, should the clock have been set."""
-        if not self._since <= unix_s < self._until:
+        if not self.since <= unix_s < self.until:
             self.day = int(unix_s // 86400)
-            self._since, self._until = self.day * 86400.0, (self.day + 1) * 86400.0
+            self.since, self.until = self.day * 86400.0, (self.day + 1) * 86400.0
             date = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=self.day)
             self.month = date.year * 12 + date.month - 1
             self.day_stamp = (self.day & PERIODS) << AMOUNT_BITS
