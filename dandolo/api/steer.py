@@ -46,10 +46,12 @@ def tokens_out_max(call: Call) -> float:
     body = call.json
     if body is None:
         return 0.0
+    fields = body.fields
     for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
-        raw = body.get(name)
-        if raw is not None and len(raw) <= 12 and raw.isdigit():
-            return float(raw)
+        if name in fields:
+            raw = body.get(name)
+            if raw is not None and len(raw) <= 12 and raw.isdigit():
+                return float(raw)
     return 0.0
 
 
