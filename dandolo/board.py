@@ -52,11 +52,13 @@ IN_FLIGHT, RESERVED, DAY, MONTH = range(2 * SECONDS, 2 * SECONDS + 4)
 CELLS: Final = 2 * SECONDS + 8
 """Of one key in one row: 1,088 bytes."""
 
-_MAGIC: Final = 0x64616E646F6C6F31
+_MAGIC: Final = 0x64616E646F6C6F32
 _HEAD: Final = 8
 _CLAIMED: Final = 4
 _SHARED: Final = 5
 OPENED: Final = 6
+TAKEN_OVER: Final = 7
+"""How often the base has changed: written after it and before what was added to it is cleared elsewhere."""
 _ring: Final = struct.Struct(f"{SECONDS}q")
 
 
@@ -72,7 +74,7 @@ class Board:
 
     __slots__ = (
         "_base", "_gives_places", "_known", "_lock", "_map", "_raw", "_seen", "_taken", "cells", "keys_max", "row",
-        "shared", "workers",
+        "shared", "tallies", "workers",
     )  # fmt: skip
 
     def __init__(self, memory: mmap.mmap, row: int | None, *, gives_places: bool) -> None:
@@ -92,6 +94,8 @@ class Board:
         self._taken: set[int] = set()
         self._seen = 0
         self._lock = threading.Lock()
+        self.tallies: dict[int, object] = {}
+        """By key: what whoever writes in this process's row remembers of it (`gateway.tally`)."""
 
     # -- how one comes to be -----------------------------------------------------------------------------
 
@@ -252,6 +256,7 @@ class Board:
         at = self.at(key, self.workers)
         self.cells[at + DAY] = calendar.day_stamp | min(max(day, 0), AMOUNT_MAX)
         self.cells[at + MONTH] = calendar.month_stamp | min(max(month, 0), AMOUNT_MAX)
+        self.cells[TAKEN_OVER] += 1
 
     def fold(self, slot: int, calendar: Calendar) -> None:
         """Take over the row of a worker that is dead, so that another can begin in its slot.
@@ -266,6 +271,7 @@ class Board:
                 amount = cells[row + cell] ^ stamp
                 if 0 < amount <= AMOUNT_MAX:
                     add_spent(cells, base + cell, stamp, amount)
+                    cells[TAKEN_OVER] += 1
                     cells[row + cell] = 0
             # Pages that were never touched are not touched to be cleared.
             for cell in (IN_FLIGHT, RESERVED):

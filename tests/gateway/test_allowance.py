@@ -240,5 +240,6 @@ def test_everything_is_given_back() -> None:
     for held in running:
         held.settle(now, UNIX, 1, 1)
         held.one.leave()
-    board, place = several[0]._board, several[0]._place
+    tally = several[0]._tally
+    board, place = tally._board, tally._place
     assert board.total(place, IN_FLIGHT) == board.total(place, RESERVED) == 0
