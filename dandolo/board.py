@@ -256,7 +256,7 @@ class Board:
         at = self.at(key, self.workers)
         self.cells[at + DAY] = calendar.day_stamp | min(max(day, 0), AMOUNT_MAX)
         self.cells[at + MONTH] = calendar.month_stamp | min(max(month, 0), AMOUNT_MAX)
-        self.cells[TAKEN_OVER] += 1
+        self._base_changed()
 
     def fold(self, slot: int, calendar: Calendar) -> None:
         """Take over the row of a worker that is dead, so that another can begin in its slot.
@@ -271,12 +271,16 @@ class Board:
                 amount = cells[row + cell] ^ stamp
                 if 0 < amount <= AMOUNT_MAX:
                     add_spent(cells, base + cell, stamp, amount)
-                    cells[TAKEN_OVER] += 1
+                    self._base_changed()
                     cells[row + cell] = 0
             # Pages that were never touched are not touched to be cleared.
             for cell in (IN_FLIGHT, RESERVED):
                 if cells[row + cell]:
                     cells[row + cell] = 0
+
+    def _base_changed(self) -> None:
+        with self._lock:
+            self.cells[TAKEN_OVER] += 1
 
 
 class Calendar:

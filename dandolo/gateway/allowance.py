@@ -26,12 +26,17 @@ from dandolo.policy import KeyTerms
 
 BUSY_RETRY_S = 1.0
 """What a key with as many requests under way as it may have is told to wait: nobody knows when one ends."""
+LINES_S = 0.05
+"""How long header lines that tell of plenty are used again."""
+REQUESTS_MANY = 1_000
+TOKENS_MANY = 100_000
+
 
 class Allowance:
     """One key's limits at work in one worker: its terms, judged by its tally."""
 
     __slots__ = (
-        "_budget_day", "_budget_month", "_cells", "_concurrent", "_form", "_rpm", "_tally", "_tpm", "budgeted", "terms",
+        "_budget_day", "_budget_month", "_cells", "_concurrent", "_form", "_lines", "_lines_until", "_rpm", "_tally", "_tpm", "budgeted", "terms",
     )  # fmt: skip
 
     def __init__(self, terms: KeyTerms, board: Board, place: int, calendar: Calendar) -> None:
@@ -44,6 +49,7 @@ class Allowance:
         tally.counts_requests |= terms.rpm is not None
         tally.counts_tokens |= terms.tpm is not None
         tally.until = 0.0
+        self._lines, self._lines_until = b"", 0.0
         self._form = _form(b"requests", terms.rpm) + _form(b"tokens", terms.tpm)
 
     # -- a request comes and goes ------------------------------------------------------------------------
@@ -204,7 +210,12 @@ class Allowance:
         return used + tally.elsewhere(ring + tally.low)
 
     def lines(self, now: float) -> bytes:
-        """Header lines that tell a client how much of its rates is left: `x-ratelimit-*`, as OpenAI has them."""
+        """Header lines that tell a client how much of its rates is left: `x-ratelimit-*`, as OpenAI has them.
+
+        Up to LINES_S old while more than REQUESTS_MANY requests and TOKENS_MANY tokens are left, exact below.
+        """
+        if now < self._lines_until:
+            return self._lines
         tally = self._tally
         if now >= tally.until:
             tally.turn(now)
@@ -215,15 +226,21 @@ class Allowance:
                 requests -= tally.elsewhere(tally.low)
             if requests < 0:
                 requests = 0
-            if tokens is None:
-                return self._form % requests
-        assert tokens is not None
-        tokens -= tally.tokens_before + tally.tokens
-        if others:
-            tokens -= tally.elsewhere(TOKENS + tally.low)
-        if tokens < 0:
-            tokens = 0
-        return self._form % tokens if requests is None else self._form % (requests, tokens)
+        if tokens is not None:
+            tokens -= tally.tokens_before + tally.tokens
+            if others:
+                tokens -= tally.elsewhere(TOKENS + tally.low)
+            if tokens < 0:
+                tokens = 0
+        if requests is None:
+            lines = self._form % tokens
+        elif tokens is None:
+            lines = self._form % requests
+        else:
+            lines = self._form % (requests, tokens)
+        if (requests is None or requests > REQUESTS_MANY) and (tokens is None or tokens > TOKENS_MANY):
+            self._lines, self._lines_until = lines, now + LINES_S
+        return lines
 
     # -- within ------------------------------------------------------------------------------------------
 

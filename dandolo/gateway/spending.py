@@ -68,16 +68,18 @@ def reserve(exchange: Exchange, call: Call, route: Route, now: float) -> None:
         raw = call.raw
         # A search for one byte is many times as quick, and this one is rare in text.
         digit = raw.find(b"6")
-        if digit < 0 or raw.find(_INLINE, max(digit - _DIGIT_AT, 0)) < 0:
+        if digit < 0 or raw.find(_INLINE, digit - _DIGIT_AT if digit > _DIGIT_AT else 0) < 0:
             sent = estimate_tokens(len(raw))
         else:
             sent = int(steer.tokens_in(call)) + INLINE_TOKENS * raw.count(_INLINE)
     if name in _SILENT:
         choices, tokens = 0, sent
     else:
-        asked = steer.tokens_out_max(call)
-        if body is not None and ("n" in body.fields or "best_of" in body.fields):
-            choices = _choices(body)
+        if body is not None:
+            fields = body.fields
+            asked = steer.tokens_out_max(call)
+            if "n" in fields or "best_of" in fields:
+                choices = _choices(body)
         tokens = sent + int(asked or route.tokens_out) * choices
     if not spending.budgeted:
         exchange.held = Held(now, spending.reserve(now, 0.0, sent, tokens, 0), 0, sent, None)
