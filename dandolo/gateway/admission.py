@@ -36,14 +36,14 @@ _HOSTS_REMEMBERED_MAX = 256
 class Tenant:
     """A key at work: its terms, how many of its requests are under way, and its own retry budget.
 
-    `entry` is its allowance where a request's coming is counted on the board (rate, concurrency), `exit` where its going
-    is (concurrency), `spending` where its tokens or its cost are, `rated` where there is a rate of which its answers
-    tell. Each None where there is nothing to count.
+    `entry` is its allowance where a request's coming is counted on the board (rate, concurrency), `exit` where its
+    going is (concurrency), `spending` where its tokens or its cost are, `rated` where there is a rate of which its
+    answers tell. Each None where there is nothing to count.
     """
 
     __slots__ = (
-        "budget", "cache_policy", "entry", "exit", "in_flight", "in_flight_max", "name", "patterns", "priority", "rated",
-        "spending", "terms",
+        "budget", "cache_policy", "entry", "exit", "in_flight", "in_flight_max", "name", "patterns", "priority",
+        "rated", "spending", "terms",
     )  # fmt: skip
 
     def __init__(

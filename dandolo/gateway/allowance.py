@@ -36,7 +36,8 @@ class Allowance:
     """One key's limits at work in one worker: its terms, judged by its tally."""
 
     __slots__ = (
-        "_budget_day", "_budget_month", "_cells", "_concurrent", "_form", "_lines", "_lines_until", "_rpm", "_tally", "_tpm", "budgeted", "terms",
+        "_budget_day", "_budget_month", "_cells", "_concurrent", "_form", "_lines", "_lines_until", "_rpm", "_tally",
+        "_tpm", "budgeted", "terms",
     )  # fmt: skip
 
     def __init__(self, terms: KeyTerms, board: Board, place: int, calendar: Calendar) -> None:

@@ -34,8 +34,9 @@ class Tally:
     __slots__ = (
         "_base", "_board", "_calendar", "_own", "_place", "_rows", "base_day", "base_month", "cells", "counts_requests",
         "counts_tokens", "day", "day_at", "day_began", "day_ends", "day_stamp", "in_flight", "in_flight_at", "low",
-        "month", "month_at", "month_stamp", "opened", "others", "requests", "requests_at", "requests_before", "reserved",
-        "reserved_at", "second", "several", "stamp", "taken_over", "tokens", "tokens_at", "tokens_before", "until",
+        "month", "month_at", "month_stamp", "opened", "others", "requests", "requests_at", "requests_before",
+        "reserved", "reserved_at", "second", "several", "stamp", "taken_over", "tokens", "tokens_at", "tokens_before",
+        "until",
     )  # fmt: skip
 
     def __init__(self, board: Board, place: int, calendar: Calendar) -> None:
