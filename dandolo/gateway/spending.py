@@ -131,7 +131,7 @@ def settle(exchange: Exchange, *, answered: bool, left: bool) -> None:
             usage = Usage()
     tokens_in, tokens_out = usage.input_tokens, usage.output_tokens
     if not spending.budgeted:
-        spending.settle(held.since, held.tokens, 0, _now(), 0.0, tokens_in + tokens_out, 0)
+        spending.settle(held.since, held.tokens, 0, exchange.ended_at or _now(), 0.0, tokens_in + tokens_out, 0)
         return
     cost, target = usage.cost_usd, exchange.target
     if cost is None and target is not None:
@@ -144,7 +144,8 @@ def settle(exchange: Exchange, *, answered: bool, left: bool) -> None:
         micro = round(tokens_in * held.prices.input + tokens_out * held.prices.output)
     else:
         micro = 0
-    spending.settle(held.since, held.tokens, held.micro, _now(), time.time(), tokens_in + tokens_out, micro)
+    now = exchange.ended_at or _now()
+    spending.settle(held.since, held.tokens, held.micro, now, time.time(), tokens_in + tokens_out, micro)
 
 
 def _prices(route: Route) -> Prices | None:
