@@ -100,7 +100,12 @@ class Tally:
 
     def elsewhere(self, low: int) -> int:
         """What the others have counted in the present second, in the cells that lie `low` cells into their blocks."""
-        return sum(self._count(at + low) for at in self.others)
+        cells, stamp, total = self.cells, self.stamp, 0
+        for at in self.others:
+            count = cells[at + low] ^ stamp
+            if 0 <= count <= COUNT_MAX:
+                total += count
+        return total
 
     def add_tokens(self, second: int, tokens: int) -> None:
         """Add to a second, or take from it; nothing when it has left the ring."""
@@ -171,13 +176,21 @@ class Tally:
 
     def day_elsewhere(self) -> int:
         """Micro-USD that others have spent in the day."""
-        cells, stamp = self.cells, self.day_stamp
-        return sum(_amount(cells[at + DAY], stamp) for at in self.others)
+        cells, stamp, total = self.cells, self.day_stamp, 0
+        for at in self.others:
+            amount = cells[at + DAY] ^ stamp
+            if 0 <= amount <= AMOUNT_MAX:
+                total += amount
+        return total
 
     def month_elsewhere(self) -> int:
         """Micro-USD that others have spent in the month."""
-        cells, stamp = self.cells, self.month_stamp
-        return sum(_amount(cells[at + MONTH], stamp) for at in self.others)
+        cells, stamp, total = self.cells, self.month_stamp, 0
+        for at in self.others:
+            amount = cells[at + MONTH] ^ stamp
+            if 0 <= amount <= AMOUNT_MAX:
+                total += amount
+        return total
 
 
 def _amount(cell: int, stamp: int) -> int:
