@@ -52,11 +52,13 @@ IN_FLIGHT, RESERVED, DAY, MONTH = range(2 * SECONDS, 2 * SECONDS + 4)
 CELLS: Final = 2 * SECONDS + 8
 """Of one key in one row: 1,088 bytes."""
 
-_MAGIC: Final = 0x64616E646F6C6F31
+_MAGIC: Final = 0x64616E646F6C6F32
 _HEAD: Final = 8
 _CLAIMED: Final = 4
 _SHARED: Final = 5
 OPENED: Final = 6
+TAKEN_OVER: Final = 7
+"""How often the base has changed: written after it and before what was added to it is cleared elsewhere."""
 _ring: Final = struct.Struct(f"{SECONDS}q")
 
 
@@ -72,7 +74,7 @@ class Board:
 
     __slots__ = (
         "_base", "_gives_places", "_known", "_lock", "_map", "_raw", "_seen", "_taken", "cells", "keys_max", "row",
-        "shared", "workers",
+        "shared", "tallies", "workers",
     )  # fmt: skip
 
     def __init__(self, memory: mmap.mmap, row: int | None, *, gives_places: bool) -> None:
@@ -92,6 +94,8 @@ class Board:
         self._taken: set[int] = set()
         self._seen = 0
         self._lock = threading.Lock()
+        self.tallies: dict[int, object] = {}
+        """By key: what whoever writes in this process's row remembers of it (`gateway.tally`)."""
 
     # -- how one comes to be -----------------------------------------------------------------------------
 
@@ -252,6 +256,7 @@ class Board:
         at = self.at(key, self.workers)
         self.cells[at + DAY] = calendar.day_stamp | min(max(day, 0), AMOUNT_MAX)
         self.cells[at + MONTH] = calendar.month_stamp | min(max(month, 0), AMOUNT_MAX)
+        self._base_changed()
 
     def fold(self, slot: int, calendar: Calendar) -> None:
         """Take over the row of a worker that is dead, so that another can begin in its slot.
@@ -266,28 +271,34 @@ class Board:
                 amount = cells[row + cell] ^ stamp
                 if 0 < amount <= AMOUNT_MAX:
                     add_spent(cells, base + cell, stamp, amount)
+                    self._base_changed()
                     cells[row + cell] = 0
             # Pages that were never touched are not touched to be cleared.
             for cell in (IN_FLIGHT, RESERVED):
                 if cells[row + cell]:
                     cells[row + cell] = 0
 
+    def _base_changed(self) -> None:
+        with self._lock:
+            self.cells[TAKEN_OVER] += 1
+
 
 class Calendar:
-    """Which day and month it is (UTC), worked out once a day. `at` is asked before the rest is read."""
+    """Which day and month it is (UTC), worked out once a day. `at` is asked before the rest is read, unless the time
+    lies between `since` and `until` (Unix seconds), where the day begins and ends."""
 
-    __slots__ = ("_since", "_until", "day", "day_stamp", "month", "month_stamp")
+    __slots__ = ("day", "day_stamp", "month", "month_stamp", "since", "until")
 
     def __init__(self, unix_s: float) -> None:
-        self._since = self._until = 0.0
+        self.since = self.until = 0.0
         self.day = self.month = self.day_stamp = self.month_stamp = 0
         self.at(unix_s)
 
     def at(self, unix_s: float) -> Calendar:
         """Turn to the day of a Unix time; back too, should the clock have been set."""
-        if not self._since <= unix_s < self._until:
+        if not self.since <= unix_s < self.until:
             self.day = int(unix_s // 86400)
-            self._since, self._until = self.day * 86400.0, (self.day + 1) * 86400.0
+            self.since, self.until = self.day * 86400.0, (self.day + 1) * 86400.0
             date = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=self.day)
             self.month = date.year * 12 + date.month - 1
             self.day_stamp = (self.day & PERIODS) << AMOUNT_BITS

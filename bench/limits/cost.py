@@ -54,8 +54,8 @@ def main() -> None:
             whole.settle(now, held, 500, now, unix, 200, 300)
 
         def turned(gate: Allowance = gate) -> None:
-            gate._second = 0
-            gate._turn(int(time.monotonic()))
+            gate._tally.second = 0
+            gate._tally.turn(time.monotonic())
 
         figures = [best_ns(call) for call in (entered, spent, lambda: gate.lines(time.monotonic()), turned)]  # noqa: B023
         print(f"{workers:7d}  {figures[0]:13.0f}  {figures[1]:16.0f}  {figures[2]:12.0f}  {figures[3]:6.0f}")

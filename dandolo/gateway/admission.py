@@ -36,14 +36,14 @@ _HOSTS_REMEMBERED_MAX = 256
 class Tenant:
     """A key at work: its terms, how many of its requests are under way, and its own retry budget.
 
-    `entry` is its allowance where a request's coming is counted on the board (rate, concurrency), `spending` where its
-    tokens or its cost are, `rated` where there is a rate of which its answers tell. Each None where there is nothing
-    to count.
+    `entry` is its allowance where a request's coming is counted on the board (rate, concurrency), `exit` where its
+    going is (concurrency), `spending` where its tokens or its cost are, `rated` where there is a rate of which its
+    answers tell. Each None where there is nothing to count.
     """
 
     __slots__ = (
-        "budget", "cache_policy", "entry", "in_flight", "in_flight_max", "name", "patterns", "priority", "rated",
-        "spending", "terms",
+        "budget", "cache_policy", "entry", "exit", "in_flight", "in_flight_max", "name", "patterns", "priority",
+        "rated", "spending", "terms",
     )  # fmt: skip
 
     def __init__(
@@ -58,9 +58,10 @@ class Tenant:
         """What the cache may do for it; whoever needs it first works it out."""
         self.in_flight = 0
         self.in_flight_max = in_flight_max
-        self.entry = self.spending = self.rated = None
+        self.entry = self.exit = self.spending = self.rated = None
         if terms is not None and allowance is not None:
             self.entry = allowance if terms.rpm is not None or terms.concurrent is not None else None
+            self.exit = allowance if terms.concurrent is not None else None
             costs = terms.budget_day is not None or terms.budget_month is not None
             self.spending = allowance if terms.tpm is not None or costs else None
             self.rated = allowance if terms.rpm is not None or terms.tpm is not None else None
@@ -212,6 +213,12 @@ class Admission:
     def check(self, tenant: Tenant, now: float) -> None:
         """Refuse early, before a body is read, what is too much now (monotonic). Raises Refusal or RequestError:
         429, or 401 when the key has just been revoked."""
+        self._check_here(tenant)
+        if tenant.entry is not None:
+            tenant.entry.check(now)
+
+    def _check_here(self, tenant: Tenant) -> None:
+        """What this process bounds by itself."""
         if self.in_flight >= self.in_flight_max:
             raise Refusal(
                 f"{self.in_flight} requests are under way, as many as this gateway takes; try again later",
@@ -227,14 +234,13 @@ class Admission:
                 code="rate_limit_exceeded",
                 retry_after_s=RETRY_AFTER_S,
             )
-        if tenant.entry is not None:
-            tenant.entry.check(now)
 
     def enter(self, tenant: Tenant, now: float) -> None:
         """Count a request in. Raises like `check`; then it is not counted."""
-        self.check(tenant, now)
+        self._check_here(tenant)
         if tenant.entry is not None and not tenant.entry.enter(now):
-            # Another worker was quicker by less than it takes to look.
+            tenant.entry.check(now)
+            # Another was quicker by less than it takes to look, and has taken back what it counted.
             raise RequestError(
                 "this key's rate or number of requests under way is used up; try again later",
                 status=429,
@@ -249,8 +255,8 @@ class Admission:
         """Count a request out."""
         self.in_flight -= 1
         tenant.in_flight -= 1
-        if tenant.entry is not None:
-            tenant.entry.leave()
+        if tenant.exit is not None:
+            tenant.exit.leave()
         assert tenant.in_flight >= 0, "a request was counted out twice"
 
     def hold(self, size: int) -> None:

@@ -9,129 +9,100 @@ from __future__ import annotations
 
 from dandolo.board import (
     AMOUNT_MAX,
-    COUNT_BITS,
     COUNT_MAX,
-    DAY,
     IN_FLIGHT,
-    MONTH,
     OPENED,
     REQUESTS,
     RESERVED,
-    SECONDS,
-    STAMPS,
+    TAKEN_OVER,
     TOKENS,
     WINDOW_S,
     Board,
     Calendar,
-    add_spent,
 )  # fmt: skip
 from dandolo.errors import RequestError
+from dandolo.gateway.tally import Tally
 from dandolo.policy import KeyTerms
 
 BUSY_RETRY_S = 1.0
 """What a key with as many requests under way as it may have is told to wait: nobody knows when one ends."""
-_LOW = SECONDS - 1
+LINES_S = 0.05
+"""How long header lines that tell of plenty are used again."""
+REQUESTS_MANY = 1_000
+TOKENS_MANY = 100_000
 
 
 class Allowance:
-    """One key's limits at work in one worker."""
+    """One key's limits at work in one worker: its terms, judged by its tally."""
 
     __slots__ = (
-        "_bases",
-        "_board",
-        "_calendar",
-        "_cells",
-        "_opened",
-        "_own",
-        "_place",
-        "_requests_closed",
-        "_requests_form",
-        "_rows",
-        "_second",
-        "_tokens_closed",
-        "_tokens_form",
-        "budgeted",
-        "terms",
+        "_budget_day", "_budget_month", "_cells", "_concurrent", "_form", "_lines", "_lines_until", "_rpm", "_tally",
+        "_tpm", "budgeted", "terms",
     )  # fmt: skip
 
     def __init__(self, terms: KeyTerms, board: Board, place: int, calendar: Calendar) -> None:
-        assert board.row is not None, "only a worker lets requests in"
         self.terms = terms
-        self._board = board
-        self._cells = board.cells
-        self._place = place
-        self._calendar = calendar
-        self._own = board.at(place, board.row)
-        self._opened = -1
-        self._rows: tuple[int, ...] = ()
-        self._bases: tuple[int, ...] = ()
-        self._second = -1
-        self._requests_closed = self._tokens_closed = 0
-        self._requests_form, self._tokens_form = _form(b"requests", terms.rpm), _form(b"tokens", terms.tpm)
-        self._see_rows()
+        self._rpm, self._tpm, self._concurrent = terms.rpm, terms.tpm, terms.concurrent
+        self._budget_day, self._budget_month = terms.budget_day, terms.budget_month
         self.budgeted = terms.budget_day is not None or terms.budget_month is not None
-
-    def _see_rows(self) -> None:
-        """Another worker has begun."""
-        board, place = self._board, self._place
-        self._opened = board.opened
-        self._rows = (*board.rows(place), *board.elsewhere(place))
-        self._bases = (*self._rows, board.at(place, board.workers))
+        self._cells = board.cells
+        tally = self._tally = Tally.of(board, place, calendar)
+        tally.counts_requests |= terms.rpm is not None
+        tally.counts_tokens |= terms.tpm is not None
+        tally.until = 0.0
+        self._lines, self._lines_until = b"", 0.0
+        self._form = _form(b"requests", terms.rpm) + _form(b"tokens", terms.tpm)
 
     # -- a request comes and goes ------------------------------------------------------------------------
 
     def enter(self, now: float) -> bool:
         """Count a request in; False when it is one too many, and then it is not counted."""
-        cells, terms = self._cells, self.terms
-        if cells[OPENED] != self._opened:
-            self._see_rows()
-        if terms.concurrent is not None:
-            own = self._own + IN_FLIGHT
-            cells[own] += 1
-            under_way = 0
-            for at in self._rows:
-                under_way += cells[at + IN_FLIGHT]
-            if under_way > terms.concurrent:
-                cells[own] -= 1
+        cells, tally = self._cells, self._tally
+        if tally.several and cells[OPENED] != tally.opened:
+            tally.see_rows()
+        most = self._concurrent
+        if most is not None:
+            count = tally.in_flight = tally.in_flight + 1
+            cells[tally.in_flight_at] = count
+            for row in tally.others:
+                count += cells[row + IN_FLIGHT]
+            if count > most:
+                self.leave()
                 return False
-        if terms.rpm is not None:
-            second = int(now)
-            if second != self._second:
-                second = self._turn(second)
-            low, stamp = second & _LOW, (second & STAMPS) << COUNT_BITS
-            own = self._own + low
-            count = cells[own] ^ stamp
-            cells[own] = stamp + count + 1 if 0 <= count < COUNT_MAX else stamp + 1
-            used = self._requests_closed
-            for at in self._rows:
-                count = cells[at + low] ^ stamp
-                if 0 <= count <= COUNT_MAX:
-                    used += count
-            if used > terms.rpm:
-                cells[own] -= 1
-                if terms.concurrent is not None:
-                    cells[self._own + IN_FLIGHT] -= 1
+        if self._rpm is not None:
+            if now >= tally.until:
+                tally.turn(now)
+            count = tally.requests = tally.requests + 1
+            cells[tally.requests_at] = tally.stamp + count
+            if tally.others:
+                count += tally.elsewhere(tally.low)
+            if count + tally.requests_before > self._rpm:
+                tally.requests -= 1
+                cells[tally.requests_at] = tally.stamp + tally.requests
+                self.leave()
                 return False
         return True
 
     def leave(self) -> None:
         """Count a request out."""
-        if self.terms.concurrent is not None:
-            self._cells[self._own + IN_FLIGHT] -= 1
+        if self._concurrent is not None:
+            tally = self._tally
+            count = tally.in_flight = tally.in_flight - 1
+            self._cells[tally.in_flight_at] = count
 
     def check(self, now: float) -> None:
         """Refuse early, with nothing counted. Raises RequestError (429)."""
-        terms = self.terms
-        if self._cells[OPENED] != self._opened:
-            self._see_rows()
-        if terms.concurrent is not None and self._board.total(self._place, IN_FLIGHT) >= terms.concurrent:
+        cells, tally, most = self._cells, self._tally, self._concurrent
+        if tally.several and cells[OPENED] != tally.opened:
+            tally.see_rows()
+        if most is not None and tally.in_flight + sum(cells[at + IN_FLIGHT] for at in tally.others) >= most:
             raise _too_many(
-                f"{terms.concurrent} requests of this key are under way, as many as it may have; try again later",
+                f"{most} requests of this key are under way, as many as it may have; try again later",
                 BUSY_RETRY_S,
             )
-        if terms.rpm is not None and self.used(REQUESTS, now) >= terms.rpm:
+        if self._rpm is not None and self.used(REQUESTS, now) >= self._rpm:
             raise _too_many(
-                f"this key has made {terms.rpm} requests within a minute, as many as it may",
+                f"this key has made {self._rpm} requests within a minute, as many as it may",
                 self._wait_s(now, REQUESTS, 1),
             )
 
@@ -142,9 +113,9 @@ class Allowance:
 
         Raises RequestError, with nothing set aside: 429 for tokens, 402 for money, 400 for a call that can never pass.
         """
-        cells, limit = self._cells, self.terms.tpm
-        if cells[OPENED] != self._opened:
-            self._see_rows()
+        cells, tally, limit = self._cells, self._tally, self._tpm
+        if tally.several and cells[OPENED] != tally.opened:
+            tally.see_rows()
         if limit is not None:
             if least > limit:
                 raise RequestError(
@@ -154,155 +125,147 @@ class Allowance:
             if tokens > limit:
                 # Who asks for the longest of answers is let in by an empty minute, or never would be.
                 tokens = limit
-            second = int(now)
-            self._add_tokens(second, tokens)
-            used = self.used(TOKENS, now)
-            if used > limit:
-                self._add_tokens(second, -tokens)
-                raise _too_many(
-                    f"this key may use {limit} tokens a minute, {used - tokens} are used or set aside, and this request"
-                    f" may take {tokens}",
-                    self._wait_s(now, TOKENS, tokens),
-                )
+            if now >= tally.until:
+                tally.turn(now)
+            count = tally.tokens + tokens
+            if count > COUNT_MAX:
+                count = COUNT_MAX
+            tally.tokens = count
+            cells[tally.tokens_at] = tally.stamp + count
+            if tally.others:
+                count += tally.elsewhere(TOKENS + tally.low)
+            if count + tally.tokens_before > limit:
+                tally.add_tokens(tally.second, -tokens)
+                raise self._too_many_tokens(now, tokens)
         if self.budgeted:
-            own = self._own + RESERVED
-            cells[own] += micro
-            spent = self._over_budget(unix)
-            if spent is not None:
-                cells[own] -= micro
-                if limit is not None:
-                    self._add_tokens(int(now), -tokens)
-                raise self._no_money(*spent, micro)
+            if not tally.day_began <= unix < tally.day_ends:
+                tally.turn_day(unix)
+            reserved = tally.reserved = tally.reserved + micro
+            cells[tally.reserved_at] = reserved
+            day, month = reserved + tally.day, reserved + tally.month
+            if tally.others:
+                reserved = sum(cells[row + RESERVED] for row in tally.others)
+                day += reserved + tally.day_elsewhere()
+                month += reserved + tally.month_elsewhere()
+            # The base last: what is taken over from a row is added to it before it is cleared there.
+            if cells[TAKEN_OVER] != tally.taken_over:
+                tally.see_base()
+            budget = self._budget_day
+            if budget is not None and (over := day + tally.base_day - budget) > 0:
+                refusal = self._no_money("day", budget, over, micro)
+            else:
+                budget = self._budget_month
+                if budget is None or (over := month + tally.base_month - budget) <= 0:
+                    return tokens
+                refusal = self._no_money("month", budget, over, micro)
+            tally.reserved -= micro
+            cells[tally.reserved_at] = tally.reserved
+            if limit is not None:
+                tally.add_tokens(tally.second, -tokens)
+            raise refusal
         return tokens
 
     def settle(
         self, since: float, held_tokens: int, held_micro: int, now: float, unix: float, tokens: int, micro: int
     ) -> None:
         """A call is over for which something was set aside at `since`: `tokens` and `micro` USD are what it took."""
-        cells = self._cells
-        if self.terms.tpm is not None:
+        cells, tally = self._cells, self._tally
+        if self._tpm is not None:
             more = tokens - held_tokens
-            if more > 0:
-                # Learned of only now: it holds back what comes now.
-                self._add_tokens(int(now), more)
+            # More is learned of only now, and holds back what comes now. Less is given back to the minute from which it
+            # was taken, as long as that counts.
+            if more < 0 and tally.second <= since < tally.until:
+                count = tally.tokens + more
+                if count < 0:
+                    count = 0
+                tally.tokens = count
+                cells[tally.tokens_at] = tally.stamp + count
             elif more:
-                # Given back to the minute from which it was taken, as long as that counts.
-                self._add_tokens(int(since), more)
+                tally.add_tokens(int(now if more > 0 else since), more)
         if self.budgeted:
-            own = self._own
             if micro > 0:
-                calendar = self._calendar.at(unix)
-                add_spent(cells, own + DAY, calendar.day_stamp, micro)
-                add_spent(cells, own + MONTH, calendar.month_stamp, micro)
+                if not tally.day_began <= unix < tally.day_ends:
+                    tally.turn_day(unix)
+                amount = tally.day + micro
+                if amount > AMOUNT_MAX:
+                    amount = AMOUNT_MAX
+                tally.day = amount
+                cells[tally.day_at] = tally.day_stamp + amount
+                amount = tally.month + micro
+                if amount > AMOUNT_MAX:
+                    amount = AMOUNT_MAX
+                tally.month = amount
+                cells[tally.month_at] = tally.month_stamp + amount
             # Last: for a moment both count, never neither.
-            cells[own + RESERVED] -= held_micro
+            reserved = tally.reserved = tally.reserved - held_micro
+            cells[tally.reserved_at] = reserved
 
     # -- what is known -----------------------------------------------------------------------------------
 
     def used(self, ring: int, now: float) -> int:
-        """Requests or tokens (REQUESTS, TOKENS) within the last minute, by all workers."""
-        second = int(now)
-        if second != self._second:
-            second = self._turn(second)
-        cells, low, stamp = self._cells, ring + (second & _LOW), (second & STAMPS) << COUNT_BITS
-        used = self._requests_closed if ring == REQUESTS else self._tokens_closed
-        for at in self._rows:
-            count = cells[at + low] ^ stamp
-            if 0 <= count <= COUNT_MAX:
-                used += count
-        return used
+        """Requests or tokens (REQUESTS, TOKENS; of which there is a limit) within the last minute, by all workers."""
+        tally = self._tally
+        if now >= tally.until:
+            tally.turn(now)
+        used = tally.requests_before + tally.requests if ring == REQUESTS else tally.tokens_before + tally.tokens
+        return used + tally.elsewhere(ring + tally.low)
 
     def lines(self, now: float) -> bytes:
-        """Header lines that tell a client how much of its rates is left: `x-ratelimit-*`, as OpenAI has them."""
-        terms, lines = self.terms, b""
-        if terms.rpm is not None:
-            left = terms.rpm - self.used(REQUESTS, now)
-            lines = self._requests_form % (left if left > 0 else 0)
-        if terms.tpm is not None:
-            left = terms.tpm - self.used(TOKENS, now)
-            lines += self._tokens_form % (left if left > 0 else 0)
+        """Header lines that tell a client how much of its rates is left: `x-ratelimit-*`, as OpenAI has them.
+
+        Up to LINES_S old while more than REQUESTS_MANY requests and TOKENS_MANY tokens are left, exact below.
+        """
+        if now < self._lines_until:
+            return self._lines
+        tally = self._tally
+        if now >= tally.until:
+            tally.turn(now)
+        others, requests, tokens = tally.others, self._rpm, self._tpm
+        if requests is not None:
+            requests -= tally.requests_before + tally.requests
+            if others:
+                requests -= tally.elsewhere(tally.low)
+            if requests < 0:
+                requests = 0
+        if tokens is not None:
+            tokens -= tally.tokens_before + tally.tokens
+            if others:
+                tokens -= tally.elsewhere(TOKENS + tally.low)
+            if tokens < 0:
+                tokens = 0
+        if requests is None:
+            lines = self._form % tokens
+        elif tokens is None:
+            lines = self._form % requests
+        else:
+            lines = self._form % (requests, tokens)
+        if (requests is None or requests > REQUESTS_MANY) and (tokens is None or tokens > TOKENS_MANY):
+            self._lines, self._lines_until = lines, now + LINES_S
         return lines
 
     # -- within ------------------------------------------------------------------------------------------
 
-    def _turn(self, second: int) -> int:
-        """A new second: sum up the 60 before it, of all workers. About 5 µs a worker and ring, once a second."""
-        if second < self._second:
-            # Whoever asks has looked at the clock a little earlier than the last one who asked.
-            return self._second
-        self._second = second
-        terms = self.terms
-        if terms.rpm is not None:
-            self._requests_closed = sum(map(self._closed, self._rows))
-        if terms.tpm is not None:
-            self._tokens_closed = sum(self._closed(at + TOKENS) for at in self._rows)
-        return second
-
-    def _closed(self, at: int) -> int:
-        second = self._second & STAMPS
-        return sum(
-            cell & COUNT_MAX
-            for cell in self._board.ring(at)
-            if cell and 1 <= (second - (cell >> COUNT_BITS)) & STAMPS <= WINDOW_S
+    def _too_many_tokens(self, now: float, tokens: int) -> RequestError:
+        return _too_many(
+            f"this key may use {self._tpm} tokens a minute, {self.used(TOKENS, now)} are used or set aside, and this"
+            f" request may take {tokens}",
+            self._wait_s(now, TOKENS, tokens),
         )
-
-    def _add_tokens(self, second: int, tokens: int) -> None:
-        """Add to a second of one's own ring, or take from it; nothing when it has left the ring."""
-        cells, at, stamp = self._cells, self._own + TOKENS + (second & _LOW), (second & STAMPS) << COUNT_BITS
-        count = cells[at] ^ stamp
-        if not 0 <= count <= COUNT_MAX:
-            if tokens < 0:
-                return
-            count = 0
-        after = count + tokens
-        if after < 0:
-            after = 0
-        elif after > COUNT_MAX:
-            after = COUNT_MAX
-        cells[at] = stamp | after
-        if second < self._second <= second + WINDOW_S:
-            self._tokens_closed += after - count
 
     def _wait_s(self, now: float, ring: int, wanted: int) -> float:
         """How long until `wanted` are free again, if nobody takes them: when the oldest seconds have left."""
-        limit = self.terms.rpm if ring == REQUESTS else self.terms.tpm
+        limit = self._rpm if ring == REQUESTS else self._tpm
         assert limit is not None
-        excess = self.used(ring, now) + wanted - limit
-        ages: dict[int, int] = {}
-        second = self._second & STAMPS
-        for at in self._rows:
-            for cell in self._board.ring(at + ring):
-                age = (second - (cell >> COUNT_BITS)) & STAMPS
-                if cell and age <= WINDOW_S:
-                    ages[age] = ages.get(age, 0) + (cell & COUNT_MAX)
+        excess, tally = self.used(ring, now) + wanted - limit, self._tally
+        ages = tally.ages(ring)
         for age in sorted(ages, reverse=True):
             excess -= ages[age]
             if excess <= 0:
-                return self._second + WINDOW_S + 1 - age - now
+                return tally.second + WINDOW_S + 1 - age - now
         return float(WINDOW_S)
 
-    def _over_budget(self, unix: float) -> tuple[str, int, int] | None:
-        """Which budget is exceeded by what is spent and set aside, how large it is, and by how much; None: none is."""
-        cells, calendar, terms = self._cells, self._calendar.at(unix), self.terms
-        reserved = 0
-        for at in self._rows:
-            reserved += cells[at + RESERVED]
-        for budget, cell, stamp, period in (
-            (terms.budget_day, DAY, calendar.day_stamp, "day"),
-            (terms.budget_month, MONTH, calendar.month_stamp, "month"),
-        ):
-            if budget is not None:
-                total = reserved
-                for at in self._bases:
-                    amount = cells[at + cell] ^ stamp
-                    if 0 <= amount <= AMOUNT_MAX:
-                        total += amount
-                if total > budget:
-                    return period, budget, total - budget
-        return None
-
     def _no_money(self, period: str, budget: int, over: int, micro: int) -> RequestError:
-        calendar = self._calendar
+        calendar = self._tally.calendar
         ends = calendar.day_ends if period == "day" else calendar.month_ends
         left = max(0, micro - over)
         remedy = "lower max_tokens"
@@ -324,8 +287,10 @@ def usd(micro: int) -> str:
 
 def _form(what: bytes, limit: int | None) -> bytes:
     """Header lines, but for what is left. What has just been counted is free again when the window has passed it."""
+    if limit is None:
+        return b""
     return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %ds\r\n" % (
-        what, limit or 0, what, what, WINDOW_S + 1,
+        what, limit, what, what, WINDOW_S + 1,
     )  # fmt: skip
 
 

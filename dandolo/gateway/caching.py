@@ -308,9 +308,6 @@ class Caching(Keeping):
                 and plan is not None
                 and not plan.permission.memory_only
                 and call.endpoint.dialect != "messages"
-                # What is counted for its key, and told to it, is so each time.
-                and exchange.tenant.entry is None
-                and exchange.tenant.rated is None
                 and self.memory.holds(kept)
             ):
                 exchange.gateway.repeats.noted(exchange, call, kept)

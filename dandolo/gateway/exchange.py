@@ -130,7 +130,7 @@ class Exchange(Progress):
                 # Once after a start, and only for keys with a budget: nothing is sent to anybody before it is needed.
                 await plane.models.learn(self)
                 lane = self.lane = self._lane(call)
-            reserve(self, call, lane.route)
+            reserve(self, call, lane.route, _now())
         route = lane.route
         ask = Ask(call, route, self.tenant.name)
         budget, routing = self.purse(), plane.config.routing

@@ -44,6 +44,12 @@ _now = time.monotonic
 class Progress(Timed):
     """The state of an exchange."""
 
+    __slots__ = (
+        "body_bytes", "ended_at", "explanations", "hedge", "held", "method", "model", "response", "selection", "silent",
+        "tried",
+    )  # fmt: skip
+    # The rest is in the instance's dict, which up to 30 names is as quick, and much slower beyond.
+
     # What is the same for every new exchange stands on the class: an exchange is made for each request.
     suffix = ""
     committed = False
@@ -64,7 +70,7 @@ class Progress(Timed):
     """Through which others have joined."""
     whole: bytes | None = None
     """Its plain answer, when it leads."""
-    response: Response | None = None
+    response: Response | None
     """The head of the provider's answer, for those who are given the same."""
     plan: Plan | None = None
     """What the cache may do for it."""
@@ -78,7 +84,7 @@ class Progress(Timed):
     """The provider's name, where another process made that call."""
     response_id: str | None = None
     """The id of the provider's plain answer."""
-    held: Held | None = None
+    held: Held | None
     """What is set aside of its key's tokens and budget."""
     call: Call | None = None
     target: Target | None = None
@@ -89,21 +95,21 @@ class Progress(Timed):
     first_token_at: float | None = None
     streamed = False
     relayed = False
-    model = ""
+    model: str
     code = ""
-    ended_at = 0.0
-    body_bytes = 0
-    method = b""
+    ended_at: float
+    body_bytes: int
+    method: bytes
     strand: Strand | None = None
     begun: Begun | None = None
     ended = False
     lane: Lane | None = None
-    tried: list[Candidate] | None = None
+    tried: list[Candidate] | None
     """Who was asked, in order."""
     attempting = False
     """Whether an attempt of this story's own is under way."""
-    hedge: Hedge | None = None
-    silent: Candidate | None = None
+    hedge: Hedge | None
+    silent: Candidate | None
     failures: tuple[str, ...] = ()
     """Who failed before, and how: account and code."""
     chosen: Candidate | None = None
@@ -113,9 +119,9 @@ class Progress(Timed):
     priority = NORMAL
     explains = False
     """Whether the answer tells how its provider was chosen."""
-    selection: Selection | None = None
+    selection: Selection | None
     """How a model was chosen, where the caller left that to us."""
-    explanations: tuple[Explanation, ...] = ()
+    explanations: tuple[Explanation, ...]
     booked: Booked | None = None
     """The call that is under way, as the journal has it."""
     saved_usd: float | None = None
@@ -140,6 +146,9 @@ class Progress(Timed):
         self.encoded_id = request_id
         self.endpoint = admitted.endpoint
         self.started = self.sent_at = _now()
+        self.held = self.hedge = self.response = self.selection = self.silent = self.tried = None
+        self.explanations = ()
+        self.model, self.method, self.body_bytes, self.ended_at = "", b"", 0, 0.0
 
     @property
     def id(self) -> str:

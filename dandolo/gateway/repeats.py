@@ -2,7 +2,8 @@
 
 A request of the very same bytes, head and body, from the same address is judged as before as long as what judged it
 is the same: so neither its head nor its JSON is parsed, no key is made and no exchange begun. What can have changed is
-asked each time: the plane, how much is under way, whether the answer still is the one in memory, fresh and not purged.
+asked each time: the plane, how much is under way, whether the answer still is the one in memory, fresh and not purged,
+and whether the key's rate has room for one more, which is counted as any other.
 Only plain answers to requests without headers that steer; whatever else comes takes the usual way, which decides the
 same. Measured: 1.3 µs instead of 17 (sockets and records apart).
 
@@ -118,7 +119,8 @@ class Repeat:
             self.until = now + HEAD_S
             kept, steady, origin = self.kept, now + STEADY_OFFSET_S, self.admitted.origin
             self.first = b"HTTP/1.1 200 OK\r\n%bx-request-id: " % gateway.dates.line(now)
-            self.last = b"\r\n%b%b%b%bContent-Length: %d\r\n\r\n%b" % (
+            self.last = b"%b%b%b%b%bContent-Length: %d\r\n\r\n%b" % (
+                b"\r\n" if self.admitted.tenant.rated is None else b"",
                 kept.head,
                 JSON,
                 headers.kept(Outcome.HIT, "l1", steady - kept.created, kept.expires - steady),
@@ -126,7 +128,10 @@ class Repeat:
                 self.bytes_out,
                 kept.entry.body,
             )
-        return self.first + encoded_id + self.last
+        rated = self.admitted.tenant.rated
+        if rated is None:
+            return self.first + encoded_id + self.last
+        return b"%b%b\r\n%b%b" % (self.first, encoded_id, rated.lines(now), self.last)
 
 
 class Repeats:
@@ -165,6 +170,14 @@ class Repeats:
             # The usual way looks again, and counts what it finds.
             self.forget(data)
             return None
+        entry = tenant.entry
+        if entry is not None:
+            if not entry.enter(now):
+                # Not counted; the usual way words the refusal.
+                return None
+            if tenant.exit is not None:
+                # It is answered before anything else can begin.
+                tenant.exit.leave()
         encoded_id = gateway.next_id()
         answer = repeat.answer(gateway, encoded_id, now)
         gateway.hit(Hit(repeat, encoded_id, now, _now() - now))

@@ -78,7 +78,7 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
             if must_learn(exchange, route):
                 exchange.chosen = candidate
                 return False
-            reserve(exchange, call, route)
+            reserve(exchange, call, route, now)
         stream = call.stream
         hides_usage = stream and call.injects_usage(runtime.takes_usage_option(target.model))
         body = call.body_for(target.model, target.name, target.account.provider.defaults, inject_usage=hides_usage)

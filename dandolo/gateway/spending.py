@@ -11,7 +11,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from dandolo.api import steer
+from dandolo.api.body import JsonBody
 from dandolo.api.call import Call
 from dandolo.api.openai import printable
 from dandolo.api.usage import Usage, estimate_tokens
@@ -32,6 +35,7 @@ _BY_TOKENS = frozenset(("chat", "completions", "embeddings", "moderations", "res
 _SILENT = frozenset(("embeddings", "moderations"))
 _FREE = frozenset(("models", "count_tokens", "responses.item", "image.styles"))
 _INLINE = b";base64,"
+_DIGIT_AT = _INLINE.index(b"6")
 
 _now = time.monotonic
 
@@ -44,7 +48,7 @@ class Prices(NamedTuple):
     output_tokens_max: int | None
 
 
-class Held(NamedTuple):
+class Held(msgspec.Struct, gc=False):
     """What is set aside for an exchange, since when, and what it is charged by if nobody tells what it took."""
 
     since: float
@@ -54,42 +58,50 @@ class Held(NamedTuple):
     prices: Prices | None
 
 
-def reserve(exchange: Exchange, call: Call, route: Route) -> None:
+def reserve(exchange: Exchange, call: Call, route: Route, now: float) -> None:
     """Set aside what a call may take, once. Raises RequestError (429, 402, 400), with nothing set aside."""
-    spending, name = exchange.tenant.spending, call.endpoint.name
+    spending, name = exchange.admitted.tenant.spending, call.endpoint.name
     if spending is None or exchange.held is not None or name in _FREE:
         return
-    sent = 0
-    if name in _BY_TOKENS:
+    sent, choices, asked, body = 0, 1, 0.0, call.json
+    by_tokens = name in _BY_TOKENS
+    if by_tokens:
         raw = call.raw
-        if raw.find(_INLINE) < 0:
+        # A search for one byte is many times as quick, and this one is rare in text.
+        digit = raw.find(b"6")
+        if digit < 0 or raw.find(_INLINE, digit - _DIGIT_AT if digit > _DIGIT_AT else 0) < 0:
             sent = estimate_tokens(len(raw))
         else:
             sent = int(steer.tokens_in(call)) + INLINE_TOKENS * raw.count(_INLINE)
     if name in _SILENT:
-        asked, choices, tokens = 0.0, 0, sent
+        choices, tokens = 0, sent
     else:
-        asked, choices = steer.tokens_out_max(call), _choices(call)
+        if body is not None:
+            fields = body.fields
+            asked = steer.tokens_out_max(call)
+            if "n" in fields or "best_of" in fields:
+                choices = _choices(body)
         tokens = sent + int(asked or route.tokens_out) * choices
-    micro, prices = 0, None
-    if spending.budgeted:
-        prices = _prices(route)
-        if call.json is not None and call.json.get("background") == b"true":
-            # What it costs is told to whoever asks for it later, and to no request that could be charged.
-            raise _refused("what a background answer costs is not known when it is asked for", "leave background out")
-        if prices is None or (name not in _BY_TOKENS and (prices.input or prices.output)):
-            raise _price_unknown(exchange, call, route)
-        longest, most = asked or OUTPUT_TOKENS_DEFAULT, prices.output_tokens_max
-        if most is not None and most < longest:
-            longest = most
-        micro = round(sent * prices.input + longest * choices * prices.output)
-    now = _now()
-    tokens = spending.reserve(now, time.time(), sent, tokens, micro)
-    exchange.held = Held(now, tokens, micro, sent, prices)
+    if not spending.budgeted:
+        exchange.held = Held(now, spending.reserve(now, 0.0, sent, tokens, 0), 0, sent, None)
+        return
+    prices = route.prices or _prices(route)
+    if body is not None and "background" in body.fields and body.get("background") == b"true":
+        # What it costs is told to whoever asks for it later, and to no request that could be charged.
+        raise _refused("what a background answer costs is not known when it is asked for", "leave background out")
+    if prices is None or (not by_tokens and (prices.input or prices.output)):
+        raise _price_unknown(exchange, call, route)
+    longest, most = asked or OUTPUT_TOKENS_DEFAULT, prices.output_tokens_max
+    if most is not None and most < longest:
+        longest = most
+    micro = round(sent * prices.input + longest * choices * prices.output)
+    exchange.held = Held(now, spending.reserve(now, time.time(), sent, tokens, micro), micro, sent, prices)
 
 
 def must_learn(exchange: Exchange, route: Route) -> bool:
     """Whether a list of models has to be fetched before it is known what a call of a key with a budget may cost."""
+    if route.prices is not None:
+        return False
     spending = exchange.tenant.spending
     return spending is not None and spending.budgeted and _prices(route) is None and bool(_unlisted(exchange, route))
 
@@ -107,7 +119,7 @@ def settle(exchange: Exchange, *, answered: bool, left: bool) -> None:
     `answered`: the client got its answer; one that says nothing of tokens is charged by its size. `left`: the client
     has gone, and somebody may have worked for it: it is charged for what it sent.
     """
-    held, spending, usage = exchange.held, exchange.tenant.spending, exchange.usage
+    held, spending, usage = exchange.held, exchange.admitted.tenant.spending, exchange.usage
     assert held is not None
     assert spending is not None
     exchange.held = None
@@ -118,19 +130,23 @@ def settle(exchange: Exchange, *, answered: bool, left: bool) -> None:
             usage = Usage(held.input_tokens)
         else:
             usage = Usage()
+    tokens_in, tokens_out = usage.input_tokens, usage.output_tokens
+    if not spending.budgeted:
+        spending.settle(held.since, held.tokens, 0, exchange.ended_at or _now(), 0.0, tokens_in + tokens_out, 0)
+        return
     cost, target = usage.cost_usd, exchange.target
     if cost is None and target is not None:
         # The record says the same, and need not work it out again.
-        cost = usage.cost_usd = target.cost_usd(usage.input_tokens, usage.output_tokens)
+        cost = usage.cost_usd = target.cost_usd(tokens_in, tokens_out)
     if cost is not None:
         micro = round(cost * 1e6)
     elif held.prices is not None:
         # Of those who could be asked this one's price is not known: the dearest of the others.
-        micro = round(usage.input_tokens * held.prices.input + usage.output_tokens * held.prices.output)
+        micro = round(tokens_in * held.prices.input + tokens_out * held.prices.output)
     else:
         micro = 0
-    took = usage.input_tokens + usage.output_tokens
-    spending.settle(held.since, held.tokens, held.micro, _now(), time.time(), took, micro)
+    now = exchange.ended_at or _now()
+    spending.settle(held.since, held.tokens, held.micro, now, time.time(), tokens_in + tokens_out, micro)
 
 
 def _prices(route: Route) -> Prices | None:
@@ -156,14 +172,8 @@ def _prices(route: Route) -> Prices | None:
     return dearest
 
 
-def _choices(call: Call) -> int:
+def _choices(body: JsonBody) -> int:
     """How many answers are asked for at once."""
-    body = call.json
-    if body is None:
-        return 1
-    fields = body.fields
-    if "n" not in fields and "best_of" not in fields:
-        return 1
     most = 1
     for name in ("n", "best_of"):
         raw = body.get(name)

@@ -386,6 +386,29 @@ def test_request_repeated_to_the_byte_is_answered_and_recorded_like_any_other(tm
         assert gateway.metrics()["dandolo_requests_in_flight"] == 0
 
 
+def test_repeats_of_a_key_with_a_rate_are_counted_and_told(tmp_path: Path) -> None:
+    keys = [{"name": "one", "key": "k-one", "rpm": 8, "concurrent": 1}]
+    with running(tmp_path, keys=keys) as (gateway, sim), gateway.client() as client:
+        data = repeated(key="k-one")
+        left = []
+        for _ in range(8):
+            client.send(data)
+            answer = client.answer()
+            assert answer.status == 200
+            left.append(answer.header("x-ratelimit-remaining-requests"))
+        assert left == ["7", "6", "5", "4", "3", "2", "1", "0"]
+        assert state(answer) == "HIT"
+        assert gateway.metrics()["dandolo_cache_repeats"] == 1
+        names = sorted(name for name, _ in answer.headers)
+        for _ in range(2):
+            client.send(data)
+            refused = client.answer()
+            assert (refused.status, refused.header("x-ratelimit-remaining-requests")) == (429, "0")
+            assert 0 < float(refused.header("retry-after")) <= 61
+        assert names.count("x-ratelimit-limit-requests") == 1
+        assert len(sim.requests) == 1
+
+
 def test_repeated_bytes_of_one_tenant_are_nobody_elses(tmp_path: Path) -> None:
     with running(tmp_path, keys=KEYS) as (gateway, sim), gateway.client() as client:
         warm(client, repeated(key="k-one"))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dandolo.board import IN_FLIGHT, REQUESTS, RESERVED, TOKENS, Board, Calendar
 from dandolo.errors import RequestError
-from dandolo.gateway.allowance import Allowance
+from dandolo.gateway.allowance import LINES_S, REQUESTS_MANY, Allowance
 from dandolo.policy import KeyTerms
 
 UNIX = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
@@ -224,6 +224,58 @@ def test_headers_tell_limit_rest_and_when_it_is_whole_again() -> None:
     ]
 
 
+def test_lines_of_plenty_may_be_a_moment_old_and_those_of_little_never() -> None:
+    (one,) = workers(rpm=REQUESTS_MANY + 3)
+    left = []
+    for number in range(5):
+        assert one.enter(1000.0 + number / 1000)
+        left.append(int(one.lines(1000.0 + number / 1000).split(b"requests: ")[2].split(b"\r")[0]) - REQUESTS_MANY)
+    assert left == [2, 2, 2, 2, 2]
+    assert one.enter(1000.0 + LINES_S)
+    left = []
+    for _ in range(3):
+        left.append(int(one.lines(1000.0 + LINES_S).split(b"requests: ")[2].split(b"\r")[0]) - REQUESTS_MANY)
+        assert one.enter(1000.0 + LINES_S)
+    assert left == [-3, -4, -5]
+
+
+def test_what_runs_under_terms_before_counts_for_those_after() -> None:
+    board = Board.alone(4)
+    place = board.claim("k")
+    old = Allowance(KeyTerms(name="k", concurrent=2, tpm=1000, budget_day=100), board, place, Calendar(UNIX))
+    assert old.enter(1000.0)
+    held = Held(old, 1000.0, UNIX, 1, 600, 60)
+    new = Allowance(KeyTerms(name="k", concurrent=1, rpm=5, tpm=1000, budget_day=100), board, place, Calendar(UNIX))
+    assert not new.enter(1000.5)
+    assert refused(lambda: new.reserve(1000.5, UNIX, 1, 500, 1)).status == 429
+    assert refused(lambda: new.reserve(1000.5, UNIX, 1, 300, 50)).status == 402
+    old.leave()
+    held.settle(1001.5, UNIX, 100, 10)
+    assert new.enter(1001.6)
+    assert new.used(TOKENS, 1001.6) == 100
+    Held(new, 1001.7, UNIX, 1, 900, 90).settle(1002.0, UNIX, 1, 90)
+    assert refused(lambda: new.reserve(1003.0, UNIX, 1, 1, 1)).status == 402
+    new.leave()
+    assert board.total(place, IN_FLIGHT) == board.total(place, RESERVED) == 0
+
+
+def test_what_a_dead_worker_had_spent_stays_spent() -> None:
+    fd = Board.create(2, 2)
+    control = Board.attach(fd, None)
+    place = control.claim("k")
+    boards = [Board.attach(fd, row) for row in range(2)]
+    os.close(fd)
+    one, other = (Allowance(KeyTerms(name="k", budget_day=100), board, place, Calendar(UNIX)) for board in boards)
+    Held(one, 1.0, UNIX, 1, 1, 10).settle(1.0, UNIX, 1, 10)
+    Held(other, 1.0, UNIX, 1, 1, 60).settle(1.0, UNIX, 1, 60)
+    assert refused(lambda: one.reserve(2.0, UNIX, 1, 1, 31)).status == 402
+    control.fold(1, Calendar(UNIX))
+    assert refused(lambda: one.reserve(3.0, UNIX, 1, 1, 31)).status == 402
+    control.restore(place, Calendar(UNIX), 80, 80)
+    assert refused(lambda: one.reserve(4.0, UNIX, 1, 1, 11)).status == 402
+    one.reserve(5.0, UNIX, 1, 1, 10)
+
+
 def test_everything_is_given_back() -> None:
     several = workers(3, rpm=10_000, tpm=10**9, concurrent=50, budget_day=10**9, budget_month=10**9)
     chance = random.Random(3)
@@ -240,5 +292,6 @@ def test_everything_is_given_back() -> None:
     for held in running:
         held.settle(now, UNIX, 1, 1)
         held.one.leave()
-    board, place = several[0]._board, several[0]._place
+    tally = several[0]._tally
+    board, place = tally._board, tally._place
     assert board.total(place, IN_FLIGHT) == board.total(place, RESERVED) == 0
