@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dandolo.control.ledger_batch import Source, hear
-from dandolo.control.ledger_ring import Ring, Spoiled
+from dandolo.control.ledger_ring import Intent, Ring, Spoiled
 from dandolo.journal import NAME, SETTLED, SUFFIX, UNFINISHED, boot_id
 
 STUCK_S = 2.0
@@ -108,6 +108,16 @@ class Journals:
             source.cursor = cursor
             self._drop(sum(slot[0] == SETTLED for slot in slots))
             ring.release(cursor)
+
+    def open_calls(self, one: Open, *, ended: bool) -> dict[int, Intent]:
+        """The calls of a journal that are not settled. `ended`: its writer is dead."""
+        found = one.ring.open_calls()
+        if ended and found:
+            found.pop(one.ring.settled_last(one.source.cursor) or -1, None)
+            if not one.same_boot:
+                for number in one.ring.settled():
+                    found.pop(number, None)
+        return found
 
     def count_dropped(self, one: Open) -> bool:
         """Whether further rows found no room in their journal."""
