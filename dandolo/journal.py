@@ -11,9 +11,10 @@ the one whose settlement may be the last in the ring.
                      at CURSOR_AT the reader's cursor, at DROPPED_AT how many rows found no room, at TAKEN_AT how many
                      cells were ever taken
     ring             slots: crc32 of the rest (4), size (2), kind (1), flags (1), position (8), body
-    cells            number of the intent (8), request's number (8), name (4), 4 unused, reserved micro-USD (8),
-                     monotonic time (8), 1 while it is taken (1): a cell's last byte is written last, and none lies
-                     across the end of a page or sector
+    cells            position of the ring's end when it was taken (8), request's number (8), name (4), reserved
+                     micro-USD (8), monotonic time (8), 1 while it is taken (1): a cell's last byte is written last, and
+                     none lies across the end of a page or sector. A settlement names its cell, and whatever is taken
+                     after it begins at a later position
 
 A position counts bytes since the journal began; a slot lies at position modulo capacity and never across the end (a
 SKIP slot fills the rest of a lap). A slot counts when its checksum holds and it names the position it is read at, so
@@ -61,7 +62,7 @@ are our own count; a stream; the client was sent the answer of this call."""
 
 CACHE_CODES: Final = {"": 0, "hit": 1, "miss": 2, "stale": 3, "collapsed": 4, "semantic": 5}
 NOBODY: Final = 2**64 - 1
-"""The number of an intent where there is none."""
+"""The cell of an intent where there is none."""
 UNKNOWN: Final = -1
 COUNT_MAX: Final = 2**62
 NANO: Final = 1_000_000_000
@@ -70,8 +71,8 @@ HEADER: Final = struct.Struct("<8sHHIQ8sIIQ16sd24s")
 PREFIX: Final = struct.Struct("<IHBBQ")
 NAME_HEAD: Final = struct.Struct("<IHBBQII")
 """The prefix, then the name's number and the length of what follows (`Name` in msgpack)."""
-CELL: Final = struct.Struct("<QQIIqdB")
-"""intent, request number, name, unused, reserved (micro-USD), monotonic time, whether it is taken."""
+CELL: Final = struct.Struct("<QQIqdB")
+"""position, request number, name, reserved (micro-USD), monotonic time, whether it is taken."""
 CELL_BYTES: Final = 64
 CELLS_MAX: Final = 65_536
 """Calls of one worker that are under way at a time; beyond, there is no room for an intent."""
@@ -95,8 +96,6 @@ assert SETTLED_BYTES % 16 == PREFIX.size % 16 == 0, "a lap must end between slot
 _cell = struct.Struct("<Q")
 _crc = struct.Struct("<I")
 _TAKEN_BYTE: Final = CELL.size - 1
-_PLACE: Final = 2**32 - 1
-"""Of an intent's number: where its cell lies in the file. The rest counts how often that was taken."""
 _pack_cell = CELL.pack_into
 _pack_settled = SETTLED_SLOT.pack
 _pack_crc = _crc.pack
@@ -174,7 +173,7 @@ class Journal:
         self._held = 0
         self._taken = 0
         self._free: list[int] = []
-        """Intents that are settled, whose cells may be taken again: those used last come first."""
+        """Places of cells that may be taken again: those used last come first."""
         self._names = 0
         self.dropped = 0
         """Rows that found no room."""
@@ -202,19 +201,20 @@ class Journal:
         return number
 
     def intent(self, request: int, name: int, reserved_micro_usd: int, now: float) -> int:
-        """Note that a call is about to be made, and keep room for its settlement; its number, -1 for no room."""
-        if self._at + self._held > self._brim:
+        """Note that a call is about to be made, and keep room for its settlement; the place of its cell, or -1."""
+        at = self._at
+        if at + self._held > self._brim:
             self._look()
-            if self._at + self._held > self._brim:
+            if at + self._held > self._brim:
                 return -1
         free = self._free
         if free:
-            intent = free.pop() + _PLACE + 1
-        elif (intent := self._fresh()) < 0:
+            place = free.pop()
+        elif (place := self._fresh()) < 0:
             return -1
-        _pack_cell(self._map, intent & _PLACE, intent, request, name, 0, reserved_micro_usd, now, 1)
+        _pack_cell(self._map, place, at, request, name, reserved_micro_usd, now, 1)
         self._held += SETTLED_BYTES
-        return intent
+        return place
 
     def settle(
         self,
@@ -235,7 +235,7 @@ class Journal:
         duration_s: float,
         first_token_s: float,
     ) -> bool:
-        """Note an end. `intent` is the number that `intent` gave, -1 where there was none; then there may be no
+        """Note an end. `intent` is what `intent` gave, -1 where there was none; then there may be no
         room (False, and counted)."""
         at = self._at
         end = at + SETTLED_BYTES
@@ -260,7 +260,7 @@ class Journal:
         self._map[place : place + SETTLED_BYTES] = _pack_crc(crc32(slot)) + slot
         self._at = end
         if intent != NOBODY:
-            self._map[(intent & _PLACE) + _TAKEN_BYTE] = 0
+            self._map[intent + _TAKEN_BYTE] = 0
             self._free.append(intent)
         return True
 
@@ -307,13 +307,13 @@ class Journal:
         return start
 
     def _fresh(self) -> int:
-        """The first intent of a cell that was never taken, -1 when all were."""
+        """The place of a cell that was never taken, -1 when all were."""
         taken = self._taken
         if taken >= cells_of(self._capacity):
             return -1
         self._taken = taken + 1
         _cell.pack_into(self._map, TAKEN_AT, taken + 1)
-        return _PLACE + 1 + HEADER_BYTES + self._capacity + taken * CELL_BYTES
+        return HEADER_BYTES + self._capacity + taken * CELL_BYTES
 
     def _look(self) -> None:
         """Find out how much has been read."""

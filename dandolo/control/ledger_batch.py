@@ -220,7 +220,7 @@ class Batch:
                 at if 0.0 <= (at := started + source.offset_s) < TIME_MAX else 0.0,
             )
             for source in sources
-            for number, request, name, _, reserved_micro, started, _ in self.opened.get(source.id, {}).values()
+            for number, (_, request, name, reserved_micro, started, _) in self.opened.get(source.id, {}).items()
         ]
 
     @staticmethod

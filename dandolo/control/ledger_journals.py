@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dandolo.control.ledger_batch import Source, hear
-from dandolo.control.ledger_ring import Intent, Ring, Spoiled
+from dandolo.control.ledger_ring import INDEX_BITS, Intent, Ring, Spoiled
 from dandolo.journal import NAME, SETTLED, SUFFIX, UNFINISHED, boot_id
 
 STUCK_S = 2.0
@@ -113,10 +113,13 @@ class Journals:
         """The calls of a journal that are not settled. `ended`: its writer is dead."""
         found = one.ring.open_calls()
         if ended and found:
-            found.pop(one.ring.settled_last(one.source.cursor) or -1, None)
-            if not one.same_boot:
-                for number in one.ring.settled():
-                    found.pop(number, None)
+            ring = one.ring
+            settled = ring.settled_last(one.source.cursor) if one.same_boot else ring.settled()
+            found = {
+                number: intent
+                for number, intent in found.items()
+                if settled.get(number & (1 << INDEX_BITS) - 1, -1) < intent[0]
+            }
         return found
 
     def count_dropped(self, one: Open) -> bool:

@@ -21,6 +21,7 @@ from dandolo.journal import (
     CAPACITY_MIN,
     CELL,
     CELL_BYTES,
+    CELLS_MAX,
     CURSOR_AT,
     DROPPED_AT,
     HEADER,
@@ -57,8 +58,10 @@ Slot = tuple[int, Any, Any]
 """(SETTLED, fields, bytes) or (NAME, number, Name). Fields are those of `journal.SETTLED_WHOLE`; bytes are a
 settlement as it stands, without its checksum."""
 
-Intent = tuple[int, int, int, int, int, float, int]
+Intent = tuple[int, int, int, int, float, int]
 """The fields of a cell (`journal.CELL`)."""
+INDEX_BITS = 16
+"""Of an intent's number, the lowest: its cell. The others are its position, in units of 16 bytes."""
 
 
 class Spoiled(Exception):
@@ -139,25 +142,26 @@ class Ring:
         size = min(self._at(TAKEN_AT), cells_of(self.capacity)) * CELL_BYTES
         data = os.pread(self._file, size, HEADER_BYTES + self.capacity)
         found: dict[int, Intent] = {}
+        assert CELLS_MAX <= 1 << INDEX_BITS
         for place in range(0, len(data) - CELL_BYTES + 1, CELL_BYTES):
             if data[place + CELL.size - 1] == 1:
                 intent: Intent = CELL.unpack_from(data, place)
-                found[intent[0]] = intent
+                found[intent[0] // 16 << INDEX_BITS | place // CELL_BYTES] = intent
         return found
 
-    def settled_last(self, cursor: int) -> int | None:
-        """The intent of the settlement that ends at `cursor`, None where none does: one whose writer was killed before
-        it could free the cell."""
+    def settled_last(self, cursor: int) -> dict[int, int]:
+        """The cell of the settlement that ends at `cursor`, if one does, and its position: its writer may have been
+        killed before it could free the cell."""
         place = (cursor - SETTLED_BYTES) % self.capacity
         data = os.pread(self._file, SETTLED_BYTES, HEADER_BYTES + place)
         slots: list[Slot] = []
         _slots(data, cursor - SETTLED_BYTES, 0, slots)
-        return slots[0][1][5] if slots and slots[0][0] == SETTLED else None
+        return {self._index(slots[0][1][5]): slots[0][1][4]} if slots and slots[0][0] == SETTLED else {}
 
-    def settled(self) -> set[int]:
-        """The intents of all settlements that still stand in the ring, read or not: what a power failure has left may
-        be older in the cells than here. Reads all of the file."""
-        found: set[int] = set()
+    def settled(self) -> dict[int, int]:
+        """The cells of all settlements that still stand in the ring, read or not, and the last position of each: what
+        a power failure has left may be older in the cells than here. Reads all of the file."""
+        found: dict[int, int] = {}
         for offset in range(0, self.capacity, READ_BYTES):
             # With what a slot that begins in this piece has in the next.
             data = os.pread(self._file, min(READ_BYTES + SETTLED_BYTES, self.capacity - offset), HEADER_BYTES + offset)
@@ -165,7 +169,9 @@ class Ring:
             while place >= 0:
                 slot = data[place : place + SETTLED_BYTES]
                 if len(slot) == SETTLED_BYTES and crc32(slot[4:]) == _number.unpack_from(slot)[0]:
-                    found.add(_settled(slot)[5])
+                    fields = _settled(slot)
+                    index = self._index(fields[5])
+                    found[index] = max(fields[4], found.get(index, 0))
                 place = data.find(_SETTLED_HEAD, place + _HEAD_AT + 1) - _HEAD_AT
         return found
 
@@ -192,6 +198,10 @@ class Ring:
                 if position % self.capacity == place and self.read(position, 1)[1] > position:
                     best = position
         return best
+
+    def _index(self, place: int) -> int:
+        """Which cell lies there."""
+        return (place - HEADER_BYTES - self.capacity) // CELL_BYTES
 
     def close(self) -> None:
         """Let go of the file."""

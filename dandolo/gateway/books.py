@@ -50,7 +50,7 @@ ID_PREFIX_BYTES = 16
 """Of a request's id: what all of one worker have in common. The number follows, in hexadecimal."""
 
 Booked = tuple[int, int, int]
-"""An open call: the position of its intent (-1: there was no room), its name's number, its request's number."""
+"""An open call: the cell of its intent (-1: there was no room), its name's number, its request's number."""
 
 _NOTHING = Usage()
 _SETTLED: Booked = (-1, -1, -1)
@@ -105,7 +105,7 @@ class Books:
             )
             if lane is not None and name >= 0:
                 lane.booked = (target, name)
-        number = int(exchange.encoded_id[ID_PREFIX_BYTES:], 16)
+        number = exchange.number or int(exchange.encoded_id[ID_PREFIX_BYTES:], 16)
         held = exchange.held
         reserved_micro_usd = held.micro if held is not None else 0
         at = self.journal.intent(number, name, reserved_micro_usd, exchange.started) if name >= 0 else -1
@@ -118,9 +118,10 @@ class Books:
 
     def ended(self, exchange: Exchange) -> None:
         """A request is over (`Exchange.let_go` has been called), and with it the call whose answer it was given."""
-        usage, booked = exchange.usage or _NOTHING, exchange.booked
+        booked = exchange.booked
         if booked is _SETTLED:
             return
+        usage = exchange.usage or _NOTHING
         if booked is None:
             target, model = exchange.target, exchange.model
             if target is None and exchange.status >= 400:
@@ -173,28 +174,31 @@ class Books:
     def answered(self, exchange: Exchange) -> None:
         """The answer to a request is complete, and its end is about to be sent: once a client has an answer, its cost
         is written down. `ended` then has nothing to add."""
-        booked, tap = exchange.booked, exchange.tap
-        if booked is None or booked[1] < 0:
+        booked = exchange.booked
+        if booked is None:
+            return
+        at, name, number = booked
+        if name < 0:
             return
         exchange.booked = _SETTLED
-        at, name, number = booked
-        usage = exchange.usage
+        usage, tap, first = exchange.usage, exchange.tap, None
         flags = CALL | REQUEST | ANSWERED
         if tap is not None:
             usage = tap.usage if tap.counted else estimated(tap.usage, len(exchange.request.body), tap.data_events)
             flags |= STREAM
+            first = exchange.first_token_at
         elif usage is None:
             usage = _NOTHING
         if usage.estimated:
             flags |= ESTIMATED
-        cost, started, first = usage.cost_usd, exchange.started, exchange.first_token_at
+        cost, cache, started = usage.cost_usd, exchange.cache, exchange.started
         self.journal.settle(
             at,
             number,
             name,
             flags,
             exchange.status,
-            CACHE_CODES.get(exchange.cache, 0),
+            CACHE_CODES[cache] if cache else 0,
             exchange.attempts,
             usage.input_tokens,
             usage.output_tokens,

@@ -226,6 +226,7 @@ class Gateway:
         admitted = request.context
         assert isinstance(admitted, Admitted)
         exchange = Exchange(self, admitted, connection, request, self.next_id())
+        exchange.number = self.requests
         connection.exchange = exchange
         self.sweep.items.add(exchange)
         exchange.begin()

@@ -44,16 +44,23 @@ _now = time.monotonic
 class Progress(Timed):
     """The state of an exchange."""
 
-    # What is the same for every new exchange stands on the class: an exchange is made for each request.
+    # What is the same for every new exchange stands on the class: an exchange is made for each request. But what is
+    # read or set for most has a slot: beyond 30 other attributes an instance gets a table of its own.
+    __slots__ = (
+        "admitted", "attempts", "begun", "booked", "cache", "call", "client", "committed", "encoded_id", "endpoint",
+        "first_byte_at", "first_token_at", "gateway", "held", "lane", "number", "plan", "plane", "request", "response",
+        "sent_at", "started", "status", "tap", "target", "usage",
+    )  # fmt: skip
+
     suffix = ""
-    committed = False
+    committed: bool
     provider_s = 0.0
     """Seconds spent waiting for providers."""
     queue_s = 0.0
     """Seconds spent waiting for slots."""
     bytes_out = 0
-    usage: usages.Usage | None = None
-    tap: StreamTap | None = None
+    usage: usages.Usage | None
+    tap: StreamTap | None
     relay: EventRelay | BytesRelay | Following | None = None
     finish_reason: str | None = None
     shares = False
@@ -64,11 +71,11 @@ class Progress(Timed):
     """Through which others have joined."""
     whole: bytes | None = None
     """Its plain answer, when it leads."""
-    response: Response | None = None
+    response: Response | None
     """The head of the provider's answer, for those who are given the same."""
-    plan: Plan | None = None
+    plan: Plan | None
     """What the cache may do for it."""
-    cache = ""
+    cache: str
     """What the cache did for it: hit, miss, collapsed, stale; "" for nothing."""
     cache_lines = b""
     """Header lines that say so."""
@@ -78,15 +85,15 @@ class Progress(Timed):
     """The provider's name, where another process made that call."""
     response_id: str | None = None
     """The id of the provider's plain answer."""
-    held: Held | None = None
+    held: Held | None
     """What is set aside of its key's tokens and budget."""
-    call: Call | None = None
-    target: Target | None = None
-    attempts = 0
+    call: Call | None
+    target: Target | None
+    attempts: int
     error: GatewayError | None = None
-    status = 0
-    first_byte_at: float | None = None
-    first_token_at: float | None = None
+    status: int
+    first_byte_at: float | None
+    first_token_at: float | None
     streamed = False
     relayed = False
     model = ""
@@ -95,9 +102,9 @@ class Progress(Timed):
     body_bytes = 0
     method = b""
     strand: Strand | None = None
-    begun: Begun | None = None
+    begun: Begun | None
     ended = False
-    lane: Lane | None = None
+    lane: Lane | None
     tried: list[Candidate] | None = None
     """Who was asked, in order."""
     attempting = False
@@ -116,7 +123,9 @@ class Progress(Timed):
     selection: Selection | None = None
     """How a model was chosen, where the caller left that to us."""
     explanations: tuple[Explanation, ...] = ()
-    booked: Booked | None = None
+    number: int
+    """Of the request, 0 where the one that made its id has not said it."""
+    booked: Booked | None
     """The call that is under way, as the journal has it."""
     saved_usd: float | None = None
     """What the answer cost that the cache gave again, where that is known."""
@@ -139,6 +148,11 @@ class Progress(Timed):
         self.request = request
         self.encoded_id = request_id
         self.endpoint = admitted.endpoint
+        self.usage = self.tap = self.plan = self.held = self.call = self.target = self.lane = self.booked = None
+        self.first_byte_at = self.first_token_at = self.begun = self.response = None
+        self.committed = False
+        self.cache = ""
+        self.attempts = self.status = self.number = 0
         self.started = self.sent_at = _now()
 
     @property

@@ -49,6 +49,7 @@ def exchange(**fields: Any) -> Any:
             "ended_at": 1.5,
             "first_token_at": None,
             "held": None,
+            "number": 0,
             **fields,
         }
     )
