@@ -131,8 +131,8 @@ class Journal:
     """
 
     __slots__ = (
-        "_at", "_brim", "_capacity", "_chunk", "_edge", "_file", "_free", "_full", "_held", "_lap", "_map", "_names",
-        "_read", "_taken",
+        "_at", "_base", "_brim", "_capacity", "_chunk", "_edge", "_file", "_free", "_full", "_held", "_lap", "_map",
+        "_names", "_read", "_taken",
         "dropped", "id", "path",
     )  # fmt: skip
 
@@ -165,6 +165,8 @@ class Journal:
         self._capacity = capacity
         self._at = 0
         self._lap = capacity
+        self._base = HEADER_BYTES
+        """What makes a place in the file of a position in this lap."""
         self._chunk = 0
         self._edge = min(CHUNK_BYTES, capacity)
         self._read = 0
@@ -256,7 +258,7 @@ class Journal:
             SETTLED_BYTES, SETTLED, flags, at, intent, request, name, status, cache, attempts, tokens_in, tokens_out,
             tokens_cached, tokens_reasoning, cost_nano_usd, saved_nano_usd, started, duration_s, first_token_s,
         )  # fmt: skip
-        place = at % self._capacity + HEADER_BYTES
+        place = at + self._base
         self._map[place : place + SETTLED_BYTES] = _pack_crc(crc32(slot)) + slot
         self._at = end
         if intent != NOBODY:
@@ -277,7 +279,7 @@ class Journal:
     # -- within ------------------------------------------------------------------------------------------------
 
     def _put(self, at: int, slot: bytes, size: int) -> None:
-        place = at % self._capacity + HEADER_BYTES
+        place = at + self._base
         self._map[place : place + size] = _pack_crc(crc32(slot)) + slot
         self._at = at + size
 
@@ -295,6 +297,7 @@ class Journal:
                 self._put(at, PREFIX.pack(0, PREFIX.size, SKIP, 0, at)[4:], PREFIX.size)
             self._at = start
             self._lap += self._capacity
+            self._base -= self._capacity
         if start + size > self._edge:
             # Written pages stay in the file, and need not stay in this process too.
             chunk = start // CHUNK_BYTES * CHUNK_BYTES

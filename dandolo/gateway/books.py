@@ -52,8 +52,10 @@ ID_PREFIX_BYTES = 16
 Booked = tuple[int, int, int]
 """An open call: the cell of its intent (-1: there was no room), its name's number, its request's number."""
 
+_WHOLE = CALL | REQUEST | ANSWERED
 _NOTHING = Usage()
-_SETTLED: Booked = (-1, -1, -1)
+SETTLED: Booked = (-1, -1, -1)
+"""What stands for the call of an exchange that has been settled with its request."""
 _log = logging.getLogger("dandolo")
 _now = time.monotonic
 
@@ -61,10 +63,11 @@ _now = time.monotonic
 class Books:
     """One worker's journal as exchanges meet it."""
 
-    __slots__ = ("_names", "_oldest", "journal")
+    __slots__ = ("_intent", "_names", "_oldest", "_settle", "journal")
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
+        self._intent, self._settle = journal.intent, journal.settle
         self._oldest = 0
         """The lowest number of a name that readers are sure to know."""
         self._names: dict[tuple[int, str, str, str], tuple[int, Target | None]] = {}
@@ -108,7 +111,7 @@ class Books:
         number = exchange.number or int(exchange.encoded_id[ID_PREFIX_BYTES:], 16)
         held = exchange.held
         reserved_micro_usd = held.micro if held is not None else 0
-        at = self.journal.intent(number, name, reserved_micro_usd, exchange.started) if name >= 0 else -1
+        at = self._intent(number, name, reserved_micro_usd, exchange.started) if name >= 0 else -1
         if at < 0:
             terms = exchange.admitted.tenant.terms
             if terms is not None and (terms.budget_day is not None or terms.budget_month is not None):
@@ -119,7 +122,7 @@ class Books:
     def ended(self, exchange: Exchange) -> None:
         """A request is over (`Exchange.let_go` has been called), and with it the call whose answer it was given."""
         booked = exchange.booked
-        if booked is _SETTLED:
+        if booked is SETTLED:
             return
         usage = exchange.usage or _NOTHING
         if booked is None:
@@ -149,7 +152,7 @@ class Books:
             return
         cost, saved, started, first = usage.cost_usd, exchange.saved_usd, exchange.started, exchange.first_token_at
         try:
-            self.journal.settle(
+            self._settle(
                 at,
                 number,
                 name,
@@ -180,9 +183,9 @@ class Books:
         at, name, number = booked
         if name < 0:
             return
-        exchange.booked = _SETTLED
+        exchange.booked = SETTLED
         usage, tap, first = exchange.usage, exchange.tap, None
-        flags = CALL | REQUEST | ANSWERED
+        flags = _WHOLE
         if tap is not None:
             usage = tap.usage if tap.counted else estimated(tap.usage, len(exchange.request.body), tap.data_events)
             flags |= STREAM
@@ -192,7 +195,7 @@ class Books:
         if usage.estimated:
             flags |= ESTIMATED
         cost, cache, started = usage.cost_usd, exchange.cache, exchange.started
-        self.journal.settle(
+        self._settle(
             at,
             number,
             name,
@@ -241,7 +244,7 @@ class Books:
             self.journal.drop()
             return
         try:
-            self.journal.settle(
+            self._settle(
                 -1, int(hit.encoded_id[ID_PREFIX_BYTES:], 16), name, REQUEST, 200, CACHE_CODES["hit"], 0,
                 usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens, UNKNOWN,
                 _nano(saved), hit.at, hit.took_s, -1.0,
@@ -251,7 +254,7 @@ class Books:
 
     def _call(self, exchange: Exchange, usage: Usage, flags: int) -> None:
         booked, exchange.booked = exchange.booked, None
-        if booked is None or booked is _SETTLED:
+        if booked is None or booked is SETTLED:
             return
         at, name, number = booked
         if name < 0:
@@ -259,7 +262,7 @@ class Books:
             return
         cost = UNKNOWN if usage.cost_usd is None else int(usage.cost_usd * 1e9 + 0.5)
         started = exchange.started
-        self.journal.settle(
+        self._settle(
             at, number, name, flags, 0, 0, 0, usage.input_tokens, usage.output_tokens, usage.cached_tokens,
             usage.reasoning_tokens, cost, UNKNOWN, started, _now() - started, -1.0,
         )  # fmt: skip
