@@ -225,9 +225,8 @@ class Gateway:
         """Handle a request that has been counted in."""
         admitted = request.context
         assert isinstance(admitted, Admitted)
-        exchange = Exchange(self, admitted, connection, request, self.next_id())
+        exchange = connection.exchange = Exchange(self, admitted, connection, request, self.next_id())
         exchange.number = self.requests
-        connection.exchange = exchange
         self.sweep.items.add(exchange)
         exchange.begin()
 
