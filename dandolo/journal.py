@@ -1,19 +1,26 @@
 """The journal of one worker: money written down without a system call, so that it outlives whoever dies.
 
-A memory-mapped ring file. The worker appends an *intent* just before it asks a provider for something that may cost,
-and a *settlement* when the exchange ends; the control process reads them (`control.ledger_ring`), commits them to the
-ledger, and only then moves the cursor in the file's header, which frees the room. The kernel keeps what was written
-to the mapping when a process is killed, so either side may die at any moment.
+A memory-mapped file of two parts. Just before it asks a provider for something that may cost, the worker notes an
+*intent* in a free cell of a table; when the call ends, it appends a *settlement* to a ring, and then frees the cell.
+The control process reads the ring (`control.ledger_ring`), commits what it says to the ledger, and only then moves the
+cursor in the file's header, which frees the room. The kernel keeps what was written to the mapping when a process is
+killed, so either side may die at any moment: cells that a dead worker leaves taken are its unsettled calls, but for
+the one whose settlement may be the last in the ring.
 
     header (4 KiB)   magic, version, capacity, journal id, pid, start of the process, boot id, clock, request prefix;
-                     at CURSOR_AT the reader's cursor, at DROPPED_AT how many rows found no room
-    slots            crc32 of the rest (4), size (2), kind (1), flags (1), position (8), body
+                     at CURSOR_AT the reader's cursor, at DROPPED_AT how many rows found no room, at TAKEN_AT how many
+                     cells were ever taken
+    ring             slots: crc32 of the rest (4), size (2), kind (1), flags (1), position (8), body
+    cells            position of the ring's end when it was taken (8), request's number (8), name (4), reserved
+                     micro-USD (8), monotonic time (8), 1 while it is taken (1): a cell's last byte is written last, and
+                     none lies across the end of a page or sector. A settlement names its cell, and whatever is taken
+                     after it begins at a later position
 
 A position counts bytes since the journal began; a slot lies at position modulo capacity and never across the end (a
 SKIP slot fills the rest of a lap). A slot counts when its checksum holds and it names the position it is read at, so
 a torn last one and the lap before are told from what is whole. Names (key, model, provider …) are written once and
-numbered, so that both kinds of slot have a fixed size. The file is allocated in full: a disk that fills up later
-cannot take the mapping away. It is locked (flock) while its writer lives.
+numbered, so that what is written for a request has a fixed size. The file is allocated in full: a disk that fills up
+later cannot take the mapping away. It is locked (flock) while its writer lives.
 
 Room is kept for the settlement of every intent. When there is none for an intent it is not written: whoever has a
 budget must then be refused, others go on and are counted (`dropped`).
@@ -34,19 +41,20 @@ from zlib import crc32
 import msgspec
 
 MAGIC: Final = b"DANDJRNL"
-VERSION: Final = 1
+VERSION: Final = 2
 HEADER_BYTES: Final = 4096
 CURSOR_AT: Final = 1024
 DROPPED_AT: Final = 2048
+TAKEN_AT: Final = 3072
 SUFFIX: Final = ".ring"
 UNFINISHED: Final = ".new"
 CAPACITY: Final = 32 * 1024 * 1024
-"""160 bytes a request: 20 s without a reader at 10,000 requests a second, which no worker reaches."""
+"""112 bytes a request: 29 s without a reader at 10,000 requests a second, which no worker reaches."""
 CAPACITY_MIN: Final = 64 * 1024
 FILES_MAX: Final = 64
 """Journals that wait to be read; beyond, a new worker gets none (they are of dead ones, and nobody reads)."""
 
-NAME, INTENT, SETTLED, SKIP = 1, 2, 3, 4
+NAME, SETTLED, SKIP = 1, 3, 4
 
 CALL, REQUEST, ESTIMATED, STREAM, ANSWERED = 1, 2, 4, 8, 16
 """Flags of a settlement: it carries what a call cost; it is the end of a client's request (both, usually); its tokens
@@ -54,7 +62,7 @@ are our own count; a stream; the client was sent the answer of this call."""
 
 CACHE_CODES: Final = {"": 0, "hit": 1, "miss": 2, "stale": 3, "collapsed": 4, "semantic": 5}
 NOBODY: Final = 2**64 - 1
-"""The position of an intent where there is none."""
+"""The cell of an intent where there is none."""
 UNKNOWN: Final = -1
 COUNT_MAX: Final = 2**62
 NANO: Final = 1_000_000_000
@@ -63,16 +71,17 @@ HEADER: Final = struct.Struct("<8sHHIQ8sIIQ16sd24s")
 PREFIX: Final = struct.Struct("<IHBBQ")
 NAME_HEAD: Final = struct.Struct("<IHBBQII")
 """The prefix, then the name's number and the length of what follows (`Name` in msgpack)."""
-INTENT_SLOT: Final = struct.Struct("<HBBQQIIqd")
-"""size, kind, flags, position; request number, name, unused, reserved (micro-USD), monotonic time."""
+CELL: Final = struct.Struct("<QQIqdB")
+"""position, request number, name, reserved (micro-USD), monotonic time, whether it is taken."""
+CELL_BYTES: Final = 64
+CELLS_MAX: Final = 65_536
+"""Calls of one worker that are under way at a time; beyond, there is no room for an intent."""
 SETTLED_SLOT: Final = struct.Struct("<HBBQQQIHBBQQQQqqddd")
 """size, kind, flags, position; intent, request number, name, status, cache, attempts; tokens in, out, cached,
 reasoning; the provider's own cost and what the cache saved (nano-USD, UNKNOWN); start (monotonic), duration and time
 to the first token in seconds (UNKNOWN)."""
-INTENT_WHOLE: Final = struct.Struct("<I" + INTENT_SLOT.format[1:])
 SETTLED_WHOLE: Final = struct.Struct("<I" + SETTLED_SLOT.format[1:])
-"""The same with the checksum before them."""
-INTENT_BYTES: Final = 4 + INTENT_SLOT.size
+"""The same with the checksum before it."""
 SETTLED_BYTES: Final = 4 + SETTLED_SLOT.size
 NAME_BYTES_MAX: Final = 4096
 SLACK_BYTES: Final = 4 * NAME_BYTES_MAX
@@ -82,11 +91,12 @@ CHUNK_BYTES: Final = 1024 * 1024
 NAMES_MAX: Final = 4096
 """Names at one time; beyond, numbering goes on anew, so that no caller's inventions fill the memory."""
 
-assert INTENT_BYTES % 16 == SETTLED_BYTES % 16 == PREFIX.size % 16 == 0, "a lap must end between slots"
+assert SETTLED_BYTES % 16 == PREFIX.size % 16 == 0, "a lap must end between slots"
 
 _cell = struct.Struct("<Q")
 _crc = struct.Struct("<I")
-_pack_intent = INTENT_SLOT.pack
+_TAKEN_BYTE: Final = CELL.size - 1
+_pack_cell = CELL.pack_into
 _pack_settled = SETTLED_SLOT.pack
 _pack_crc = _crc.pack
 
@@ -121,7 +131,8 @@ class Journal:
     """
 
     __slots__ = (
-        "_at", "_capacity", "_chunk", "_edge", "_file", "_full", "_held", "_lap", "_map", "_names", "_read",
+        "_at", "_base", "_brim", "_capacity", "_chunk", "_edge", "_file", "_free", "_full", "_held", "_lap", "_map",
+        "_names", "_read", "_taken",
         "dropped", "id", "path",
     )  # fmt: skip
 
@@ -138,8 +149,8 @@ class Journal:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Not ftruncate: touching a hole on a full disk kills the process.
-            os.posix_fallocate(self._file, 0, HEADER_BYTES + capacity)
-            self._map = mmap.mmap(self._file, HEADER_BYTES + capacity)
+            os.posix_fallocate(self._file, 0, file_bytes(capacity))
+            self._map = mmap.mmap(self._file, file_bytes(capacity))
             head = HEADER.pack(
                 MAGIC, VERSION, HEADER_BYTES, 0, capacity, self.id, os.getpid(), 0, process_start(os.getpid()),
                 boot_id(), time.time() - time.monotonic(), prefix,
@@ -154,11 +165,17 @@ class Journal:
         self._capacity = capacity
         self._at = 0
         self._lap = capacity
+        self._base = HEADER_BYTES
+        """What makes a place in the file of a position in this lap."""
         self._chunk = 0
         self._edge = min(CHUNK_BYTES, capacity)
         self._read = 0
         self._full = capacity - SLACK_BYTES
+        self._brim = self._full - SETTLED_BYTES
         self._held = 0
+        self._taken = 0
+        self._free: list[int] = []
+        """Places of cells that may be taken again: those used last come first."""
         self._names = 0
         self.dropped = 0
         """Rows that found no room."""
@@ -186,20 +203,20 @@ class Journal:
         return number
 
     def intent(self, request: int, name: int, reserved_micro_usd: int, now: float) -> int:
-        """Note that a call is about to be made, and keep room for its settlement; its position, -1 for no room."""
+        """Note that a call is about to be made, and keep room for its settlement; the place of its cell, or -1."""
         at = self._at
-        end = at + INTENT_BYTES
-        if end > self._edge or end + self._held + SETTLED_BYTES > self._full:
-            at = self._room(at, INTENT_BYTES, SETTLED_BYTES)
-            if at < 0:
+        if at + self._held > self._brim:
+            self._look()
+            if at + self._held > self._brim:
                 return -1
-            end = at + INTENT_BYTES
-        slot = _pack_intent(INTENT_BYTES, INTENT, 0, at, request, name, 0, reserved_micro_usd, now)
-        place = at % self._capacity + HEADER_BYTES
-        self._map[place : place + INTENT_BYTES] = _pack_crc(crc32(slot)) + slot
-        self._at = end
+        free = self._free
+        if free:
+            place = free.pop()
+        elif (place := self._fresh()) < 0:
+            return -1
+        _pack_cell(self._map, place, at, request, name, reserved_micro_usd, now, 1)
         self._held += SETTLED_BYTES
-        return at
+        return place
 
     def settle(
         self,
@@ -220,7 +237,7 @@ class Journal:
         duration_s: float,
         first_token_s: float,
     ) -> bool:
-        """Note an end. `intent` is the position that `intent` gave, -1 where there was none; then there may be no
+        """Note an end. `intent` is what `intent` gave, -1 where there was none; then there may be no
         room (False, and counted)."""
         at = self._at
         end = at + SETTLED_BYTES
@@ -241,9 +258,12 @@ class Journal:
             SETTLED_BYTES, SETTLED, flags, at, intent, request, name, status, cache, attempts, tokens_in, tokens_out,
             tokens_cached, tokens_reasoning, cost_nano_usd, saved_nano_usd, started, duration_s, first_token_s,
         )  # fmt: skip
-        place = at % self._capacity + HEADER_BYTES
+        place = at + self._base
         self._map[place : place + SETTLED_BYTES] = _pack_crc(crc32(slot)) + slot
         self._at = end
+        if intent != NOBODY:
+            self._map[intent + _TAKEN_BYTE] = 0
+            self._free.append(intent)
         return True
 
     def drop(self) -> None:
@@ -259,7 +279,7 @@ class Journal:
     # -- within ------------------------------------------------------------------------------------------------
 
     def _put(self, at: int, slot: bytes, size: int) -> None:
-        place = at % self._capacity + HEADER_BYTES
+        place = at + self._base
         self._map[place : place + size] = _pack_crc(crc32(slot)) + slot
         self._at = at + size
 
@@ -269,8 +289,7 @@ class Journal:
         over = at + size > self._lap
         start = self._lap if over else at
         if not kept and start + size + reserve + self._held > self._full:
-            self._read = self._cursor()
-            self._full = self._read + self._capacity - SLACK_BYTES
+            self._look()
             if start + size + reserve + self._held > self._full:
                 return -1
         if over:
@@ -278,6 +297,7 @@ class Journal:
                 self._put(at, PREFIX.pack(0, PREFIX.size, SKIP, 0, at)[4:], PREFIX.size)
             self._at = start
             self._lap += self._capacity
+            self._base -= self._capacity
         if start + size > self._edge:
             # Written pages stay in the file, and need not stay in this process too.
             chunk = start // CHUNK_BYTES * CHUNK_BYTES
@@ -289,10 +309,35 @@ class Journal:
             self._edge = min(chunk + CHUNK_BYTES, self._lap)
         return start
 
+    def _fresh(self) -> int:
+        """The place of a cell that was never taken, -1 when all were."""
+        taken = self._taken
+        if taken >= cells_of(self._capacity):
+            return -1
+        self._taken = taken + 1
+        _cell.pack_into(self._map, TAKEN_AT, taken + 1)
+        return HEADER_BYTES + self._capacity + taken * CELL_BYTES
+
+    def _look(self) -> None:
+        """Find out how much has been read."""
+        self._read = self._cursor()
+        self._full = self._read + self._capacity - SLACK_BYTES
+        self._brim = self._full - SETTLED_BYTES
+
     def _cursor(self) -> int:
         """Up to where everything has been read. Whatever else stands there is not believed."""
         cursor: int = _cell.unpack_from(self._map, CURSOR_AT)[0]
         return cursor if self._read <= cursor <= self._at else self._read
+
+
+def file_bytes(capacity: int) -> int:
+    """The size of a journal's file."""
+    return HEADER_BYTES + capacity + cells_of(capacity) * CELL_BYTES
+
+
+def cells_of(capacity: int) -> int:
+    """How many cells it has: no more than the settlements that could be kept room for."""
+    return min(CELLS_MAX, capacity // SETTLED_BYTES)
 
 
 def process_start(pid: int) -> int:

@@ -6,7 +6,7 @@ time: there is no lock.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -32,6 +32,11 @@ class Histogram:
         """Count one value. It must be a number: a NaN would spoil the sum for good."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
+
+    def observe_all(self, ordered: Sequence[float]) -> None:
+        """Count many, which are sorted."""
+        count_into(self.counts, self.bounds, ordered)
+        self.sum += sum(ordered)
 
     def copy(self) -> Histogram:
         """One that does not change with this one."""
@@ -66,3 +71,13 @@ class Histogram:
             below += count
             lower = bound
         return self.bounds[-1]
+
+
+def count_into(counts: list[int], bounds: Sequence[float], ordered: Sequence[float]) -> None:
+    """Count sorted values into buckets by their inclusive upper bounds, in the values' unit."""
+    at, end, last = 0, len(ordered), len(bounds)
+    while at < end:
+        bucket = bisect_left(bounds, ordered[at])
+        after = bisect_right(ordered, bounds[bucket], at + 1) if bucket < last else end
+        counts[bucket] += after - at
+        at = after

@@ -16,11 +16,11 @@ from dandolo.journal import (
     ANSWERED,
     CALL,
     CAPACITY_MIN,
+    CELL_BYTES,
+    CELLS_MAX,
     CURSOR_AT,
     HEADER,
     HEADER_BYTES,
-    INTENT,
-    INTENT_BYTES,
     NAME,
     NAMES_MAX,
     NOBODY,
@@ -30,6 +30,7 @@ from dandolo.journal import (
     SETTLED_SLOT,
     Journal,
     Name,
+    file_bytes,
 )
 
 PREFIX = b"req_0123456789ab"
@@ -63,17 +64,17 @@ def test_what_is_written_is_read_as_it_was(journal: Journal, ring: Ring) -> None
     name = Name('c"i', '{"team":"web"}', "chat", "fast", "venice", "venice/alice", "alice", "llama", 0.7, 2.8)
     assert journal.name(name) == 0
     intent = journal.intent(41, 0, 1234, 99.5)
+    assert list(ring.open_calls().values()) == [(journal.pending_bytes, 41, 0, 1234, 99.5, 1)]
     assert journal.settle(intent, 41, 0, BOTH, 200, 2, 1, 10, 20, 3, 4, 500, 600, 5.0, 0.25, 0.125)
     assert journal.settle(-1, 42, 0, REQUEST, 429, 0, 0, 0, 0, 0, 0, -1, -1, 6.0, 0.5, -1.0)
     slots, cursor = ring.read(0, 1 << 20)
     assert slots[0] == (NAME, 0, name)
-    assert slots[1][0] == INTENT
-    assert slots[1][1][4:] == (intent, 41, 0, 0, 1234, 99.5)
-    assert [slot[0] for slot in slots[2:]] == [SETTLED, SETTLED]
-    first, second = slots[2][1], slots[3][1]
+    assert [slot[0] for slot in slots[1:]] == [SETTLED, SETTLED]
+    first, second = slots[1][1], slots[2][1]
     assert (first[3], *first[5:]) == (BOTH, intent, 41, 0, 200, 2, 1, 10, 20, 3, 4, 500, 600, 5.0, 0.25, 0.125)
     assert (second[3], *second[5:]) == (REQUEST, NOBODY, 42, 0, 429, 0, 0, 0, 0, 0, 0, -1, -1, 6.0, 0.5, -1.0)
-    assert SETTLED_SLOT.unpack(slots[2][2]) == first[1:]
+    assert SETTLED_SLOT.unpack(slots[1][2]) == first[1:]
+    assert ring.open_calls() == {}
     assert ring.read(cursor, 1 << 20) == ([], cursor)
     assert (ring.prefix, ring.id, ring.pid) == (PREFIX.decode(), journal.id, os.getpid())
 
@@ -82,7 +83,7 @@ def test_the_file_is_the_users_alone_and_all_of_it_is_there(journal: Journal) ->
     found = journal.path.stat()
     assert stat.S_IMODE(found.st_mode) == 0o600
     assert stat.S_IMODE(journal.path.parent.stat().st_mode) == 0o700
-    assert found.st_size == HEADER_BYTES + CAPACITY_MIN
+    assert found.st_size == file_bytes(CAPACITY_MIN)
     assert found.st_blocks * 512 >= found.st_size
 
 
@@ -115,8 +116,8 @@ def test_a_full_ring_refuses_intents_and_still_has_room_for_their_settlements(jo
     intents = []
     while (at := journal.intent(len(intents), 0, 0, 1.0)) >= 0:
         intents.append(at)
-    assert len(intents) > (CAPACITY_MIN // (INTENT_BYTES + SETTLED_BYTES)) // 2
-    assert journal.name(Name()) == -1
+    assert len(intents) > (CAPACITY_MIN // SETTLED_BYTES) // 2
+    assert journal.name(Name(model="m" * 200)) == -1
     # Nobody kept room for these: they are counted, where the reader sees it.
     assert not settle(journal, -1, 1)
     assert not settle(journal, -1, 2)
@@ -140,7 +141,7 @@ def test_twenty_seconds_of_ten_thousand_requests_a_second_fit_without_a_reader(f
 
 
 def test_a_cursor_that_cannot_be_is_not_believed(journal: Journal, ring: Ring) -> None:
-    while journal.intent(1, 0, 0, 1.0) >= 0:
+    while settle(journal, -1, 1):
         pass
     for wrong in (1 << 63, 2**64 - 1, CAPACITY_MIN + 1):
         ring.release(wrong)
@@ -149,8 +150,8 @@ def test_a_cursor_that_cannot_be_is_not_believed(journal: Journal, ring: Ring) -
 
 @pytest.mark.parametrize("cut", range(1, SETTLED_BYTES, 7))
 def test_a_torn_last_slot_is_as_if_it_were_not_there(journal: Journal, ring: Ring, cut: int) -> None:
-    intent = journal.intent(1, 0, 0, 1.0)
-    settle(journal, intent, 1)
+    settle(journal, -1, 0)
+    settle(journal, journal.intent(1, 0, 0, 1.0), 1)
     whole, end = ring.read(0, 1 << 20)
     with journal.path.open("r+b") as file:
         file.seek(HEADER_BYTES + end - SETTLED_BYTES + cut)
@@ -162,7 +163,10 @@ def test_a_torn_last_slot_is_as_if_it_were_not_there(journal: Journal, ring: Rin
 
 
 def test_reading_goes_on_behind_what_a_power_failure_has_torn(journal: Journal, ring: Ring) -> None:
-    places = [journal.intent(n, 0, 0, 1.0) for n in range(100)]
+    places = []
+    for n in range(100):
+        places.append(journal.pending_bytes)
+        settle(journal, -1, n)
     with journal.path.open("r+b") as file:
         file.seek(HEADER_BYTES + places[10])
         file.write(bytes(places[20] - places[10]))
@@ -247,3 +251,52 @@ def test_a_long_name_goes_without_its_tags(journal: Journal, ring: Ring) -> None
     assert ring.read(0, 1 << 20)[0] == [(NAME, 0, Name(model="m"))]
     assert CURSOR_AT < HEADER_BYTES
     assert NAMES_MAX >= 1024
+
+
+def test_cells_are_taken_again_and_every_intent_has_a_number_of_its_own(journal: Journal, ring: Ring) -> None:
+    seen: set[int] = set()
+    places: set[int] = set()
+    for n in range(2000):
+        intents = [journal.intent(n, 0, 0, 1.0) for _ in range(1 + n % 3)]
+        numbers = ring.open_calls().keys()
+        assert len(numbers) == len(intents)
+        assert not seen & numbers
+        seen |= numbers
+        places |= set(intents)
+        assert all(settle(journal, one, n) for one in intents)
+        ring.release(journal.pending_bytes + ring.cursor())
+    assert len(places) == 3
+    assert journal.dropped == 0
+
+
+def test_no_more_calls_are_open_than_there_are_cells(folder: Path) -> None:
+    journal = Journal(folder, PREFIX)
+    ring = Ring(journal.path)
+    intents = [journal.intent(n, 0, 0, 1.0) for n in range(CELLS_MAX)]
+    assert journal.intent(1, 0, 0, 1.0) == -1
+    assert len(ring.open_calls()) == CELLS_MAX
+    assert settle(journal, intents[7], 7)
+    assert journal.intent(1, 0, 0, 1.0) >= 0
+    ring.close()
+    journal.close()
+
+
+@pytest.mark.parametrize("laps", [0, 3])
+def test_a_settlement_whose_cell_was_never_freed_is_known_as_the_last(journal: Journal, ring: Ring, laps: int) -> None:
+    for n in range(laps * CAPACITY_MIN // SETTLED_BYTES):
+        assert settle(journal, -1, n)
+        ring.release(ring.cursor() + journal.pending_bytes)
+    before, intent = journal.intent(1, 0, 0, 1.0), journal.intent(2, 0, 0, 1.0)
+    with journal.path.open("rb") as file:
+        cells = file.read()[HEADER_BYTES + CAPACITY_MIN :][: 2 * CELL_BYTES]
+    settle(journal, intent, 2)
+    with journal.path.open("r+b") as file:
+        file.seek(HEADER_BYTES + CAPACITY_MIN)
+        file.write(cells)
+    end = ring.cursor() + journal.pending_bytes
+    assert [one[1] for one in ring.open_calls().values()] == [1, 2]
+    assert (before, intent) == (HEADER_BYTES + CAPACITY_MIN, HEADER_BYTES + CAPACITY_MIN + CELL_BYTES)
+    assert ring.settled_last(end) == {1: end - SETTLED_BYTES}
+    assert 1 not in ring.settled_last(end - SETTLED_BYTES)
+    assert ring.settled()[1] == end - SETTLED_BYTES
+    assert 0 not in ring.settled()

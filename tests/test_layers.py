@@ -13,7 +13,7 @@ LINES_MAX = 450
 
 LEAVES = {
     "errors", "record", "notice", "policy", "stats", "config", "clock", "values", "board", "frames", "provision",
-    "journal",
+    "journal", "tally",
 }  # fmt: skip
 BELOW_GATEWAY = LEAVES | {"wire", "api", "route", "cache", "net"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -32,7 +32,20 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Package → packages or single modules of ours. `from dandolo import __version__` is everybody's."""
 
-PURE = {"wire", "api", "route", "errors", "record", "policy", "stats", "clock", "values", "frames", "provision"}
+PURE = {
+    "wire",
+    "api",
+    "route",
+    "errors",
+    "record",
+    "policy",
+    "stats",
+    "tally",
+    "clock",
+    "values",
+    "frames",
+    "provision",
+}
 """What decides without doing: no event loop, no socket, no thread."""
 DOING = {"asyncio", "socket", "select", "selectors", "threading", "subprocess", "uvloop"}
 

@@ -196,10 +196,17 @@ class Ledger:
         more = False
         for one in journals:
             slots, cursor = one.ring.read(one.source.cursor, BATCH_BYTES)
-            if cursor != one.source.cursor:
+            moved, ended = cursor != one.source.cursor, one in dead
+            if moved:
                 batch.take(one.source, slots, cursor)
                 one.moved_at = now
                 more = more or cursor - one.source.cursor >= BATCH_BYTES
+            batch.look(
+                one.source,
+                self._journals.open_calls(one, ended=ended),
+                closely=eager or ended,
+                last=ended and not moved,
+            )
             if self._journals.count_dropped(one):
                 batch.cursors.setdefault(one.source.id, one.source.cursor)
         self._commit(file, batch)
@@ -224,7 +231,7 @@ class Ledger:
         with self._cells_lock:
             cells, self._cells = self._cells, {}
         counts, self._state.counts = self._state.counts, {}
-        if not (batch.cursors or cells or counts):
+        if not (batch.cursors or batch.opened or batch.closed or cells or counts):
             return
         sources = [one.source for one in self._journals.open.values()]
         if not self._requests_max:

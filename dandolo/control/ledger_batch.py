@@ -14,16 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from dandolo.control.ledger_ring import Slot
+from dandolo.control.ledger_ring import Intent, Slot
 from dandolo.journal import (
     ANSWERED,
     CACHE_CODES,
     CALL,
     COUNT_MAX,
     ESTIMATED,
-    INTENT,
     NAMES_MAX,
-    NOBODY,
     REQUEST,
     SETTLED,
     Name,
@@ -120,6 +118,10 @@ class Source:
     known: dict[int, Known] = field(default_factory=dict)
     heard: dict[int, Name] = field(default_factory=dict)
     """Every name it told this process, in the file or not: should the file be lost, they are entered anew."""
+    seen: set[int] = field(default_factory=set)
+    """Intents that were open when they were looked at last."""
+    listed: set[int] = field(default_factory=set)
+    """Those that are in the file."""
 
 
 class Batch:
@@ -129,8 +131,8 @@ class Batch:
         self.names = names
         self.hourly: dict[tuple[int, int], list[int]] = {}
         self.chunks: dict[bytes, Chunk] = {}
-        self.opened: dict[bytes, dict[int, Sequence[Any]]] = {}
-        """Calls that are not settled: by journal and position the fields of their intents."""
+        self.opened: dict[bytes, dict[int, Intent]] = {}
+        """Calls to be listed as not settled: by journal and number their intents."""
         self.closed: list[tuple[bytes, int]] = []
         self.learnt: dict[tuple[bytes, int], Known] = {}
         self.cursors: dict[bytes, int] = {}
@@ -139,23 +141,14 @@ class Batch:
     def take(self, source: Source, slots: Sequence[Slot], cursor: int) -> None:
         """Add what a journal says up to `cursor`."""
         journal, known, hourly, chunk = source.id, source.known, self.hourly, Chunk()
-        opened, offset_s, settled_call, put = (
-            self.opened.setdefault(journal, {}),
-            source.offset_s,
-            self._call,
-            chunk.slots.append,
-        )
+        offset_s, settled_call, put = source.offset_s, self._call, chunk.slots.append
         low, high, last_name, last_key = chunk.low, chunk.high, -1, (-1, -1)
         name: Known | None = None
         sums: list[int] = []
         for kind, fields, inner in slots:
-            if kind == INTENT:
-                opened[fields[4]] = fields
-            elif kind == SETTLED:
-                (_, _, _, flags, _, intent, number, name_number, status, cache, _, _, _, _, _, _, saved, started, _,
+            if kind == SETTLED:
+                (_, _, _, flags, _, _, number, name_number, status, cache, _, _, _, _, _, _, saved, started, _,
                  _) = fields  # fmt: skip
-                if opened.pop(intent, None) is None and intent != NOBODY:
-                    self.closed.append((journal, intent))
                 if name_number != last_name or name is None:
                     name = chunk.names[name_number] = known.get(name_number) or self.known(source, name_number)
                     last_name = name_number
@@ -189,6 +182,23 @@ class Batch:
         self.cursors[journal] = cursor
         self.rows += len(slots)
 
+    def look(self, source: Source, open_calls: dict[int, Intent], *, closely: bool, last: bool) -> None:
+        """Add which calls of a journal are open. Most are over before the next look: only those that were open at
+        the last one are listed, all when `closely`. One whose name is still to be read waits for that, unless this is
+        the `last` look."""
+        listed, heard, known = source.listed, source.heard, source.known
+        new = {
+            number: intent
+            for number, intent in open_calls.items()
+            if number not in listed
+            and (closely or number in source.seen)
+            and (last or intent[2] in known or intent[2] in heard)
+        }
+        source.seen = set(open_calls)
+        if new:
+            self.opened[source.id] = new
+        self.closed += [(source.id, number) for number in listed - source.seen]
+
     def known(self, source: Source, number: int) -> Known:
         """A name that this batch has to enter; of one that nobody knows any more nothing can be said."""
         found = source.known.get(number) or self.learnt.get((source.id, number))
@@ -197,20 +207,20 @@ class Batch:
         return found
 
     def unsettled(self, sources: Sequence[Source]) -> list[tuple[bytes, int, str, int, int, int, float]]:
-        """Rows of calls that are open: journal, position, prefix and number of the request, name, what was reserved in
+        """Rows of calls that are open: journal, intent, prefix and number of the request, name, what was reserved in
         micro-dollars, Unix time. May learn of names: to be asked before those are written."""
         return [
             (
                 source.id,
-                position,
+                min(number, SUM_MAX),
                 source.prefix,
-                min(fields[5], NUMBER_MAX),
-                self.known(source, fields[6]).id,
-                fields[8],
-                at if 0.0 <= (at := fields[9] + source.offset_s) < TIME_MAX else 0.0,
+                min(request, NUMBER_MAX),
+                self.known(source, name).id,
+                reserved_micro,
+                at if 0.0 <= (at := started + source.offset_s) < TIME_MAX else 0.0,
             )
             for source in sources
-            for position, fields in self.opened.get(source.id, {}).items()
+            for number, (_, request, name, reserved_micro, started, _) in self.opened.get(source.id, {}).items()
         ]
 
     @staticmethod
@@ -244,6 +254,8 @@ class Batch:
         for source in sources:
             if source.id in self.cursors:
                 source.cursor = self.cursors[source.id]
+            source.listed |= self.opened.get(source.id, {}).keys()
+            source.listed &= source.seen
         known = {source.id: source.known for source in sources}
         for (journal, number), one in self.learnt.items():
             known[journal][number] = one

@@ -154,6 +154,8 @@ class LedgerFile:
             "SELECT number, name, price_in, price_out, direct_in, direct_out FROM journal_name WHERE journal = ?",
             (source.id,),
         )
+        rows_open = self._connection.execute("SELECT position FROM unsettled WHERE journal = ?", (source.id,))
+        source.listed = {row[0] for row in rows_open}
         source.known = {row[0]: Known(*row[1:]) for row in rows}
 
     def journals(self) -> list[bytes]:

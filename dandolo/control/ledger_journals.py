@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dandolo.control.ledger_batch import Source, hear
-from dandolo.control.ledger_ring import Ring, Spoiled
+from dandolo.control.ledger_ring import INDEX_BITS, Intent, Ring, Spoiled
 from dandolo.journal import NAME, SETTLED, SUFFIX, UNFINISHED, boot_id
 
 STUCK_S = 2.0
@@ -108,6 +108,19 @@ class Journals:
             source.cursor = cursor
             self._drop(sum(slot[0] == SETTLED for slot in slots))
             ring.release(cursor)
+
+    def open_calls(self, one: Open, *, ended: bool) -> dict[int, Intent]:
+        """The calls of a journal that are not settled. `ended`: its writer is dead."""
+        found = one.ring.open_calls()
+        if ended and found:
+            ring = one.ring
+            settled = ring.settled_last(one.source.cursor) if one.same_boot else ring.settled()
+            found = {
+                number: intent
+                for number, intent in found.items()
+                if settled.get(number & (1 << INDEX_BITS) - 1, -1) < intent[0]
+            }
+        return found
 
     def count_dropped(self, one: Open) -> bool:
         """Whether further rows found no room in their journal."""

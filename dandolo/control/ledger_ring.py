@@ -1,7 +1,8 @@
 """The reading end of a journal (`dandolo.journal`), which may be alive, dead, torn or not ours at all.
 
 Reads with `pread` and never maps the file: one that is cut short under a mapping would kill the process. What is
-read is whole slots in their order; where they end is the reader's next cursor. Decides nothing about money.
+read is whole slots in their order; where they end is the reader's next cursor. Beside them it reads the cells of calls
+that are open. Decides nothing about money.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import msgspec
 
 from dandolo.journal import (
     CAPACITY_MIN,
+    CELL,
+    CELL_BYTES,
+    CELLS_MAX,
     CURSOR_AT,
     DROPPED_AT,
     HEADER,
     HEADER_BYTES,
-    INTENT,
-    INTENT_BYTES,
-    INTENT_WHOLE,
     MAGIC,
     NAME,
     NAME_BYTES_MAX,
@@ -34,8 +35,11 @@ from dandolo.journal import (
     SETTLED_BYTES,
     SETTLED_WHOLE,
     SKIP,
+    TAKEN_AT,
     VERSION,
     Name,
+    cells_of,
+    file_bytes,
 )
 
 CAPACITY_MAX = 1 << 30
@@ -44,13 +48,20 @@ _BLANK = bytes(READ_BYTES)
 _cell = struct.Struct("<Q")
 _number = struct.Struct("<I")
 _places = struct.Struct("<8xQ")
-_intent = INTENT_WHOLE.unpack_from
 _settled = SETTLED_WHOLE.unpack_from
 _name = msgspec.msgpack.Decoder(Name)
 
+_SETTLED_HEAD = SETTLED_BYTES.to_bytes(2, "little") + bytes((SETTLED,))
+_HEAD_AT = 4
+
 Slot = tuple[int, Any, Any]
-"""(INTENT, fields, b""), (SETTLED, fields, bytes) or (NAME, number, Name). Fields are those of `journal.INTENT_WHOLE`
-and `journal.SETTLED_WHOLE`; bytes are a settlement as it stands, without its checksum."""
+"""(SETTLED, fields, bytes) or (NAME, number, Name). Fields are those of `journal.SETTLED_WHOLE`; bytes are a
+settlement as it stands, without its checksum."""
+
+Intent = tuple[int, int, int, int, float, int]
+"""The fields of a cell (`journal.CELL`)."""
+INDEX_BITS = 16
+"""Of an intent's number, the lowest: its cell. The others are its position, in units of 16 bytes."""
 
 
 class Spoiled(Exception):
@@ -84,8 +95,8 @@ class Ring:
                 raise Spoiled("version", f"it has version {version}, and not {VERSION}")
             if not CAPACITY_MIN <= capacity <= CAPACITY_MAX or capacity % 4096:
                 raise Spoiled("corrupt", f"it says that it holds {capacity} bytes")
-            if found.st_size != HEADER_BYTES + capacity:
-                raise Spoiled("corrupt", f"it has {found.st_size} bytes where {HEADER_BYTES + capacity} belong")
+            if found.st_size != file_bytes(capacity):
+                raise Spoiled("corrupt", f"it has {found.st_size} bytes where {file_bytes(capacity)} belong")
             self.prefix = prefix.rstrip(b"\0").decode("ascii", "replace")
             self.capacity: int = capacity
         except BaseException:
@@ -126,6 +137,44 @@ class Ring:
             at += taken
         return slots, at
 
+    def open_calls(self) -> dict[int, Intent]:
+        """The intents that are not settled, by their numbers; of a living writer, about now."""
+        size = min(self._at(TAKEN_AT), cells_of(self.capacity)) * CELL_BYTES
+        data = os.pread(self._file, size, HEADER_BYTES + self.capacity)
+        found: dict[int, Intent] = {}
+        assert CELLS_MAX <= 1 << INDEX_BITS
+        for place in range(0, len(data) - CELL_BYTES + 1, CELL_BYTES):
+            if data[place + CELL.size - 1] == 1:
+                intent: Intent = CELL.unpack_from(data, place)
+                found[intent[0] // 16 << INDEX_BITS | place // CELL_BYTES] = intent
+        return found
+
+    def settled_last(self, cursor: int) -> dict[int, int]:
+        """The cell of the settlement that ends at `cursor`, if one does, and its position: its writer may have been
+        killed before it could free the cell."""
+        place = (cursor - SETTLED_BYTES) % self.capacity
+        data = os.pread(self._file, SETTLED_BYTES, HEADER_BYTES + place)
+        slots: list[Slot] = []
+        _slots(data, cursor - SETTLED_BYTES, 0, slots)
+        return {self._index(slots[0][1][5]): slots[0][1][4]} if slots and slots[0][0] == SETTLED else {}
+
+    def settled(self) -> dict[int, int]:
+        """The cells of all settlements that still stand in the ring, read or not, and the last position of each: what
+        a power failure has left may be older in the cells than here. Reads all of the file."""
+        found: dict[int, int] = {}
+        for offset in range(0, self.capacity, READ_BYTES):
+            # With what a slot that begins in this piece has in the next.
+            data = os.pread(self._file, min(READ_BYTES + SETTLED_BYTES, self.capacity - offset), HEADER_BYTES + offset)
+            place = data.find(_SETTLED_HEAD, _HEAD_AT) - _HEAD_AT
+            while place >= 0:
+                slot = data[place : place + SETTLED_BYTES]
+                if len(slot) == SETTLED_BYTES and crc32(slot[4:]) == _number.unpack_from(slot)[0]:
+                    fields = _settled(slot)
+                    index = self._index(fields[5])
+                    found[index] = max(fields[4], found.get(index, 0))
+                place = data.find(_SETTLED_HEAD, place + _HEAD_AT + 1) - _HEAD_AT
+        return found
+
     def torn(self, cursor: int) -> bool:
         """Whether a slot stands at `cursor` that is not whole: it is being written now, or never will be."""
         data = os.pread(self._file, PREFIX.size, HEADER_BYTES + cursor % self.capacity)
@@ -150,6 +199,10 @@ class Ring:
                     best = position
         return best
 
+    def _index(self, place: int) -> int:
+        """Which cell lies there."""
+        return (place - HEADER_BYTES - self.capacity) // CELL_BYTES
+
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._file)
@@ -166,7 +219,7 @@ def _slots(data: bytes, at: int, left: int, into: list[Slot]) -> int:
     """
     place, end = 0, len(data)
     put = into.append
-    # Once or twice for every request: the two usual kinds come first, and are unpacked once.
+    # Once for every request: the usual kind comes first, and is unpacked once.
     while place + PREFIX.size <= end:
         kind = data[place + 6]
         if kind == SETTLED:
@@ -178,16 +231,6 @@ def _slots(data: bytes, at: int, left: int, into: list[Slot]) -> int:
                 break
             put((SETTLED, fields, inner))
             place += SETTLED_BYTES
-            continue
-        if kind == INTENT:
-            if place + INTENT_BYTES > end:
-                break
-            fields = _intent(data, place)
-            inner = data[place + 4 : place + INTENT_BYTES]
-            if fields[1] != INTENT_BYTES or fields[4] != at + place or crc32(inner) != fields[0]:
-                break
-            put((INTENT, fields, b""))
-            place += INTENT_BYTES
             continue
         crc, size, kind, _, position = PREFIX.unpack_from(data, place)
         if position != at + place or size < PREFIX.size or size % 16 or size > NAME_BYTES_MAX or place + size > end:

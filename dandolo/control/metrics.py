@@ -1,7 +1,7 @@
 """What Prometheus is told: counts and histograms over records, and gauges that others bring.
 
-`Metrics.take` runs once a request and has to be cheap: everything that depends on a record's names is looked
-up by one key, and what it finds are the very cells to be counted in. Cardinality is bounded here and nowhere
+Records are counted by groups that agree in their names (`dandolo.tally`): what depends on names is looked up by one
+key, and what it finds are the very cells to be counted in. Cardinality is bounded here and nowhere
 else: model names are learnt only from answers, so that no caller can mint labels, and beyond `series_max`
 model names, or label sets of one metric, further ones are counted under `other`. Names follow OpenTelemetry's
 conventions for generative AI where they have one. One thread at a time.
@@ -31,6 +31,7 @@ from dandolo.control.exposition import (
 )
 from dandolo.record import Record
 from dandolo.stats import Histogram
+from dandolo.tally import Group, groups_of
 
 SERIES_MAX = 200
 OTHER = "other"
@@ -303,47 +304,46 @@ class Metrics:
             self._duration, self._first_chunk, self._tokens,
         )  # fmt: skip
 
-    def take(self, record: Record) -> None:
-        """Count a finished request."""
-        status = record.status
-        names = (record.endpoint, record.provider, record.model, record.key, status, record.code)
+    def take(self, records: Sequence[Record]) -> None:
+        """Count finished requests."""
+        for group in groups_of(records):
+            self._count(group)
+
+    def _count(self, group: Group) -> None:
+        status, count, attempts = group.status, group.count, group.attempts
+        names = (group.endpoint, group.provider, group.model, group.key, status, group.code)
         requests, errors, duration, first_chunk, tokens_in, tokens_out, cost = self._series.get(names) or self._resolve(
             names
         )
-        requests.value += 1
-        self._bytes_in.value += record.bytes_in
-        self._bytes_out.value += record.bytes_out
-        self._overhead.observe((record.overhead_ms or 0.0) * 1e-3)
+        records = group.records
+        requests.value += count
+        self._bytes_in.value += sum([one.bytes_in for one in records])
+        self._bytes_out.value += sum([one.bytes_out for one in records])
+        _observe_ms(self._overhead, group.overheads_ms, count)
         if errors is not None:
-            errors.value += 1
-            if status < 400 and record.stream:
-                self._interrupted.value += 1
-        if record.estimated:
-            self._estimated.value += 1
-        attempts = record.attempts
+            errors.value += count
+            if status < 400 and group.stream:
+                self._interrupted.value += count
+        self._estimated.value += sum([one.estimated for one in records])
         if not attempts:
             return
-        self._attempts.value += attempts
-        self._queue.observe((record.queue_ms or 0.0) * 1e-3)
+        self._attempts.value += attempts * count
+        _observe_ms(self._queue, group.queues_ms, count)
         if duration is None or first_chunk is None or tokens_in is None or tokens_out is None:
             return
-        duration.observe((record.duration_ms or 0.0) * 1e-3)
-        if record.trace:
-            self._keep_exemplars(record, duration, first_chunk)
-        if record.stream:
-            first_ms = record.first_token_ms
-            if first_ms is not None:
-                first_chunk.observe(first_ms * 1e-3)
+        missing = count - len(group.durations_s)
+        duration.observe_all(group.durations_s if not missing else [0.0] * missing + group.durations_s)
+        for record in records:
+            if record.trace:
+                self._keep_exemplars(record, duration, first_chunk)
+        if group.stream:
+            first_chunk.observe_all(group.firsts_s)
         # Numbers that a provider claims: what is out of all reason would spoil a sum for good.
-        tokens = record.input_tokens
-        if 0 < tokens < 1e12:
-            tokens_in.observe(tokens)
-        tokens = record.output_tokens
-        if 0 < tokens < 1e12:
-            tokens_out.observe(tokens)
-        usd = record.cost_usd
-        if usd is not None and 0 < usd < 1e9:
-            cost.value += usd
+        for cell, tokens in ((tokens_in, group.input_tokens), (tokens_out, group.output_tokens)):
+            if tokens[0] <= 0 or tokens[-1] >= 1e12:
+                tokens = [one for one in tokens if 0 < one < 1e12]
+            cell.observe_all(tokens)
+        cost.value += sum([usd for usd in group.costs_usd if 0 < usd < 1e9])
 
     def _resolve(self, names: tuple[str, str, str, str, int, str]) -> _Series:
         endpoint, provider, model, key, status, code = names
@@ -433,3 +433,9 @@ class Metrics:
         value = max(values) if rest[0].name == _BREAKER else sum(values)
         labels = tuple((name, OTHER) for name, _ in rest[0].labels)
         return [*samples[: most - 1], Gauge(rest[0].name, value, labels)]
+
+
+def _observe_ms(cell: Histogram, ordered: list[float], count: int) -> None:
+    """Count sorted milliseconds into a histogram of seconds, and zero for those of `count` that have none."""
+    values = [ms / 1e3 for ms in ordered]
+    cell.observe_all(values if len(values) == count else [0.0] * (count - len(values)) + values)

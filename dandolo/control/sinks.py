@@ -14,6 +14,7 @@ from dandolo.control.log import Form, format_records
 from dandolo.control.logwriter import LogWriter
 from dandolo.control.metrics import Metrics
 from dandolo.record import Record
+from dandolo.tally import Batch
 
 COMPLAIN_S = 60.0
 _log = logging.getLogger("dandolo")
@@ -46,9 +47,7 @@ class Counted:
 
     def take(self, records: Sequence[Record], now: float) -> None:
         """Count them."""
-        count = self._metrics.take
-        for record in records:
-            count(record)
+        self._metrics.take(records)
 
 
 class Fanout:
@@ -72,6 +71,8 @@ class Fanout:
         """Records of one worker, in the order of their ends."""
         if not records:
             return
+        # Most sinks count by groups: they share them.
+        records = Batch(records)
         for sink in self._sinks:
             try:
                 sink.take(records, now)

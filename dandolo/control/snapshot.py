@@ -9,7 +9,6 @@ null: the page shows it as absent. Nothing here waits, and everything is bounded
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -19,6 +18,7 @@ import msgspec
 from dandolo import __version__
 from dandolo.control.window import SLICE_S, Columns, Names, Percentiles, growing
 from dandolo.record import NOT_CACHED, Record
+from dandolo.tally import groups_of
 from dandolo.values import fit
 
 VERSION: Final = 1
@@ -92,40 +92,36 @@ class Snapshots:
     # -- what happens ----------------------------------------------------------------------------------
 
     def take(self, records: Sequence[Record], now: float) -> None:
-        """Count finished requests. Sums are kept by all names together and dealt out once a second: half a microsecond
-        a record, where dealing out each took five."""
-        sums = self._sums
-        times = [(values.bounds, values.counts) for values in self._minute]
-        (ms, durations), (_, firsts), (queue_ms, queues), (own_ms, owns) = times
-        for record in records:
-            status, cache, attempts = record.status, record.cache, record.attempts
+        """Count finished requests. Sums are kept by all names together and dealt out once a second."""
+        sums, failed = self._sums, False
+        for group in groups_of(records):
+            status, cache, attempts, count = group.status, group.cache, group.attempts, group.count
             # Names of models that nobody answered for are any text that a caller thought of.
-            model = record.model if attempts or cache in _CACHED else ""
-            names = (record.account, model, record.key, cache)
+            model = group.model if attempts or cache in _CACHED else ""
+            names = (group.account, model, group.key, cache)
             sum_of = sums.get(names)
             if sum_of is None:
                 if len(sums) >= SUMS_MAX:
                     self._deal_out()
                 sum_of = sums[names] = [0.0] * len(_SUMS)
-            sum_of[0] += 1
-            sum_of[2] += record.input_tokens
-            sum_of[3] += record.output_tokens
-            if record.cost_usd:
-                sum_of[4] += record.cost_usd
+            sum_of[0] += count
+            sum_of[2] += sum(group.input_tokens)
+            sum_of[3] += sum(group.output_tokens)
+            sum_of[4] += sum(group.costs_usd)
             # The caller's own mistakes (4xx) and leaving (499) say nothing about how well it goes here.
-            if status >= 400 or record.code:
-                if (status >= 500 or status < 400) and record.code != NOT_CACHED:
-                    sum_of[1] += 1
-                if status != 499:
-                    self._errors.append(record)
-            if (value := record.duration_ms) is not None:
-                durations[bisect_left(ms, value)] += 1
-            if (value := record.first_token_ms) is not None:
-                firsts[bisect_left(ms, value)] += 1
+            if status >= 400 or group.code:
+                if (status >= 500 or status < 400) and group.code != NOT_CACHED:
+                    sum_of[1] += count
+                failed = failed or status != 499
+            self._duration.observe_all(group.durations_ms)
+            self._first.observe_all(group.firsts_ms)
             if attempts:
-                queues[bisect_left(queue_ms, record.queue_ms or 0.0)] += 1
-            if (value := record.overhead_ms) is not None:
-                owns[bisect_left(own_ms, value)] += 1
+                waited = group.queues_ms
+                self._queue.counts[0] += count - len(waited)
+                self._queue.observe_all(waited)
+            self._overhead.observe_all(group.overheads_ms)
+        if failed:
+            self._errors.extend([one for one in records if (one.status >= 400 or one.code) and one.status != 499])
 
     def _deal_out(self) -> None:
         add = self._columns.add

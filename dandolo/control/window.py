@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from dandolo.stats import Histogram
+from dandolo.stats import Histogram, count_into
 
 SLICE_S = 5
 SLICES = 12
@@ -62,10 +62,7 @@ class Columns:
 
 
 class Percentiles:
-    """A histogram of the last minute. Values are in any unit, bounds in the same.
-
-    Whoever counts very often does what `observe` does by itself, with `bounds` and `counts` (which `advance` replaces).
-    """
+    """A histogram of the last minute. Values are in any unit, bounds in the same."""
 
     __slots__ = ("_slices", "bounds", "counts")
 
@@ -77,6 +74,10 @@ class Percentiles:
     def observe(self, value: float) -> None:
         """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
+
+    def observe_all(self, ordered: Sequence[float]) -> None:
+        """Count many, which are sorted."""
+        count_into(self.counts, self.bounds, ordered)
 
     def advance(self) -> None:
         """A slice of the minute is over."""

@@ -50,10 +50,12 @@ ID_PREFIX_BYTES = 16
 """Of a request's id: what all of one worker have in common. The number follows, in hexadecimal."""
 
 Booked = tuple[int, int, int]
-"""An open call: the position of its intent (-1: there was no room), its name's number, its request's number."""
+"""An open call: the cell of its intent (-1: there was no room), its name's number, its request's number."""
 
+_WHOLE = CALL | REQUEST | ANSWERED
 _NOTHING = Usage()
-_SETTLED: Booked = (-1, -1, -1)
+SETTLED: Booked = (-1, -1, -1)
+"""What stands for the call of an exchange that has been settled with its request."""
 _log = logging.getLogger("dandolo")
 _now = time.monotonic
 
@@ -61,10 +63,11 @@ _now = time.monotonic
 class Books:
     """One worker's journal as exchanges meet it."""
 
-    __slots__ = ("_names", "_oldest", "journal")
+    __slots__ = ("_intent", "_names", "_oldest", "_settle", "journal")
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
+        self._intent, self._settle = journal.intent, journal.settle
         self._oldest = 0
         """The lowest number of a name that readers are sure to know."""
         self._names: dict[tuple[int, str, str, str], tuple[int, Target | None]] = {}
@@ -105,10 +108,10 @@ class Books:
             )
             if lane is not None and name >= 0:
                 lane.booked = (target, name)
-        number = int(exchange.encoded_id[ID_PREFIX_BYTES:], 16)
+        number = exchange.number or int(exchange.encoded_id[ID_PREFIX_BYTES:], 16)
         held = exchange.held
         reserved_micro_usd = held.micro if held is not None else 0
-        at = self.journal.intent(number, name, reserved_micro_usd, exchange.started) if name >= 0 else -1
+        at = self._intent(number, name, reserved_micro_usd, exchange.started) if name >= 0 else -1
         if at < 0:
             terms = exchange.admitted.tenant.terms
             if terms is not None and (terms.budget_day is not None or terms.budget_month is not None):
@@ -118,9 +121,10 @@ class Books:
 
     def ended(self, exchange: Exchange) -> None:
         """A request is over (`Exchange.let_go` has been called), and with it the call whose answer it was given."""
-        usage, booked = exchange.usage or _NOTHING, exchange.booked
-        if booked is _SETTLED:
+        booked = exchange.booked
+        if booked is SETTLED:
             return
+        usage = exchange.usage or _NOTHING
         if booked is None:
             target, model = exchange.target, exchange.model
             if target is None and exchange.status >= 400:
@@ -148,7 +152,7 @@ class Books:
             return
         cost, saved, started, first = usage.cost_usd, exchange.saved_usd, exchange.started, exchange.first_token_at
         try:
-            self.journal.settle(
+            self._settle(
                 at,
                 number,
                 name,
@@ -173,28 +177,31 @@ class Books:
     def answered(self, exchange: Exchange) -> None:
         """The answer to a request is complete, and its end is about to be sent: once a client has an answer, its cost
         is written down. `ended` then has nothing to add."""
-        booked, tap = exchange.booked, exchange.tap
-        if booked is None or booked[1] < 0:
+        booked = exchange.booked
+        if booked is None:
             return
-        exchange.booked = _SETTLED
         at, name, number = booked
-        usage = exchange.usage
-        flags = CALL | REQUEST | ANSWERED
+        if name < 0:
+            return
+        exchange.booked = SETTLED
+        usage, tap, first = exchange.usage, exchange.tap, None
+        flags = _WHOLE
         if tap is not None:
             usage = tap.usage if tap.counted else estimated(tap.usage, len(exchange.request.body), tap.data_events)
             flags |= STREAM
+            first = exchange.first_token_at
         elif usage is None:
             usage = _NOTHING
         if usage.estimated:
             flags |= ESTIMATED
-        cost, started, first = usage.cost_usd, exchange.started, exchange.first_token_at
-        self.journal.settle(
+        cost, cache, started = usage.cost_usd, exchange.cache, exchange.started
+        self._settle(
             at,
             number,
             name,
             flags,
             exchange.status,
-            CACHE_CODES.get(exchange.cache, 0),
+            CACHE_CODES[cache] if cache else 0,
             exchange.attempts,
             usage.input_tokens,
             usage.output_tokens,
@@ -237,7 +244,7 @@ class Books:
             self.journal.drop()
             return
         try:
-            self.journal.settle(
+            self._settle(
                 -1, int(hit.encoded_id[ID_PREFIX_BYTES:], 16), name, REQUEST, 200, CACHE_CODES["hit"], 0,
                 usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens, UNKNOWN,
                 _nano(saved), hit.at, hit.took_s, -1.0,
@@ -247,7 +254,7 @@ class Books:
 
     def _call(self, exchange: Exchange, usage: Usage, flags: int) -> None:
         booked, exchange.booked = exchange.booked, None
-        if booked is None or booked is _SETTLED:
+        if booked is None or booked is SETTLED:
             return
         at, name, number = booked
         if name < 0:
@@ -255,7 +262,7 @@ class Books:
             return
         cost = UNKNOWN if usage.cost_usd is None else int(usage.cost_usd * 1e9 + 0.5)
         started = exchange.started
-        self.journal.settle(
+        self._settle(
             at, number, name, flags, 0, 0, 0, usage.input_tokens, usage.output_tokens, usage.cached_tokens,
             usage.reasoning_tokens, cost, UNKNOWN, started, _now() - started, -1.0,
         )  # fmt: skip

@@ -21,7 +21,7 @@ from dandolo.errors import GatewayError, ProtocolError, RequestError, UpstreamTi
 from dandolo.gateway import answers, site
 from dandolo.gateway.admission import Admission, Tenant
 from dandolo.gateway.batch import Batches
-from dandolo.gateway.books import Books
+from dandolo.gateway.books import SETTLED, Books
 from dandolo.gateway.exchange import Exchange
 from dandolo.gateway.fleet import Runtime
 from dandolo.gateway.flying import fly
@@ -225,8 +225,8 @@ class Gateway:
         """Handle a request that has been counted in."""
         admitted = request.context
         assert isinstance(admitted, Admitted)
-        exchange = Exchange(self, admitted, connection, request, self.next_id())
-        connection.exchange = exchange
+        exchange = connection.exchange = Exchange(self, admitted, connection, request, self.next_id())
+        exchange.number = self.requests
         self.sweep.items.add(exchange)
         exchange.begin()
 
@@ -317,7 +317,7 @@ class Gateway:
         finished.append(exchange)
         exchange.let_go()
         # Before what is charged takes the price list's word for the provider's.
-        if self.books is not None:
+        if self.books is not None and exchange.booked is not SETTLED:
             self.books.ended(exchange)
         if exchange.held is not None:
             settle(exchange, answered=exchange.status < 400, left=exchange.status == 499)

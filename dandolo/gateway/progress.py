@@ -44,22 +44,23 @@ _now = time.monotonic
 class Progress(Timed):
     """The state of an exchange."""
 
+    # What is the same for every new exchange stands on the class: an exchange is made for each request. But what is
+    # read or set for most has a slot: beyond 30 other attributes an instance gets a table of its own.
     __slots__ = (
-        "body_bytes", "ended_at", "explanations", "hedge", "held", "method", "model", "response", "selection", "silent",
-        "tried",
+        "admitted", "attempts", "begun", "booked", "cache", "call", "client", "committed", "encoded_id", "endpoint",
+        "first_byte_at", "first_token_at", "gateway", "held", "lane", "number", "plan", "plane", "request", "response",
+        "sent_at", "started", "status", "tap", "target", "usage",
     )  # fmt: skip
-    # The rest is in the instance's dict, which up to 30 names is as quick, and much slower beyond.
 
-    # What is the same for every new exchange stands on the class: an exchange is made for each request.
     suffix = ""
-    committed = False
+    committed: bool
     provider_s = 0.0
     """Seconds spent waiting for providers."""
     queue_s = 0.0
     """Seconds spent waiting for slots."""
     bytes_out = 0
-    usage: usages.Usage | None = None
-    tap: StreamTap | None = None
+    usage: usages.Usage | None
+    tap: StreamTap | None
     relay: EventRelay | BytesRelay | Following | None = None
     finish_reason: str | None = None
     shares = False
@@ -72,9 +73,9 @@ class Progress(Timed):
     """Its plain answer, when it leads."""
     response: Response | None
     """The head of the provider's answer, for those who are given the same."""
-    plan: Plan | None = None
+    plan: Plan | None
     """What the cache may do for it."""
-    cache = ""
+    cache: str
     """What the cache did for it: hit, miss, collapsed, stale; "" for nothing."""
     cache_lines = b""
     """Header lines that say so."""
@@ -86,30 +87,30 @@ class Progress(Timed):
     """The id of the provider's plain answer."""
     held: Held | None
     """What is set aside of its key's tokens and budget."""
-    call: Call | None = None
-    target: Target | None = None
-    attempts = 0
+    call: Call | None
+    target: Target | None
+    attempts: int
     error: GatewayError | None = None
-    status = 0
-    first_byte_at: float | None = None
-    first_token_at: float | None = None
+    status: int
+    first_byte_at: float | None
+    first_token_at: float | None
     streamed = False
     relayed = False
-    model: str
+    model = ""
     code = ""
-    ended_at: float
-    body_bytes: int
-    method: bytes
+    ended_at = 0.0
+    body_bytes = 0
+    method = b""
     strand: Strand | None = None
-    begun: Begun | None = None
+    begun: Begun | None
     ended = False
-    lane: Lane | None = None
-    tried: list[Candidate] | None
+    lane: Lane | None
+    tried: list[Candidate] | None = None
     """Who was asked, in order."""
     attempting = False
     """Whether an attempt of this story's own is under way."""
-    hedge: Hedge | None
-    silent: Candidate | None
+    hedge: Hedge | None = None
+    silent: Candidate | None = None
     failures: tuple[str, ...] = ()
     """Who failed before, and how: account and code."""
     chosen: Candidate | None = None
@@ -119,10 +120,12 @@ class Progress(Timed):
     priority = NORMAL
     explains = False
     """Whether the answer tells how its provider was chosen."""
-    selection: Selection | None
+    selection: Selection | None = None
     """How a model was chosen, where the caller left that to us."""
-    explanations: tuple[Explanation, ...]
-    booked: Booked | None = None
+    explanations: tuple[Explanation, ...] = ()
+    number: int
+    """Of the request, 0 where the one that made its id has not said it."""
+    booked: Booked | None
     """The call that is under way, as the journal has it."""
     saved_usd: float | None = None
     """What the answer cost that the cache gave again, where that is known."""
@@ -145,10 +148,12 @@ class Progress(Timed):
         self.request = request
         self.encoded_id = request_id
         self.endpoint = admitted.endpoint
+        self.usage = self.tap = self.plan = self.held = self.call = self.target = self.lane = self.booked = None
+        self.first_byte_at = self.first_token_at = self.begun = self.response = None
+        self.committed = False
+        self.cache = ""
+        self.attempts = self.status = self.number = 0
         self.started = self.sent_at = _now()
-        self.held = self.hedge = self.response = self.selection = self.silent = self.tried = None
-        self.explanations = ()
-        self.model, self.method, self.body_bytes, self.ended_at = "", b"", 0, 0.0
 
     @property
     def id(self) -> str:

@@ -34,6 +34,7 @@ from dandolo.mind.rolling import Rolling
 from dandolo.notice import Notice, Severity, Standing
 from dandolo.record import NOT_CACHED, Record
 from dandolo.stats import Histogram
+from dandolo.tally import groups_of
 
 CLEAR_SHARE: Final = 0.8
 """Of a threshold: below it things are well again."""
@@ -140,7 +141,7 @@ class _Latency:
 class Alerts:
     """All rules of one gateway. Give it records as they come and call `tick` about once a second.
 
-    Not for several threads. It takes about 0.3 µs a record and 50 µs a tick.
+    Not for several threads. It takes a few µs a group of records and 50 µs a tick.
     """
 
     def __init__(self, thresholds: Thresholds) -> None:
@@ -167,23 +168,21 @@ class Alerts:
 
     def take(self, records: Sequence[Record]) -> None:
         """Count finished requests in; they are seen by the next `tick`."""
-        for record in records:
-            status = record.status
-            if record.code == NOT_CACHED:
+        for group in groups_of(records):
+            status, count = group.status, group.count
+            if group.code == NOT_CACHED:
                 continue
-            if status >= 500 or (status < 400 and record.code):
-                self._bad += 1
+            if status >= 500 or (status < 400 and group.code):
+                self._bad += count
                 continue
             if status >= 400:
                 continue
-            self._good += 1
-            ms = record.first_token_ms if record.stream else record.duration_ms
-            if ms is None:
-                continue
-            if record.endpoint in _TEXT:
-                self._text.pending.observe(ms * 1e-3)
-            elif record.endpoint.startswith(_IMAGES):
-                self._images.pending.observe(ms * 1e-3)
+            self._good += count
+            waits = group.firsts_s if group.stream else group.durations_s
+            if group.endpoint in _TEXT:
+                self._text.pending.observe_all(waits)
+            elif group.endpoint.startswith(_IMAGES):
+                self._images.pending.observe_all(waits)
 
     def tick(self, facts: Facts, now: float) -> list[Notice]:
         """Judge everything at `now` (Unix seconds). Returns what is to be told: each incident once, its end once."""

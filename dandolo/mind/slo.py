@@ -21,6 +21,8 @@ import msgspec
 
 from dandolo.config.objectives import Slo
 from dandolo.record import NOT_CACHED, Record
+from dandolo.stats import count_into
+from dandolo.tally import Group, groups_of
 
 WINDOWS_S = {"1h": 3600, "24h": 86_400, "30d": 30 * 86_400}
 GRAINS_S = {"1h": 300, "24h": 3600, "30d": 86_400}
@@ -205,30 +207,29 @@ class Objectives:
 
     def take(self, records: Sequence[Record], now: float) -> None:
         """Count requests that have ended about `now` (Unix seconds)."""
-        for record in records:
-            status = record.status
-            if 400 <= status < 500 or not status or record.duration_ms is None or record.code == NOT_CACHED:
+        for group in groups_of(records):
+            status, total = group.status, len(group.durations_s)
+            if 400 <= status < 500 or not status or not total or group.code == NOT_CACHED:
                 continue
-            series = self._known((record.key, record.model[:MODEL_CHARS_MAX], workload(record.endpoint)))
-            wait_ms = (
-                record.first_token_ms if record.stream and record.first_token_ms is not None else (record.duration_ms)
-            )
-            bucket = bisect_left(BOUNDS_S, wait_ms / 1e3)
+            series = self._known((group.key, group.model[:MODEL_CHARS_MAX], workload(group.endpoint)))
+            firsts = group.firsts_s if group.stream else ()
+            waits = group.durations_s
+            if firsts:
+                waits = firsts if len(firsts) == total == group.count else _waits_s(group)
             for window, grain in GRAINS_S.items():
                 cells, place = self._cells[window], (int(now) // grain, series)
                 cell = cells.get(place)
                 if cell is None:
                     cell = cells[place] = Cell()
-                cell.total += 1
+                cell.total += total
                 if status >= 500:
-                    cell.failed += 1
+                    cell.failed += total
                 else:
-                    cell.waits[bucket] += 1
-                    if record.stream and record.first_token_ms is not None:
-                        cell.firsts[bucket] += 1
-                if record.cache:
-                    cell.cacheable += 1
-                    cell.hits += record.cache in _HITS
+                    count_into(cell.waits, BOUNDS_S, waits)
+                    count_into(cell.firsts, BOUNDS_S, firsts)
+                if group.cache:
+                    cell.cacheable += total
+                    cell.hits += total if group.cache in _HITS else 0
             self._changed.add((int(now) // 3600, series))
 
     def tick(self, now: float) -> None:
@@ -330,3 +331,14 @@ def _cell(data: bytes) -> Cell | None:
     except msgspec.DecodeError:
         return None
     return cell if len(cell.waits) == _BUCKETS == len(cell.firsts) else None
+
+
+def _waits_s(group: Group) -> list[float]:
+    """What the clients of streams waited for, where some never saw a token."""
+    return sorted(
+        [
+            (one.duration_ms if one.first_token_ms is None else one.first_token_ms) / 1e3
+            for one in group.records
+            if one.duration_ms is not None
+        ]
+    )

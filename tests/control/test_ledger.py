@@ -22,7 +22,7 @@ from dandolo.control import ledger_file
 from dandolo.control import ledger_reading as reading
 from dandolo.control.ledger import FILE, FOLDER, Ledger
 from dandolo.control.ledger_reading import Question, Unreadable
-from dandolo.journal import ANSWERED, CALL, ESTIMATED, REQUEST, Journal, Name
+from dandolo.journal import ANSWERED, CALL, CELL_BYTES, ESTIMATED, REQUEST, Journal, Name
 
 PREFIX = b"req_0123456789ab"
 BOTH = CALL | REQUEST | ANSWERED
@@ -491,6 +491,49 @@ def test_slots_that_cannot_be_do_not_stop_the_ledger(tmp_path: Path) -> None:
         assert one["paid_usd"] == 1.23e-7
         assert json.dumps(reading.usage(ledger.path, Question(("model", "hour"))))
         reading.request(ledger.path, "req_0123456789ab" + "f" * 10)
+
+
+@pytest.mark.parametrize("read_before", [False, True], ids=["unread", "read before"])
+@pytest.mark.parametrize("rebooted", [False, True], ids=["killed", "power failure"])
+def test_a_call_is_settled_or_listed_also_when_its_cell_was_not_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_before: bool, rebooted: bool
+) -> None:
+    """A worker died between a settlement and the freeing of its cell, while another call was open."""
+    with journal_in(tmp_path) as journal:
+        # A first attempt that failed, and the second one, which takes the same cell and stays open.
+        first = journal.intent(7, 0, 3_000, time.monotonic())
+        assert journal.settle(first, 7, 0, CALL, 0, 0, 0, 0, 0, 0, 0, -1, -1, time.monotonic(), 0.1, -1.0)
+        assert journal.intent(7, 0, 4_000, time.monotonic()) == first
+        cell = journal.intent(8, 0, 5_000, time.monotonic())
+        taken = journal._map[cell : cell + CELL_BYTES]
+        assert journal.settle(cell, 8, 0, BOTH, 200, 0, 1, 10, 20, 0, 0, 900, -1, time.monotonic(), 0.1, -1.0)
+        journal._map[cell : cell + CELL_BYTES] = taken
+        if read_before:
+            with running(tmp_path) as ledger:
+                assert ledger.flush(10)
+    if rebooted:
+        monkeypatch.setattr("dandolo.control.ledger_journals.boot_id", lambda: bytes(16))
+    with running(tmp_path) as ledger:
+        until(lambda: ledger.flush(5) and not list((tmp_path / FOLDER).glob("*.ring")))
+        told = reading.usage(ledger.path, Question())
+    assert told["unsettled"]["count"] == 1
+    assert [one["id"][len(PREFIX) :] for one in told["unsettled"]["newest"]] == ["0000000007"]
+    assert told["total"]["calls"] == 2
+
+
+def test_calls_under_way_are_listed_while_they_are(tmp_path: Path) -> None:
+    with running(tmp_path) as ledger, journal_in(tmp_path) as journal:
+        intents = [journal.intent(n, 0, 0, time.monotonic()) for n in range(3)]
+        assert ledger.flush(10)
+
+        def listed() -> list[int]:
+            with contextlib.closing(sqlite3.connect(ledger.path)) as file:
+                return [row[0] for row in file.execute("SELECT number FROM unsettled WHERE lost = 0 ORDER BY 1")]
+
+        assert listed() == [0, 1, 2]
+        journal.settle(intents[1], 1, 0, BOTH, 200, 0, 1, 1, 1, 0, 0, 5, -1, time.monotonic(), 0.1, -1.0)
+        assert ledger.flush(10)
+        assert listed() == [0, 2]
 
 
 # -- upkeep ------------------------------------------------------------------------------------------------------------

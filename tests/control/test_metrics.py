@@ -65,8 +65,8 @@ WHOM = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": "venice", "gen_
 
 def test_an_answered_request_is_counted_everywhere() -> None:
     metrics = Metrics()
-    metrics.take(record())
-    metrics.take(record())
+    metrics.take([record()])
+    metrics.take([record()])
     found = read(metrics.text())
     assert at(found, "dandolo_requests_total", endpoint="chat", status="200", provider="venice", key="ci") == 2
     assert at(found, "dandolo_attempts_total") == 4
@@ -92,9 +92,9 @@ def test_an_answered_request_is_counted_everywhere() -> None:
 
 def test_errors_are_counted_by_code() -> None:
     metrics = Metrics()
-    metrics.take(record(status=504, code="upstream_timeout", stream=False))
-    metrics.take(record(code="upstream_stream_error", estimated=True))
-    metrics.take(record(status=401, code="invalid_api_key", provider="", key="", attempts=0, stream=False))
+    metrics.take([record(status=504, code="upstream_timeout", stream=False)])
+    metrics.take([record(code="upstream_stream_error", estimated=True)])
+    metrics.take([record(status=401, code="invalid_api_key", provider="", key="", attempts=0, stream=False)])
     found = read(metrics.text())
     assert at(found, "dandolo_request_errors_total", code="upstream_timeout") == 1
     assert at(found, "dandolo_request_errors_total", code="invalid_api_key") == 1
@@ -108,7 +108,7 @@ def test_errors_are_counted_by_code() -> None:
 
 def test_a_plain_answer_has_no_first_chunk() -> None:
     metrics = Metrics()
-    metrics.take(record(stream=False, first_token_ms=None))
+    metrics.take([record(stream=False, first_token_ms=None)])
     found = read(metrics.text())
     assert at(found, "gen_ai_client_operation_time_to_first_chunk_seconds_count", **WHOM) == 0
 
@@ -128,7 +128,7 @@ def models(found: Samples) -> set[str]:
 def test_a_caller_cannot_mint_labels(refused: dict[str, Any]) -> None:
     metrics = Metrics()
     for n in range(5000):
-        metrics.take(record(model=f"invented-{n}", **refused))
+        metrics.take([record(model=f"invented-{n}", **refused)])
     found = read(metrics.text())
     assert models(found) <= {"other"}
     assert len(found) < 150
@@ -136,9 +136,9 @@ def test_a_caller_cannot_mint_labels(refused: dict[str, Any]) -> None:
 
 def test_failures_of_a_model_that_is_known_are_told_under_its_name() -> None:
     metrics = Metrics()
-    metrics.take(record(status=404, code="model_not_found"))
-    metrics.take(record())
-    metrics.take(record(status=404, code="model_not_found"))
+    metrics.take([record(status=404, code="model_not_found")])
+    metrics.take([record()])
+    metrics.take([record(status=404, code="model_not_found")])
     found = read(metrics.text())
     duration = "gen_ai_client_operation_duration_seconds_count"
     assert at(found, duration, **WHOM, error_type="model_not_found") == 1
@@ -148,7 +148,7 @@ def test_failures_of_a_model_that_is_known_are_told_under_its_name() -> None:
 def test_further_models_and_label_sets_are_counted_as_other() -> None:
     metrics = Metrics(series_max=10)
     for n in range(500):
-        metrics.take(record(model=f"model-{n}", key=f"key-{n}", provider=f"provider-{n}", code=f"code-{n}"))
+        metrics.take([record(model=f"model-{n}", key=f"key-{n}", provider=f"provider-{n}", code=f"code-{n}")])
     found = read(metrics.text())
     assert len(models(found)) == 11
     assert sum(value for (name, _), value in found.items() if name == "dandolo_requests_total") == 500
@@ -162,7 +162,7 @@ def test_further_models_and_label_sets_are_counted_as_other() -> None:
 def test_statuses_that_nobody_registered_share_a_label() -> None:
     metrics = Metrics()
     for status in range(560, 600):
-        metrics.take(record(status=status, code="upstream_error"))
+        metrics.take([record(status=status, code="upstream_error")])
     found = read(metrics.text())
     assert at(found, "dandolo_requests_total", endpoint="chat", status="other", provider="venice", key="ci") == 40
 
@@ -181,14 +181,14 @@ def test_statuses_that_nobody_registered_share_a_label() -> None:
 )
 def test_label_values_are_escaped(name: str, shown: str) -> None:
     metrics = Metrics()
-    metrics.take(record(model=name))
+    metrics.take([record(model=name)])
     assert models(read(metrics.text())) == {shown}
 
 
 def test_names_that_look_the_same_once_cut_are_one_series() -> None:
     metrics = Metrics()
-    metrics.take(record(model="x" * 200))
-    metrics.take(record(model="x" * 201))
+    metrics.take([record(model="x" * 200)])
+    metrics.take([record(model="x" * 201)])
     found = read(metrics.text([breaker_gauge("venice", "x" * n, "open") for n in (200, 201)]))
     shown = {**WHOM, "gen_ai_request_model": "x" * 125 + "…"}
     assert at(found, "gen_ai_client_operation_duration_seconds_count", **shown) == 2
@@ -197,8 +197,8 @@ def test_names_that_look_the_same_once_cut_are_one_series() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 1e300])
 def test_a_provider_cannot_spoil_a_sum(value: float) -> None:
     metrics = Metrics()
-    metrics.take(record(cost_usd=value, input_tokens=10**400, output_tokens=-5))
-    metrics.take(record())
+    metrics.take([record(cost_usd=value, input_tokens=10**400, output_tokens=-5)])
+    metrics.take([record()])
     found = read(metrics.text())
     assert at(found, "dandolo_cost_usd_total", provider="venice", key="ci") == 0.25
     assert at(found, "gen_ai_client_token_usage_sum", **WHOM, gen_ai_token_type="input") == 300
@@ -256,7 +256,7 @@ def test_the_process_is_described() -> None:
 
 def test_every_line_is_of_the_format() -> None:
     metrics = Metrics()
-    metrics.take(record())
+    metrics.take([record()])
     page = metrics.text().decode()
     assert page.endswith("\n")
     for line in page.splitlines():

@@ -42,8 +42,8 @@ def record(**changes: Any) -> Record:
 
 def filled() -> Metrics:
     metrics = Metrics()
-    metrics.take(record())
-    metrics.take(record(status=502, code="upstream_unavailable", trace=""))
+    metrics.take([record()])
+    metrics.take([record(status=502, code="upstream_unavailable", trace="")])
     return metrics
 
 
@@ -81,8 +81,8 @@ def test_the_page_is_read_by_the_strict_parser() -> None:
 
 def test_buckets_name_the_newest_trace_that_fell_into_them() -> None:
     metrics = filled()
-    metrics.take(record(trace=f"00-{'a' * 32}-{SPAN}-01", duration_ms=1400.0))
-    metrics.take(record(trace=f"00-{'b' * 32}-{SPAN}-00", duration_ms=1450.0))
+    metrics.take([record(trace=f"00-{'a' * 32}-{SPAN}-01", duration_ms=1400.0)])
+    metrics.take([record(trace=f"00-{'b' * 32}-{SPAN}-00", duration_ms=1450.0)])
     families = {family.name: family for family in read_open(metrics.text(openmetrics=True).decode())}
     found = {
         (family.name, one.labels["le"]): one.exemplar

@@ -150,7 +150,7 @@ def test_metrics_have_opentelemetrys_names() -> None:
         with Collector() as collector:
             metrics = Metrics()
             for _ in range(3):
-                metrics.take(record())
+                metrics.take([record()])
             otlp = sending(collector, metrics, metrics_interval=1.0)
             for now in range(1, 4):
                 otlp.tick(1_764_000_100.0 + now)
