@@ -1,6 +1,7 @@
 """What the cache costs and saves, through whole servers: `python -m bench.cache.server [--write]`.
 
-    hit     the same 1 KB request again and again: Dandolo's memory beside nginx's proxy_cache (its key is the body)
+    hit     the same 1 KB request again and again: Dandolo's memory beside nginx's proxy_cache, whose key is the body
+            (with open_file_cache besides, nginx takes a quarter less)
     miss    a new request each time that may be kept: Dandolo with `levels = ["memory"]` beside `levels = []`
     bypass  a new request each time that may not (a temperature): the same two
     stream  100 clients that ask for one and the same stream at one time: how late chunks are, shared and each its own
@@ -67,7 +68,6 @@ http {{
     keepalive_requests 100000000;
     client_max_body_size 32m;
     client_body_buffer_size 512k;
-    open_file_cache max=1000 inactive=60s;
     upstream provider {{ server 127.0.0.1:{stub_port}; keepalive 256; keepalive_requests 100000000; }}
     server {{
         listen 127.0.0.1:{port};
