@@ -107,6 +107,13 @@ def is_record(data: bytes) -> bool:
     return kind in (_PLAIN, _DEFLATED) and data[2:_HEAD_BYTES] == _checksum(kind, data[_HEAD_BYTES:])
 
 
+def unpacked_bytes(record: bytes) -> int:
+    """How large a record says it is once unpacked: what unpacking it may take, whatever it turns out to be."""
+    if record[:2] == _DEFLATED:
+        return int.from_bytes(record[_HEAD_BYTES : _HEAD_BYTES + _SIZE_BYTES], "big")
+    return len(record)
+
+
 def decode(record: bytes, key: bytes) -> Entry | None:
     """The entry in a record that was found under `key`; None for everything but a whole record of that very key.
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from dandolo.cache.breaker import Breaker
-from dandolo.cache.entry import Entry, decode, encode, is_record
+from dandolo.cache.entry import Entry, decode, encode, is_record, unpacked_bytes
 from dandolo.cache.generations import Kind, Marks
 from dandolo.cache.purge_log import KEY as PURGES_KEY
 from dandolo.cache.purge_log import PurgeLog
@@ -188,6 +188,8 @@ class Tiers:
         self._clock = clock
         self._queue: deque[_Waiting] = deque()
         self._queued_bytes = 0
+        self._forgotten: set[bytes] = set()
+        """Keys forgotten while a batch was in hand, which is not in the queue any more."""
         self._writing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -214,6 +216,8 @@ class Tiers:
         """Write what is queued, for CLOSE_S at most, and end."""
         if self._writing is not None:
             await asyncio.wait((self._writing,), timeout=CLOSE_S)
+            self._writing.cancel()
+            await asyncio.gather(self._writing, return_exceptions=True)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -290,6 +294,7 @@ class Tiers:
     async def _write(self) -> None:
         queue, loop = self._queue, asyncio.get_running_loop()
         while queue:
+            self._forgotten.clear()
             puts: list[Put] = []
             sets: list[tuple[bytes, bytes, int]] = []
             for _ in range(min(BATCH, len(queue))):
@@ -312,6 +317,9 @@ class Tiers:
                 if self.sqlite is not None and waiting.disk:
                     puts.append(Put(entry.key, record, entry.usable_until, marks))
                 sets.append((entry.key, entry.key + record, int((entry.usable_until - self._clock()) * 1000)))
+            if self._forgotten:
+                puts = [put for put in puts if put.key not in self._forgotten]
+                sets = [one for one in sets if one[0] not in self._forgotten]
             if self.sqlite is not None and puts:
                 await self.sqlite.put_many(puts)
             if self.redis is not None and sets:
@@ -322,6 +330,8 @@ class Tiers:
     def forget(self, key: bytes) -> None:
         """Remove one answer everywhere, without waiting."""
         self._unqueue(lambda waiting: waiting.entry.key == key)
+        if self._writing is not None and not self._writing.done():
+            self._forgotten.add(key)
         for source in self.sources:
             source.discard(key)
 
@@ -421,7 +431,7 @@ class _LookUp:
         if record is None:
             self._tiers.counts.misses[source.tier] += 1
             self.next()
-        elif len(record) <= THREAD_BYTES:
+        elif unpacked_bytes(record) <= THREAD_BYTES:
             self._judge(source, decode(record, self._key), purged)
         else:
             work = asyncio.get_running_loop().run_in_executor(None, decode, record, self._key)

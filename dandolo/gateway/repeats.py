@@ -219,10 +219,11 @@ class Repeats:
         self.candidate = None
 
     def tend(self) -> None:
-        """Forget what belongs to a configuration that is gone."""
-        first = next(iter(self.slots.values()), None)
-        if first is not None and first.admitted.plane is not self._gateway.plane:
-            self.clear()
+        """Forget what belongs to a configuration or a key that is gone: those bytes hold the key itself."""
+        plane = self._gateway.plane
+        for slot, repeat in tuple(self.slots.items()):
+            if repeat.admitted.plane is not plane or repeat.admitted.tenant.gone:
+                self._drop(slot)
 
     def _drop(self, slot: int) -> None:
         repeat = self.slots.pop(slot, None)
