@@ -346,6 +346,9 @@ class Writer:
                 return
             if what == "spoiled":
                 self._close_file()
+                with self.lock:
+                    # Not open until the next file is: what is read meanwhile is of the old one.
+                    self.state = "starting"
                 flaw = error.flaw if isinstance(error, Spoiled) else "corrupt"
                 name = self.place.set_aside(flaw)
                 self.counts.set_aside += 1

@@ -187,8 +187,9 @@ def test_those_who_share_a_call_pay_it_once(tmp_path: Path) -> None:
         assert [client.answer().status for client in clients] == [200] * 5
         for client in clients:
             client.reset()
+        until(lambda: usage(gateway)["total"]["requests"] == 5)
         row = usage(gateway)["total"]
-        assert (row["requests"], row["calls"], sim.received) == (5, 1, 1)
+        assert (row["calls"], sim.received) == (1, 1)
         assert row["saved_cache_usd"] == pytest.approx(4 * row["paid_usd"])
 
 
@@ -216,8 +217,8 @@ def test_calls_that_travel_together_are_paid_once(tmp_path: Path) -> None:
         assert [client.answer().status for client in clients] == [200] * 6
         for client in clients:
             client.reset()
+        until(lambda: usage(gateway)["total"]["requests"] == 6)
         row = usage(gateway)["total"]
-        assert row["requests"] == 6
         assert row["calls"] == sim.received < 6
 
 
