@@ -50,7 +50,7 @@ def test_a_key_has_one_place_which_workers_find() -> None:
 
 def test_rows_and_keys_do_not_overlap() -> None:
     board = Board.alone(3)
-    blocks = sorted(board.at(key, row) for key in range(3) for row in range(2))
+    blocks = sorted(board.at(key, row) for key in range(3) for row in range(3))
     assert all(after - before == CELLS for before, after in pairwise(blocks))
     assert (blocks[-1] + CELLS) * 8 == Board.size_bytes(3, 1)
 

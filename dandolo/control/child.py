@@ -76,6 +76,8 @@ class Child:
         self.refused: list[Problem] = []
         self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Whether it came to accept; False once it ended before."""
+        self.stands_by: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        """Whether it came to wait for the word to begin; False once it ended before."""
         self.over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """Its exit status."""
         self._spawned = spawned
@@ -132,6 +134,9 @@ class Child:
                     if not self.ready.done():
                         self.ready.set_result(True)
                     self._family.ready(self)
+                case Kind.STANDS_BY:
+                    if not self.stands_by.done():
+                        self.stands_by.set_result(True)
                 case Kind.REFUSED:
                     self.refused = [Problem(*problem) for problem in _any.decode(payload)]
                 case Kind.LEAVING:
@@ -180,8 +185,9 @@ class Child:
         if self.over.done():
             return
         assert self._status is not None
-        if not self.ready.done():
-            self.ready.set_result(False)
+        for told in (self.ready, self.stands_by):
+            if not told.done():
+                told.set_result(False)
         self.over.set_result(self._status)
         self._family.gone(self, self._status)
 
