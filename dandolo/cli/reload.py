@@ -66,7 +66,7 @@ class Reload:
         renewal: tuple[Provisions, Renewal] | None = None
         try:
             config, document = await _in_thread(self._choice.find, os.environ)
-            config = within_descriptors(config)[0]
+            config, lowered = within_descriptors(config)
             config, document, waiting = kept(self.config, config, document)
             config, document, wanted = self._bounded(config, document)
             if self.config.keys and not config.keys and not self._limits.keyring.policy.closed:
@@ -87,6 +87,8 @@ class Reload:
             return list(map(str, error.problems))
         for warning in config.warnings:
             _log.warning("%s", warning)
+        if lowered and "limits.connections_max" in changed:
+            _log.warning("%s", lowered)
         for key in waiting:
             _log.warning("%s changes at the next start, not by a reload: %s", key, FIXED[key])
         if wanted:

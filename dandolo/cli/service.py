@@ -83,16 +83,19 @@ async def _serve(start: Start) -> int:
     except (RuntimeError, OSError) as error:
         print(f"dandolo serve: workers could not be started: {error}", file=sys.stderr)
         return 1
-    providers = ", ".join(provider.name for provider in config.providers)
-    count = start.provisions.workers
-    workers = "" if count == 1 else f" | workers: {count}"
     print(
         f"dandolo {__version__} ready in {since_start_ms():.0f} ms: {where}"
-        f" | providers: {providers}{workers} | admin: {administered}",
+        f" | providers: {_runs(config)} | admin: {administered}",
         file=sys.stderr,
         flush=True,
     )
-    return await process.until_ended(f"{where}; providers {providers}{workers}")
+    return await process.until_ended(where)
+
+
+def _runs(config: Config) -> str:
+    count = config.server.workers
+    workers = "" if count == 1 else f" | workers: {count}"
+    return ", ".join(provider.name for provider in config.providers) + workers
 
 
 class _End(Enum):
@@ -137,6 +140,7 @@ class Process:
             self._gauges,
             self._all_own_gauges,
             self._reload_now,
+            lambda: self._reload.changed,
             self._roll,
             self._upgrade.begin,
         )
@@ -170,7 +174,7 @@ class Process:
         self._listeners: list[Listener] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._notifier = Notifier()
-        self._status = ""
+        self._where = ""
         self._before = list(start.before)
         self._followed: Followed | None = None
         self._ending: asyncio.Future[_End] = self._loop.create_future()
@@ -206,10 +210,10 @@ class Process:
         self._every("tick", TICK_S, self._tick)
         self._limits.start(self.workers, self._tasks, self._reload.config)
 
-    async def until_ended(self, status: str) -> int:
+    async def until_ended(self, where: str) -> int:
         """Tell the manager, wait for a signal, end in order; the exit code."""
-        self._status = status
-        self._notifier.ready(status)
+        self._where = where
+        self._notifier.ready(f"{where}; providers {_runs(self._reload.config)}")
         interval = watchdog_interval_s(os.environ, managed_pid())
         if interval is not None:
             self._every("watchdog", interval, self._watchdog)
@@ -323,12 +327,14 @@ class Process:
     def leaving(self, child: Child) -> None:
         """Somebody wants a worker to end: another takes its place."""
         _log.warning("worker %d (process %d) was told to end: another takes its place", child.slot, child.pid)
-        self._tasks.spawn(self._replace(child.slot), "replace")
+        self._tasks.spawn(self._replace(child), "replace")
 
-    async def _replace(self, slot: int) -> None:
+    async def _replace(self, child: Child) -> None:
         async with self._changing:
-            server = self._reload.config.server
-            await self.workers.replace(slot, server.drain_delay, server.drain_timeout)
+            # A reload may have replaced it meanwhile.
+            if not child.retiring and not child.over.done():
+                server = self._reload.config.server
+                await self.workers.replace(child.slot, server.drain_delay, server.drain_timeout)
 
     def _look(self) -> None:
         self._well = self.workers.look()
@@ -390,8 +396,8 @@ class Process:
                 self.event("reload", f"refused: {reasons[0]}" if reasons else what)
                 return reasons
             finally:
-                well = self._reload.well
-                self._notifier.ready(self._status if well else "the last reload was refused: see the log")
+                status = f"{self._where}; providers {_runs(self._reload.config)}"
+                self._notifier.ready(status if self._reload.well else "the last reload was refused: see the log")
 
     def _changed(self, config: Config, changed: list[str]) -> None:
         self._callers.keys = self._limits.file = config.keys

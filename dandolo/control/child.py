@@ -88,6 +88,11 @@ class Child:
         self._numbers = itertools.count(1)
         self._status: int | None = None
 
+    @property
+    def waits(self) -> bool:
+        """Whether it stands by, and has nothing to say until it is told to begin."""
+        return self.ready_at is None and self.stands_by.done() and self.stands_by.result()
+
     async def attend(self) -> None:
         """Take up its pipe, and notice its end. To be called once, after its provision has been sent."""
         asyncio.get_running_loop().add_reader(self._spawned.pidfd, self._ended)

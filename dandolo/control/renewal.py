@@ -111,8 +111,9 @@ class Renewal:
         if old is None or old.over.done():
             # Its end, which is noticed, has another one begin.
             return False
-        slot.retiring.remove(old)
-        slot.child = old
+        if old in slot.retiring:
+            slot.retiring.remove(old)
+            slot.child = old
         return await self._workers.replace(slot.number, delay_s, timeout_s)
 
     async def _begins(self, child: Child) -> bool:

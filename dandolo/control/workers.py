@@ -336,7 +336,7 @@ class Workers:
             silent_s = now - child.heard_at
             if late:
                 child.heard_at = max(child.heard_at, now - HUNG_S / 2)
-            elif silent_s > (HUNG_S if child.ready_at is not None else START_S):
+            elif silent_s > (HUNG_S if child.ready_at is not None else START_S) and not child.waits:
                 _log.error(
                     "worker %d (process %d) has said nothing for %.0f s: it is killed",
                     child.slot, child.pid, silent_s,
@@ -395,7 +395,11 @@ class Workers:
             return
         if slot.child is not child:
             return
-        slot.child = None
+        slot.child = next((one for one in slot.retiring if not one.retiring), None)
+        if slot.child is not None:
+            # It was to replace this one, which was not asked to end yet.
+            slot.retiring.remove(slot.child)
+            return
         if self.ending or not self._started:
             return
         lived_s = self._loop.time() - child.started_at

@@ -174,6 +174,23 @@ def test_the_control_process_killed_during_a_reload_loses_no_request(tmp_path: P
         until(lambda: not [pid for pid in of_group(group) if "_worker" in words(pid)], 20.0, "some are left over")
 
 
+@pytest.mark.promise("54")
+def test_sockets_that_a_reload_opened_or_shared_outlive_the_control_process(tmp_path: Path) -> None:
+    with changing(tmp_path, fixed=True, errors_expected=True) as it:
+        gateway = it.gateway
+        it.reload(workers=3)
+        it.reload(workers=1)
+        it.reload(workers=2)
+        with loaded(gateway) as loads:
+            before = gateway.workers()
+            os.kill(gateway.pid, signal.SIGKILL)
+            gateway.wait()
+            for one in loads:
+                one.more(20)
+            gateway.start()
+            until(lambda: all(map(gone, before)), 20.0, "orphans go on")
+
+
 # -- what each change does -----------------------------------------------------------------------------------------
 
 
@@ -244,6 +261,33 @@ def test_the_ledger_and_both_logs_change_at_a_reload(tmp_path: Path) -> None:
         until(lambda: "changed ledger.enabled" in gateway.said().splitlines()[-1], 20.0)
         assert gateway.ask(request()).status == 200
         assert json.loads(gateway.admin("/admin/usage").body)["total"]["requests"] == 1
+
+
+def test_what_living_workers_change_to_holds_at_once(tmp_path: Path) -> None:
+    with changing(tmp_path, workers=1) as it:
+        gateway, workers = it.gateway, it.gateway.workers()
+        big = request(body=chat(user="x" * 2000))
+        browser = request(headers={"Origin": "https://a.example"})
+        assert gateway.ask(big).status == 200
+        assert gateway.ask(browser).status == 403
+        more = '[limits]\nbody_bytes_max = "1KiB"\n[models]\nfast = ["sim/sim-small"]\n[cache.memory]\nentries = 9\n'
+        server = 'cors_origins = ["https://a.example"]\nannotate = true\n'
+        changed = "server.cors_origins, server.annotate, limits.body_bytes_max, models, cache.memory.entries"
+        assert it.reload(server=server, toml=OFF + more) == f"changed {changed}"
+        assert gateway.ask(big).status == 413
+        assert gateway.ask(browser).status == 200
+        assert gateway.ask(request(body=chat(model="fast"))).status == 200
+        assert b"dandolo" in gateway.ask(request(body=chat(stream=True))).body
+        assert gateway.workers() == workers
+        # Operators are told the same.
+        it.write()
+        with socket.create_connection(("127.0.0.1", gateway.admin_port)) as sock:
+            sock.sendall(
+                b"POST /admin/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )
+            said = b"".join(iter(lambda: sock.recv(65536), b""))
+        assert json.loads(said.partition(b"\r\n\r\n")[2])["changed"] == changed.split(", ")
+        assert changed in gateway.admin("/admin/snapshot").body.decode()
 
 
 def test_connections_are_let_in_as_the_configuration_in_force_says(tmp_path: Path) -> None:
