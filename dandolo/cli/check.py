@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import ssl
 import sys
 from collections.abc import Callable, Iterator
 
 from dandolo.cli.configured import DEFAULT_FILE, closed_by, find
-from dandolo.config import Config, ConfigError, Problem, refuse_public_without_keys
+from dandolo.config import Config, ConfigError, refuse_public_without_keys
 from dandolo.config.schema import Key, Provider
 from dandolo.config.unenforced import NOT_YET
 from dandolo.config.units import show_duration, show_size
@@ -33,25 +32,12 @@ def run(args: argparse.Namespace) -> int:
         config = find(args.file, os.environ)
         closed = closed_by(config)
         refuse_public_without_keys(config, closed)
-        _certificate(config)
         lines = [*_summary(config, closed)]
     except ConfigError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     print("\n".join(lines))
     return 0
-
-
-def _certificate(config: Config) -> None:
-    """Raises ConfigError for a certificate or key that is none, or where one is not the other's."""
-    tls = config.server.tls
-    if tls is not None:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.cert, tls.key)
-        except OSError as error:
-            reason = f"{tls.cert} and {tls.key} cannot be put to use: {error}"
-            line = config.lines.get(("server", "tls"), 0)
-            raise ConfigError([Problem(config.source, line, "server.tls", reason)]) from None
 
 
 def _summary(config: Config, closed: Callable[[], bool]) -> Iterator[str]:
