@@ -91,10 +91,13 @@ def kept(before: Config, after: Config, document: Document) -> tuple[Config, Doc
     return dataclasses.replace(after, server=server), document, asked
 
 
-def with_workers(config: Config, document: Document, workers: int) -> tuple[Config, Document]:
-    """Both for another number of workers."""
-    server = dataclasses.replace(config.server, workers=workers)
-    return dataclasses.replace(config, server=server), msgspec.structs.replace(document, workers=workers)
+def bounded(config: Config, document: Document, most: int) -> tuple[Config, Document, int]:
+    """Both for at most so many workers, and how many were asked for if those are more, otherwise 0."""
+    wanted = document.workers
+    if wanted <= most:
+        return config, document, 0
+    server = dataclasses.replace(config.server, workers=most)
+    return dataclasses.replace(config, server=server), msgspec.structs.replace(document, workers=most), wanted
 
 
 def files(config: Config) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from dandolo.cli.change import FIXED, changes, files, kept, shown, wants_workers, with_workers
+from dandolo.cli.change import FIXED, bounded, changes, files, kept, shown, wants_workers
 from dandolo.cli.configured import Choice
 from dandolo.cli.descriptors import within_descriptors
 from dandolo.cli.limits import Limits
@@ -68,7 +68,8 @@ class Reload:
             config, document = await _in_thread(self._choice.find, os.environ)
             config, lowered = within_descriptors(config)
             config, document, waiting = kept(self.config, config, document)
-            config, document, wanted = self._bounded(config, document)
+            most = max(self._limits.slots_max, self._provisions.workers)
+            config, document, wanted = bounded(config, document, most)
             if self.config.keys and not config.keys and not self._limits.keyring.policy.closed:
                 reason = "the last key is gone: to let everybody in, restart"
                 raise ConfigError([Problem(config.source, 0, "keys", reason)])
@@ -119,13 +120,6 @@ class Reload:
         replaced = "; workers are replaced" if renewal is not None else ""
         _log.info("reloaded %s: %s%s", config.source, shown(changed), replaced)
         return []
-
-    def _bounded(self, config: Config, document: Document) -> tuple[Config, Document, int]:
-        """Both for as many workers as there is room for, and the number that was asked for if that is more."""
-        most = max(self._limits.slots_max, self._provisions.workers)
-        if document.workers <= most:
-            return config, document, 0
-        return *with_workers(config, document, most), document.workers
 
     async def _prepare(self, workers: Workers, document: Document) -> None:
         """Have every worker make what it needs. Raises ConfigError when one cannot; then all forget it."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dandolo.cli.change import FIXED, RENEWING, changes, files, kept, shown, wants_workers, with_workers
+from dandolo.cli.change import FIXED, RENEWING, bounded, changes, files, kept, shown, wants_workers
 from dandolo.cli.leftover import remove
 from dandolo.config import Config, parse
 from dandolo.provision import Document
@@ -88,8 +88,9 @@ def test_what_is_held_for_life_stays_in_configuration_and_document(tmp_path: Pat
     assert document.listen == ("127.0.0.1:1",)
     assert document.admin == str(before.server.admin)
     assert document.state_dir == str(before.server.state_dir)
-    found, document = with_workers(found, document, 7)
-    assert (found.server.workers, document.workers) == (7, 7)
+    assert bounded(found, document, 3) == (found, document, 0)
+    found, document, wanted = bounded(found, document, 2)
+    assert (found.server.workers, document.workers, wanted) == (2, 2, 3)
 
 
 def test_files_that_are_renewed_under_their_name_are_seen(tmp_path: Path) -> None:

@@ -233,8 +233,6 @@ def test_the_number_of_workers_changes_and_files_of_those_that_are_no_more_go(tm
         assert load.failures == []
         it.reload(workers=2)
         assert gateway.metrics()["dandolo_workers"] == 2
-        assert it.reload(workers=200).startswith("changed server.workers")
-        assert "server.workers is 200: there is room for 8 workers until the next start" in gateway.said()
 
 
 def test_the_ledger_and_both_logs_change_at_a_reload(tmp_path: Path) -> None:
@@ -251,6 +249,7 @@ def test_the_ledger_and_both_logs_change_at_a_reload(tmp_path: Path) -> None:
         until(lambda: "status=200" in gateway.stdout.read_text())
         last = gateway.said().splitlines()[-1]
         assert not last.startswith("{")
+        until(lambda: len(gateway.workers()) == 1)
         workers = gateway.workers()
         it.write(toml=OFF + '[ledger]\nrequests = 0\nretention = "1d"\n', server='log_format = "json"\n')
         gateway.signal(signal.SIGHUP)
