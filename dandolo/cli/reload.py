@@ -116,7 +116,7 @@ class Reload:
             failed = await renewal[1].commit(server.drain_delay, server.drain_timeout)
             for slot in failed:
                 self.well = False
-                _log.error("worker %d goes on with what only new workers change: see above", slot)
+                _log.error("worker %d goes on without what only new workers change: SIGUSR2 tries again", slot)
         replaced = "; workers are replaced" if renewal is not None else ""
         _log.info("reloaded %s: %s%s", config.source, shown(changed), replaced)
         return []
