@@ -89,6 +89,11 @@ class Child:
         self._status: int | None = None
 
     @property
+    def ends(self) -> bool:
+        """Whether its pipe has ended, as its process is about to."""
+        return self._pipe is not None and self._pipe.lost
+
+    @property
     def waits(self) -> bool:
         """Whether it stands by, and has nothing to say until it is told to begin."""
         return self.ready_at is None and self.stands_by.done() and self.stands_by.result()

@@ -261,6 +261,8 @@ class Workers:
         try:
             under_way = await child.ask("drain", argument, MARGIN_S)
         except (Unanswered, GatewayError) as error:
+            if child.ends:
+                return 0  # it was asked before, and has finished
             _log.error("worker %d (process %d) is killed: %s", child.slot, child.pid, error)
             child.kill()
         self._loop.call_later(delay_s + timeout_s + MARGIN_S, child.kill)
