@@ -46,6 +46,8 @@ def remove(folder: Path, count: int) -> list[str]:
                     Path(f"{path}{end}").unlink(missing_ok=True)
             finally:
                 os.close(lock)
+        except BlockingIOError:
+            continue  # somebody has it: whoever starts or reloads next looks again
         except OSError as error:
             _log.warning("%s of a worker that is no more cannot be removed: %s", path.name, error.strerror)
         else:
