@@ -100,18 +100,18 @@ class Board:
     # -- how one comes to be -----------------------------------------------------------------------------
 
     @staticmethod
-    def size_bytes(keys_max: int, workers: int, *, shared: bool = False) -> int:
-        """Of a board, in address space."""
-        return 8 * (_HEAD + keys_max + (workers + 1 + shared) * keys_max * CELLS)
+    def size_bytes(keys_max: int, workers: int) -> int:
+        """Of a board, in address space: that of the base and of the row for other hosts, too."""
+        return 8 * (_HEAD + keys_max + (workers + 2) * keys_max * CELLS)
 
     @staticmethod
     def create(keys_max: int = KEYS_MAX, workers: int = 1, *, shared: bool = False, opened: int | None = None) -> int:
         """A new board in a file of memory: its descriptor, to be passed on to workers and closed by the caller.
-        `shared`: with a row for other hosts. `opened`: how many of the workers' rows are read from the beginning (None:
+        `shared`: other hosts' row counts. `opened`: how many of the workers' rows are read from the beginning (None:
         all); the others once they are opened (`open_row`)."""
         fd = os.memfd_create("dandolo-board", os.MFD_CLOEXEC)
         try:
-            os.ftruncate(fd, Board.size_bytes(keys_max, workers, shared=shared))
+            os.ftruncate(fd, Board.size_bytes(keys_max, workers))
             with mmap.mmap(fd, 8 * _HEAD) as memory:
                 _begin(memory, keys_max, workers, shared, workers if opened is None else opened)
         except BaseException:
@@ -128,7 +128,7 @@ class Board:
     @classmethod
     def alone(cls, keys_max: int = KEYS_MAX, *, shared: bool = False) -> Board:
         """A board for a single process that is its own only worker."""
-        memory = mmap.mmap(-1, cls.size_bytes(keys_max, 1, shared=shared))
+        memory = mmap.mmap(-1, cls.size_bytes(keys_max, 1))
         _begin(memory, keys_max, 1, shared, 1)
         return cls(memory, 0, gives_places=True)
 
@@ -277,6 +277,16 @@ class Board:
             for cell in (IN_FLIGHT, RESERVED):
                 if cells[row + cell]:
                     cells[row + cell] = 0
+
+    def share(self, shared: bool) -> None:
+        """Whether other hosts' row counts from now on, for us and for workers that begin later. What it held before
+        is forgotten; its counts by the second age."""
+        self.cells[_SHARED] = self.shared = shared
+        for key in range(self.claimed):
+            at = self.at(key, self.workers + 1)
+            for cell in (IN_FLIGHT, RESERVED, DAY, MONTH):
+                if self.cells[at + cell]:
+                    self.cells[at + cell] = 0
 
     def _base_changed(self) -> None:
         with self._lock:

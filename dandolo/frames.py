@@ -37,6 +37,8 @@ class Kind(IntEnum):
     """From a worker that was sent SIGTERM: it wants to be replaced."""
     LAST = 9
     """From a worker, as its last word: its gauges, each [name, value, labels]."""
+    STANDS_BY = 10
+    """From a worker that could accept and waits to be told so (`provision.Provision.stands_by`): nothing."""
 
 
 _KINDS = {int(kind): kind for kind in Kind}

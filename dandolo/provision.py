@@ -17,7 +17,8 @@ class Document(msgspec.Struct, frozen=True):
 
     `text` is the file's (None: the environment is the configuration), `source` names it, `secrets` are the contents
     of the secret files that it names, by path. `listen` and `admin` are the addresses that hold after flags and
-    passed sockets, `workers` their number. It holds secrets: it goes through the private socket pair and nowhere else.
+    passed sockets, `workers` their number, `state_dir` the folder ("": what the text says). It holds secrets: it goes
+    through the private socket pair and nowhere else.
     """
 
     source: str
@@ -26,6 +27,7 @@ class Document(msgspec.Struct, frozen=True):
     listen: tuple[str, ...] = ()
     admin: str = ""
     workers: int = 1
+    state_dir: str = ""
 
     def __repr__(self) -> str:
         return f"Document({self.source})"
@@ -51,6 +53,8 @@ class Provision(msgspec.Struct, frozen=True):
     descriptors: tuple[str, ...] = ()
     strings: dict[str, str] = {}
     blobs: dict[str, bytes] = {}
+    stands_by: bool = False
+    """It makes all it needs and then waits for the question `begin` before it accepts."""
 
 
 class Beat(msgspec.Struct, array_like=True):

@@ -50,7 +50,7 @@ def test_a_key_has_one_place_which_workers_find() -> None:
 
 def test_rows_and_keys_do_not_overlap() -> None:
     board = Board.alone(3)
-    blocks = sorted(board.at(key, row) for key in range(3) for row in range(2))
+    blocks = sorted(board.at(key, row) for key in range(3) for row in range(3))
     assert all(after - before == CELLS for before, after in pairwise(blocks))
     assert (blocks[-1] + CELLS) * 8 == Board.size_bytes(3, 1)
 
@@ -189,3 +189,24 @@ def test_rows_are_given_to_workers_and_taken_back_from_the_dead() -> None:
     assert [control.open_row(), control.open_row()] == [1, 2]
     with pytest.raises(NoPlace, match="all 3 rows"):
         control.open_row()
+
+
+def test_other_hosts_row_counts_from_when_it_is_said_and_begins_empty() -> None:
+    fd = Board.create(2, 1)
+    control = Board.attach(fd, None)
+    place = control.claim("a")
+    alone = Board.attach(fd, 0)
+    assert control.elsewhere(place) == ()
+    control.share(True)
+    (at,) = control.elsewhere(place)
+    control.cells[at + IN_FLIGHT] = 7
+    # Whoever was there before goes on without it, whoever comes has it.
+    assert alone.total(place, IN_FLIGHT) == 0
+    later = Board.attach(fd, 0)
+    os.close(fd)
+    assert later.total(place, IN_FLIGHT) == 7
+    control.share(False)
+    control.share(True)
+    assert control.total(place, IN_FLIGHT) == 0
+    for board in (control, alone, later):
+        board.close()

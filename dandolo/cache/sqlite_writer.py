@@ -32,6 +32,8 @@ BATCHES_PER_TURN = 8
 CHUNKS_PER_TURN = 8
 RETRY_S = 30.0
 HELD_RETRY_S = 1.0
+HELD_S = 60.0
+"""How long another process may have the file before that is a fault: a worker that was replaced still finishes."""
 """A process that is replaced still has the file for as long as it drains."""
 TICK_S = 1.0
 PAUSE_S = 0.002
@@ -110,6 +112,7 @@ class Writer:
         self._retry_at = 0.0
         self._aside_at = -math.inf
         self._alerted = False
+        self._held_at = 0.0
         self._sound = False
         self._opened_at = 0.0
         self._more = False
@@ -323,7 +326,7 @@ class Writer:
             self._sound = True
         with self.lock:
             self.state, self.reason = "open", ""
-            self._opened_at = time.monotonic()
+            self._opened_at, self._held_at = time.monotonic(), 0.0
         self._work.set()
 
     def _failed(self, error: Exception) -> None:
@@ -364,13 +367,18 @@ class Writer:
 
     def _switch_off(self, error: Exception) -> None:
         self._close_file()
-        held = isinstance(error, Held)
-        self._retry_at = time.monotonic() + (min(HELD_RETRY_S, self._retry_s) if held else self._retry_s)
+        held, now = isinstance(error, Held), time.monotonic()
+        self._retry_at = now + (min(HELD_RETRY_S, self._retry_s) if held else self._retry_s)
+        waits, self._held_at = not self._held_at, (self._held_at or now) if held else 0.0
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         with self.lock:
             self.state, self.reason = "off", reason
             self.counts.lost += self.backlog.clear()
         if self._closing or self._alerted:
+            return
+        if held and now - self._held_at < HELD_S:
+            if waits:
+                _log.info("cache on disk: off until another process is done with the file")
             return
         self._alerted = True
         if verdict(error) == "off" and not isinstance(error, OSError | sqlite3.Error):

@@ -16,7 +16,7 @@ from dandolo.control.exposition import Gauge
 from dandolo.control.ledger import FOLDER, Ledger
 from dandolo.control.route import Route
 from dandolo.control.usage import routes, slo_route
-from dandolo.mind.slo import WINDOWS_S, Objectives
+from dandolo.mind.slo import WINDOWS_S, Kept, Objectives
 from dandolo.record import Record
 
 _log = logging.getLogger("dandolo")
@@ -30,22 +30,39 @@ class Accounting:
 
     def __init__(self, config: Config, alert: Callable[[str], None] | None = None) -> None:
         self.ledger: Ledger | None = None
-        settings = config.ledger
-        if settings.enabled:
-            state = config.server.state_dir
+        self._alert = alert
+        self._enabled = False
+        self._started = False
+        self._enable(config)
+        self._loaded = False
+        self._settled = False
+        self.objectives = Objectives(config.slo, self._keep)
+
+    def _enable(self, config: Config) -> None:
+        settings, state = config.ledger, config.server.state_dir
+        self._enabled = settings.enabled
+        if self.ledger is not None:
+            self.ledger.adopt(retention_s=settings.retention, requests_max=settings.requests)
+        elif settings.enabled:
             try:
                 state.mkdir(mode=0o700, parents=True, exist_ok=True)
                 (state / FOLDER).mkdir(mode=0o700, exist_ok=True)
             except OSError as error:
                 _log.warning("there is no ledger: %s cannot be made (%s)", state, error.strerror)
-            else:
-                self.ledger = Ledger(state, retention_s=settings.retention, requests_max=settings.requests, alert=alert)
-        self._loaded = False
-        self._settled = False
-        self.objectives = Objectives(config.slo, self.ledger.keep if self.ledger is not None else None)
+                return
+            self.ledger = Ledger(
+                state, retention_s=settings.retention, requests_max=settings.requests, alert=self._alert
+            )
+            if self._started:
+                self.ledger.start()
+
+    def _keep(self, cells: list[Kept]) -> None:
+        if self.ledger is not None and self._enabled:
+            self.ledger.keep(cells)
 
     def start(self) -> None:
         """Begin to read journals."""
+        self._started = True
         if self.ledger is not None:
             self.ledger.start()
 
@@ -61,13 +78,14 @@ class Accounting:
         self.objectives.tick(now)
 
     def reload(self, config: Config) -> None:
-        """Judge by other objectives from now on. The ledger itself changes at the next start."""
+        """Judge by other objectives, and keep as much as this says. A ledger that is not to be written any more can
+        still be asked, and reads what workers have written until they are replaced."""
         self.objectives.agree(config.slo)
+        self._enable(config)
 
     def routes(self) -> list[Route]:
         """What the admin listener offers of it."""
-        found = [slo_route(self.objectives.state)]
-        return found if self.ledger is None else [*routes(self.ledger), *found]
+        return [*routes(lambda: self.ledger), slo_route(self.objectives.state)]
 
     def gauges(self) -> Iterator[Gauge]:
         """Samples for /metrics."""

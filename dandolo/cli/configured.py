@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from dandolo.config import Config, ConfigError, Problem, from_environment, load, parse, refuse_public_without_keys
 from dandolo.config.address import Listen, is_loopback, parse_listen
 from dandolo.config.load import read
+from dandolo.config.schema import LogFormat
 from dandolo.errors import GatewayError
 from dandolo.provision import Document
 
@@ -34,7 +35,7 @@ def find(path: str | None, environ: Mapping[str, str]) -> Config:
 class Choice:
     """What was said about the configuration from outside: `config` is the file, `host` and `port` replace that
     part of every TCP listener, `passed` (addresses of sockets that systemd opened) replaces all listeners,
-    `admin` the admin listener, `workers` their number."""
+    `admin` the admin listener, `workers` their number, `log_format` that of both logs."""
 
     config: str | None = None
     host: str | None = None
@@ -42,6 +43,16 @@ class Choice:
     admin: Listen | None = None
     passed: tuple[Listen, ...] = ()
     workers: int | Literal["auto"] | None = None
+    log_format: LogFormat | None = None
+
+    def form(self, config: Config, descriptor: int) -> LogFormat:
+        """The form of what is written there: what was said; where nothing was, text for people and the default for
+        everything else."""
+        if self.log_format is not None:
+            return self.log_format
+        if ("server", "log_format") in config.lines or not os.isatty(descriptor):
+            return config.server.log_format
+        return "text"
 
     def find(self, environ: Mapping[str, str]) -> tuple[Config, Document]:
         """The configuration with all that applied, and what others make the same of (`config_of`). Raises
@@ -94,6 +105,9 @@ def config_of(document: Document, environ: Mapping[str, str]) -> Config:
         config = from_environment(environ)
     else:
         config = parse(document.text, document.source, environ, document.secrets)
+    if document.state_dir:
+        server = dataclasses.replace(config.server, state_dir=Path(document.state_dir))
+        config = dataclasses.replace(config, server=server)
     return _with(config, tuple(map(parse_listen, document.listen)), parse_listen(document.admin), document.workers)
 
 

@@ -14,6 +14,7 @@ from dandolo.cache.redis.tier import RedisTier
 from dandolo.config import Config
 from dandolo.config.redisurl import parse_redis_url
 from dandolo.control.sharing import HASH, Sharing
+from dandolo.net.tasks import Tasks
 
 PREFIX: Final = b"dandolo-limits:"
 """Not the cache's: what is purged there is not what was spent."""
@@ -23,6 +24,23 @@ CONNECT_TRIES: Final = 40
 """Before it is said that nobody answers."""
 
 _log = logging.getLogger("dandolo")
+
+
+class Hosts:
+    """Whether this host exchanges with others, as the configuration in force says."""
+
+    def __init__(self, board: Board, tasks: Tasks) -> None:
+        self._board = board
+        self._tasks = tasks
+        self._task: asyncio.Task[Any] | None = None
+
+    def adopt(self, config: Config) -> None:
+        """Go on with a configuration: over other connections, or not at all."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if config.limits.shared:
+            self._task = self._tasks.spawn(share_limits(config, self._board), "limits of all hosts")
 
 
 async def share_limits(config: Config, board: Board) -> None:

@@ -7,11 +7,13 @@ accept, and to those that came to accept since at the next `tick`. The row of a 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dandolo.board import KEYS_MAX, Board, Calendar, NoPlace
+from dandolo.board import KEYS_MAX, ROWS_MAX, Board, Calendar, NoPlace
 from dandolo.config import Config, ConfigError, Problem
 from dandolo.control.child import Child
 from dandolo.control.keyring import Keyring
@@ -21,11 +23,16 @@ from dandolo.errors import GatewayError
 from dandolo.net.tasks import Tasks
 from dandolo.policy import Policy, pack
 
+if TYPE_CHECKING:
+    from dandolo.cli.hosts import Hosts
+
 BOARD, ROW, POLICY = "board", "board_row", "policy"
 """Under which names a worker finds them."""
 TELL_S = 1.0
-ROWS_PER_SLOT = RETIRING_MAX + 2
-"""A worker, those before it that finish their requests, and one whose end has not been seen yet."""
+ROWS_PER_SLOT = RETIRING_MAX + 3
+"""A worker, those before it that finish their requests, one that stands by, and one whose end has not been seen yet."""
+SLOTS_MIN = 8
+"""A reload may ask for more workers than there were at the start: as many again, two a core, and this many."""
 
 _log = logging.getLogger("dandolo")
 
@@ -35,7 +42,10 @@ class Limits:
 
     def __init__(self, config: Config, provisions: Provisions) -> None:
         self.file = config.keys
-        workers = provisions.workers * ROWS_PER_SLOT
+        cores = len(os.sched_getaffinity(0))
+        self.slots_max = min(max(2 * provisions.workers, 2 * cores, SLOTS_MIN), ROWS_MAX // ROWS_PER_SLOT)
+        """As many workers as there can be. Rows that nobody has opened are address space and nothing else."""
+        workers = max(self.slots_max, provisions.workers) * ROWS_PER_SLOT
         self.fd = Board.create(KEYS_MAX, workers, shared=config.limits.shared, opened=0)
         """Stays open: workers that begin later are given it too."""
         self.board = Board.attach(self.fd, None)
@@ -51,14 +61,27 @@ class Limits:
         self._told: dict[tuple[int, int], Policy] = {}
         self._workers: Workers | None = None
         self._tasks: Tasks | None = None
+        self._hosts: Hosts | None = None
         provisions.descriptors[BOARD] = lambda slot, generation: self.fd
         provisions.strings[ROW] = self._row
         provisions.blobs[POLICY] = self._policy
 
-    def start(self, workers: Workers, tasks: Tasks) -> None:
-        """From here on changes of keys are told to workers."""
+    def start(self, workers: Workers, tasks: Tasks, config: Config) -> None:
+        """From here on changes of keys are told to workers, and limits shared with other hosts as `config` says."""
         self._workers, self._tasks = workers, tasks
         tasks.spawn(self.keyring.watch(), "keys")
+        self.share(config)
+
+    def share(self, config: Config) -> None:
+        """Share limits with other hosts, or not any more, as a configuration says."""
+        if self._hosts is None and config.limits.shared:
+            # Not needed for the first answer, nor by most, so not loaded before it.
+            from dandolo.cli.hosts import Hosts
+
+            assert self._tasks is not None
+            self._hosts = Hosts(self.board, self._tasks)
+        if self._hosts is not None:
+            self._hosts.adopt(config)
 
     def check(self, config: Config) -> None:
         """A configuration is about to be given to workers: its keys need places. Raises ConfigError."""
@@ -97,10 +120,9 @@ class Limits:
 
     def _adopt(self, policy: Policy) -> None:
         if self._workers is not None:
-            for slot in self._workers.slots:
-                for child in slot.all():
-                    if child.ready_at is not None:
-                        self._tell(child, policy)
+            for child in self._workers.children:
+                if child.ready_at is not None:
+                    self._tell(child, policy)
 
     def _tell(self, child: Child, policy: Policy) -> None:
         assert self._tasks is not None

@@ -22,7 +22,8 @@ ANSWER_S = 1.0
 
 class Operators:
     """The routes of the control process itself. `own` gives its gauges; `reload` tells what speaks against the
-    configuration, `restart` begins to replace the workers, `upgrade` this process (and says why it cannot)."""
+    configuration, `changed` which keys the last one changed, `restart` begins to replace the workers, `upgrade` this
+    process (and says why it cannot)."""
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class Operators:
         gauges: Gauges,
         own: Callable[[], list[Gauge]],
         reload: Callable[[], Awaitable[list[str]]],
+        changed: Callable[[], list[str]],
         restart: Callable[[], None],
         upgrade: Callable[[], str],
     ) -> None:
@@ -40,6 +42,7 @@ class Operators:
         self._gauges = gauges
         self._own = own
         self._reload = reload
+        self._changed = changed
         self._restart = restart
         self._upgrade = upgrade
 
@@ -114,7 +117,8 @@ class Operators:
         reasons = await self._reload()
         if reasons:
             raise RequestError("reload refused: " + "; ".join(reasons[:8]), status=422, code="configuration_refused")
-        return answer({"status": "reloaded", "workers": len(self._workers.serving)})
+        serving = len(self._workers.serving)
+        return answer({"status": "reloaded", "changed": self._changed(), "workers": serving})
 
     def _restart_asked(self, asked: Asked) -> Answer:
         self._restart()

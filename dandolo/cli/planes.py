@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from dandolo.config import Config, ConfigError, Problem
 from dandolo.errors import GatewayError
 from dandolo.gateway.gateway import Gateway
 from dandolo.gateway.plane import Plane, limits_of
+from dandolo.gateway.worker import tls_of
 from dandolo.policy import NO_POLICY, Policy, unpack
 from dandolo.provision import Document
 
@@ -45,12 +47,13 @@ def problems(error: ConfigError) -> list[list[Any]]:
 
 
 class Planes:
-    """Exchanges a gateway's plane. `on_swapped` is called with the new one; `board` and `policy` are the plane's."""
+    """Exchanges a gateway's plane. `on_swapped` is called with the new one, and with what encrypts new connections;
+    `board` and `policy` are the plane's."""
 
     def __init__(
         self,
         gateway: Gateway,
-        on_swapped: Callable[[Plane], None],
+        on_swapped: Callable[[Plane, ssl.SSLContext | None], None],
         board: Board | None = None,
         policy: Policy = NO_POLICY,
     ) -> None:
@@ -59,13 +62,14 @@ class Planes:
         self._policy = policy
         self._on_swapped = on_swapped
         self._prepared: Plane | None = None
+        self._tls: ssl.SSLContext | None = None
         self._retired: list[tuple[Plane, float]] = []
 
     async def prepare(self, argument: Any) -> list[list[Any]]:
         """Make a plane of a document; what speaks against it."""
         document = msgspec.convert(argument, Document)
         try:
-            self._prepared = await asyncio.get_running_loop().run_in_executor(
+            self._prepared, self._tls = await asyncio.get_running_loop().run_in_executor(
                 None, _plane, document, self._board, self._policy
             )
         except ConfigError as error:
@@ -87,7 +91,7 @@ class Planes:
         old, gateway.plane = gateway.plane, plane
         gateway.limits = limits_of(plane.config)
         self._retired.append((old, 0.0))
-        self._on_swapped(plane)
+        self._on_swapped(plane, self._tls)
         return True
 
     def adopt(self, argument: Any) -> bool:
@@ -126,10 +130,11 @@ class Planes:
             plane.fleet.close()
 
 
-def _plane(document: Document, board: Board | None, policy: Policy) -> Plane:
+def _plane(document: Document, board: Board | None, policy: Policy) -> tuple[Plane, ssl.SSLContext | None]:
     """In a thread: files are read and certificates loaded, which takes milliseconds each."""
     config = configuration(document)
     try:
-        return Plane(config, board, policy)
+        tls = tls_of(config)
+        return Plane(config, board, policy), tls
     except (GatewayError, OSError, ValueError) as error:
         raise unfit(config, error) from error

@@ -23,8 +23,7 @@ from dandolo.control.spawn import Spawned, provide, spawn
 if TYPE_CHECKING:
     import socket
 
-    from dandolo.config import Config
-    from dandolo.config.schema import Listen, LogFormat
+    from dandolo.config.schema import Listen
     from dandolo.control.provisions import Provisions
 
 EX_CANNOT_LISTEN = 1
@@ -75,7 +74,9 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             return _say(f"the sockets in LISTEN_FDS cannot be used: {error.strerror}", EX_CANNOT_LISTEN)
         addresses = tuple(map(configured.listen_of, passed))
-        choice = configured.Choice(args.config, args.host, args.port, args.admin, addresses, args.workers)
+        choice = configured.Choice(
+            args.config, args.host, args.port, args.admin, addresses, args.workers, args.log_format
+        )
         config, document = choice.find(os.environ)
         for warning in config.warnings:
             print(f"dandolo serve: warning: {warning}", file=sys.stderr)
@@ -113,8 +114,7 @@ def run(args: argparse.Namespace) -> int:
                 "admin listener: " + _cannot_listen(error, "choose another with --admin, or stop what uses it"),
                 EX_CANNOT_LISTEN,
             )
-        access_form, program_form = args.log_format or _form(config, 1), args.log_format or _form(config, 2)
-        provisions = Provisions(document, document.workers, held, program_form, name)
+        provisions = Provisions(document, document.workers, held, choice.form(config, 2), name)
         from dandolo.cli.limits import Limits
 
         limits = Limits(config, provisions)
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         from dandolo.cli.start import Start
 
         needed = True
-        return service.run(Start(config, choice, provisions, limits, access_form, program_form, admin, early, before))
+        return service.run(Start(config, choice, provisions, limits, admin, early, before))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -159,13 +159,6 @@ def _workers(text: str) -> int | Literal["auto"]:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= WORKERS_MAX:
         raise argparse.ArgumentTypeError(f'expected 1 to {WORKERS_MAX}, or "auto"')
     return int(text)
-
-
-def _form(config: Config, descriptor: int) -> LogFormat:
-    """What the configuration says; where it says nothing, text for people and the default for everything else."""
-    if ("server", "log_format") in config.lines or not os.isatty(descriptor):
-        return config.server.log_format
-    return "text"
 
 
 def _open(one: Listen) -> list[socket.socket]:

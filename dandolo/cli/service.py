@@ -20,8 +20,11 @@ from typing import Any
 from dandolo import __version__
 from dandolo.cli.accounting import Accounting
 from dandolo.cli.age import since_start_ms
+from dandolo.cli.change import shown
 from dandolo.cli.heap import keep_memory
 from dandolo.cli.itself import managed_pid
+from dandolo.cli.leftover import clear
+from dandolo.cli.logs import Logs
 from dandolo.cli.operators import Operators
 from dandolo.cli.reload import Reload
 from dandolo.cli.start import Start
@@ -35,11 +38,10 @@ from dandolo.control.child import Child, Sample
 from dandolo.control.dashboard import page
 from dandolo.control.exposition import Gauge
 from dandolo.control.gauges import Gauges
-from dandolo.control.logwriter import LogWriter, configure_logging
 from dandolo.control.metrics import Metrics
 from dandolo.control.notify import Notifier, watchdog_interval_s
 from dandolo.control.route import Answer
-from dandolo.control.sinks import AccessLog, Counted, Fanout
+from dandolo.control.sinks import Counted, Fanout
 from dandolo.control.sockets import ADMIN, addresses, close_all
 from dandolo.control.upgrade import Upgrade
 from dandolo.control.workers import Workers
@@ -81,16 +83,19 @@ async def _serve(start: Start) -> int:
     except (RuntimeError, OSError) as error:
         print(f"dandolo serve: workers could not be started: {error}", file=sys.stderr)
         return 1
-    providers = ", ".join(provider.name for provider in config.providers)
-    count = start.provisions.workers
-    workers = "" if count == 1 else f" | workers: {count}"
     print(
         f"dandolo {__version__} ready in {since_start_ms():.0f} ms: {where}"
-        f" | providers: {providers}{workers} | admin: {administered}",
+        f" | providers: {_runs(config)} | admin: {administered}",
         file=sys.stderr,
         flush=True,
     )
-    return await process.until_ended(f"{where}; providers {providers}{workers}")
+    return await process.until_ended(where)
+
+
+def _runs(config: Config) -> str:
+    count = config.server.workers
+    workers = "" if count == 1 else f" | workers: {count}"
+    return ", ".join(provider.name for provider in config.providers) + workers
 
 
 class _End(Enum):
@@ -112,15 +117,13 @@ class Process:
         """Who hears of events: kind and text."""
         self._limits = start.limits
         self._reload = Reload(config, start.choice, start.provisions, self._changed, start.limits)
-        self._held = start.provisions.held
         self._admin_sockets = start.admin
-        self._access = LogWriter(1, form=start.access_form)
-        self._program = configure_logging(start.program_form)
+        self._logs = Logs(start.choice, config)
         self._metrics = Metrics()
         self._gauges = Gauges()
         self.sinks = Fanout()
         self.sinks.add(Counted(self._metrics))
-        self.sinks.add(AccessLog(self._access, start.access_form))
+        self.sinks.add(self._logs.requests)
         self._accounting = Accounting(config)
         self.sinks.add(self._accounting)
         self._tasks = Tasks()
@@ -137,6 +140,7 @@ class Process:
             self._gauges,
             self._all_own_gauges,
             self._reload_now,
+            lambda: self._reload.changed,
             self._roll,
             self._upgrade.begin,
         )
@@ -170,7 +174,7 @@ class Process:
         self._listeners: list[Listener] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._notifier = Notifier()
-        self._status = ""
+        self._where = ""
         self._before = list(start.before)
         self._followed: Followed | None = None
         self._ending: asyncio.Future[_End] = self._loop.create_future()
@@ -204,23 +208,18 @@ class Process:
         self._every("sweep", PERIOD_S, lambda: self._admin.sweep.tick(self._admin.now()))
         self._every("look", LOOK_S, self._look)
         self._every("tick", TICK_S, self._tick)
-        self._limits.start(self.workers, self._tasks)
-        if self._limits.board.shared:
-            # Not needed for the first answer, so not loaded before it.
-            from dandolo.cli.hosts import share_limits
+        self._limits.start(self.workers, self._tasks, self._reload.config)
 
-            self._tasks.spawn(share_limits(self._reload.config, self._limits.board), "limits of all hosts")
-
-    async def until_ended(self, status: str) -> int:
+    async def until_ended(self, where: str) -> int:
         """Tell the manager, wait for a signal, end in order; the exit code."""
-        self._status = status
-        self._notifier.ready(status)
+        self._where = where
+        self._notifier.ready(f"{where}; providers {_runs(self._reload.config)}")
         interval = watchdog_interval_s(os.environ, managed_pid())
         if interval is not None:
             self._every("watchdog", interval, self._watchdog)
         self._timers["watching"] = self._loop.call_later(SETTLE_S, self._watching.begin)
         self._every("gauges", REFRESH_S, self._watching.look)
-        self._timers["settle"] = self._loop.call_later(SETTLE_S, _settle)
+        self._timers["settle"] = self._loop.call_later(SETTLE_S, self._settle)
         end = await self._ending
         server = self._reload.config.server
         # On a terminal nobody waits for a load balancer.
@@ -234,7 +233,7 @@ class Process:
             # What our workers still write is for the successor to read, who waits for the ledger.
             self._accounting.settle()
             await self._loop.run_in_executor(None, self._accounting.close)
-        self._loop.call_later(0.0 if followed else delay, close_all, self._held)
+        self._loop.call_later(0.0 if followed else delay, close_all, self._provisions.held)
         under_way = await self.workers.drain(delay, server.drain_timeout, replaced=followed)
         _log.info("ending: %d requests under way, which have %g s", under_way, delay + server.drain_timeout)
         self._notifier.stopping(f"ending, {under_way} requests under way")
@@ -247,15 +246,14 @@ class Process:
         self._accounting.close()
         _log.info("ended")
         self._view.close()
-        self._access.close()
-        self._program.close()
+        self._logs.close()
         return code
 
     async def _close(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
         self._close_listeners()
-        close_all(self._held)
+        close_all(self._provisions.held)
         self._admin.close()
         try:
             async with asyncio.timeout(CLOSE_S):
@@ -274,7 +272,7 @@ class Process:
 
     def _given(self) -> list[Given]:
         return [
-            *(Given(one.sock, one.slot) for one in self._held),
+            *(Given(one.sock, one.slot) for one in self._provisions.held),
             *(Given(sock, ADMIN) for sock in self._admin_sockets),
         ]
 
@@ -306,7 +304,7 @@ class Process:
 
     def _own_gauges(self) -> list[Gauge]:
         return [
-            Gauge("dandolo_log_lines_dropped_total", self._access.dropped + self._program.dropped),
+            Gauge("dandolo_log_lines_dropped_total", self._logs.dropped),
             Gauge("dandolo_config_reload_successful", self._reload.well),
             Gauge("dandolo_workers", len(self.workers.serving)),
             Gauge("dandolo_worker_restarts_total", self.workers.restarts),
@@ -329,12 +327,14 @@ class Process:
     def leaving(self, child: Child) -> None:
         """Somebody wants a worker to end: another takes its place."""
         _log.warning("worker %d (process %d) was told to end: another takes its place", child.slot, child.pid)
-        self._tasks.spawn(self._replace(child.slot), "replace")
+        self._tasks.spawn(self._replace(child), "replace")
 
-    async def _replace(self, slot: int) -> None:
+    async def _replace(self, child: Child) -> None:
         async with self._changing:
-            server = self._reload.config.server
-            await self.workers.replace(slot, server.drain_delay, server.drain_timeout)
+            # A reload may have replaced it meanwhile.
+            if not child.retiring and not child.over.done():
+                server = self._reload.config.server
+                await self.workers.replace(child.slot, server.drain_delay, server.drain_timeout)
 
     def _look(self) -> None:
         self._well = self.workers.look()
@@ -390,20 +390,32 @@ class Process:
             self._notifier.reloading()
             try:
                 reasons = await self._reload.once(self.workers)
-                self.event(
-                    "reload", f"refused: {reasons[0]}" if reasons else f"{self._reload.config.source} is in force"
-                )
+                what = f"{self._reload.config.source} is in force: {shown(self._reload.changed)}"
+                if not reasons and "server.workers" in self._reload.changed:
+                    self._tasks.spawn(clear(self._reload.config, self.workers), "files of workers")
+                self.event("reload", f"refused: {reasons[0]}" if reasons else what)
                 return reasons
             finally:
-                well = self._reload.well
-                self._notifier.ready(self._status if well else "the last reload was refused: see the log")
+                status = f"{self._where}; providers {_runs(self._reload.config)}"
+                self._notifier.ready(status if self._reload.well else "the last reload was refused: see the log")
 
-    def _changed(self, config: Config) -> None:
+    def _changed(self, config: Config, changed: list[str]) -> None:
         self._callers.keys = self._limits.file = config.keys
         # The first key may have come with it: from then on one is wanted here too.
         self._admin.authenticate = self._callers.authenticate if config.keys else None
         self._accounting.reload(config)
-        self._watching.adopt(config)
+        self._watching.adopt(config, changed)
+        self._logs.adopt(config)
+        if any(key == "limits.shared" or key.startswith("cache.redis.") for key in changed):
+            self._limits.share(config)
+
+    def _settle(self) -> None:
+        """What is there after the start stays: it is kept out of later collections."""
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+        self._tasks.spawn(self._reload.start(), "files of the configuration")
+        self._tasks.spawn(clear(self._reload.config, self.workers), "files of workers")
 
     def _tick(self) -> None:
         now = time.time()
@@ -422,13 +434,6 @@ def _unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None
     """What nobody awaited, in our log and our form; asyncio would print a traceback."""
     error = context.get("exception")
     _log.error("unhandled: %s", context.get("message", ""), exc_info=error if error is not None else False)
-
-
-def _settle() -> None:
-    """What is there after the start stays: it is kept out of later collections."""
-    gc.collect()
-    gc.freeze()
-    gc.enable()
 
 
 def _url(where: str, secure: bool) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from dandolo.cli.configured import Choice
 from dandolo.cli.limits import Limits
 from dandolo.config import Config
-from dandolo.config.schema import LogFormat
 from dandolo.control.provisions import Provisions
 from dandolo.control.spawn import Spawned
 from dandolo.net.succession import Predecessor
@@ -23,8 +22,6 @@ class Start:
     choice: Choice
     provisions: Provisions
     limits: Limits
-    access_form: LogFormat
-    program_form: LogFormat
     admin: Sequence[socket.socket]
     early: Spawned
     """The first worker, which is loading already."""

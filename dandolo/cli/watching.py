@@ -7,7 +7,7 @@ every few seconds, whether or not anybody asks for metrics; the export begins at
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -85,16 +85,16 @@ class Watching:
             self._refreshing = True
             self._tasks.spawn(self._look(), "gauges for alerts")
 
-    def adopt(self, config: Config) -> None:
-        """Go on with another configuration."""
-        before, self._config = self._config, config
+    def adopt(self, config: Config, changed: Sequence[str]) -> None:
+        """Go on with another configuration, in which these keys differ."""
+        self._config = config
         try:
             if self._alarms is not None:
                 self._alarms.adopt(config)
         except (OSError, ValueError) as error:
             # It was checked when it was read; a file may be gone since.
             _log.error("the receivers of alerts stay as they were: %s", error)
-        if before.otel != config.otel:
+        if any(key == "server.region" or key.startswith("otel.") for key in changed):
             self._export()
 
     async def close(self) -> None:

@@ -12,6 +12,7 @@ import gc
 import logging
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -27,12 +28,13 @@ from dandolo.cli.reporting import Reporting
 from dandolo.cli.seen import Seen
 from dandolo.config import Config, ConfigError
 from dandolo.config.schema import LogFormat
-from dandolo.control.logwriter import configure_logging
+from dandolo.control.logwriter import change_form, configure_logging
 from dandolo.errors import GatewayError
 from dandolo.frames import Frames, Kind, encode
 from dandolo.gateway.books import Books
 from dandolo.gateway.explanation import routes
 from dandolo.gateway.membership import membership_of
+from dandolo.gateway.plane import Plane
 from dandolo.gateway.worker import Worker
 from dandolo.net.pipe import Pipe
 from dandolo.net.succession import Followed, Given
@@ -131,9 +133,10 @@ class Process:
             "seen": self._seen.told,
             "purge": self._purge,
             "prepare": self._planes.prepare,
-            "swap": self._planes.swap,
+            "swap": self._swap,
             "forget": self._planes.forget,
             "policy": self._planes.adopt,
+            "begin": self._begin,
             "stand_in": self._stand_in,
             "drain": self._drain,
             "cut": self._cut,
@@ -143,12 +146,17 @@ class Process:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._ending = False
+        self._begins: asyncio.Future[None] | None = self._loop.create_future() if provision.stands_by else None
+        """The word to begin, while it is waited for."""
         self._followed: Followed | None = None
 
     async def run(self, channel: socket.socket) -> int:
         """Serve until the end; the exit code."""
         self._loop.set_exception_handler(_unhandled)
         self._pipe = self._reporting.pipe = await Pipe.over(channel, self._frame, self._orphaned)
+        if self._begins is not None and not await self._stands_by(self._begins):
+            # Nothing has begun yet that would want an orderly end.
+            return self._ended.result()
         for sock in self._sockets:
             sock.setblocking(False)
         mine, siblings = list[socket.socket](), list[socket.socket]()
@@ -169,6 +177,14 @@ class Process:
         code = await self._ended
         await self._close()
         return code
+
+    async def _stands_by(self, begins: asyncio.Future[None]) -> bool:
+        """Wait for the word to begin; False when the end comes first. Nothing is accepted until then."""
+        assert self._pipe is not None
+        self._pipe.send(Kind.STANDS_BY, b"")
+        await asyncio.wait((begins, self._ended), return_when=asyncio.FIRST_COMPLETED)
+        self._begins = None
+        return not self._ended.done()
 
     async def _close(self) -> None:
         for timer in self._timers.values():
@@ -239,6 +255,17 @@ class Process:
         if self._pipe is not None:
             self._pipe.send(Kind.ANSWER, _encode([number, well, value]))
 
+    def _swap(self, log_format: Any) -> bool:
+        """Put the plane that was prepared to work, and write the program's own lines in this form."""
+        change_form(log_format)
+        return self._planes.swap(None)
+
+    def _begin(self, argument: Any) -> bool:
+        """Accept from now on."""
+        if self._begins is not None and not self._begins.done():
+            self._begins.set_result(None)
+        return True
+
     async def _purge(self, argument: Any) -> dict[str, Any]:
         """Forget kept answers: kind, name, softly."""
         kind, name, soft = argument
@@ -254,7 +281,8 @@ class Process:
     def _probe(self) -> None:
         self._tasks.spawn(self._reporting.probe(self._worker, self._provision.workers), "probes")
 
-    def _swapped(self, plane: object) -> None:
+    def _swapped(self, plane: Plane, tls: ssl.SSLContext | None) -> None:
+        self._worker.adopt(plane.config, tls)
         self._probe()
 
     # -- the end ---------------------------------------------------------------------------------------
@@ -265,7 +293,9 @@ class Process:
         return self._worker.gateway.admission.in_flight
 
     def _begin_drain(self, delay_s: float, timeout_s: float, *, replaced: bool) -> None:
-        if not self._ending:
+        if self._begins is not None:
+            self._end(0)
+        elif not self._ending:
             self._ending = True
             if self._followed is not None:
                 self._followed.close()
@@ -297,6 +327,10 @@ class Process:
         """The control process has gone."""
         self._pipe = self._reporting.pipe = None
         if self._ending:
+            return
+        if self._begins is not None:
+            # Others serve: nobody will miss it.
+            self._end(0)
             return
         server = self._worker.gateway.plane.config.server
         if not self._provision.identity:

@@ -76,6 +76,8 @@ class Child:
         self.refused: list[Problem] = []
         self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Whether it came to accept; False once it ended before."""
+        self.stands_by: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        """Whether it came to wait for the word to begin; False once it ended before."""
         self.over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """Its exit status."""
         self._spawned = spawned
@@ -85,6 +87,16 @@ class Child:
         self._questions: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count(1)
         self._status: int | None = None
+
+    @property
+    def ends(self) -> bool:
+        """Whether its pipe has ended, as its process is about to."""
+        return self._pipe is not None and self._pipe.lost
+
+    @property
+    def waits(self) -> bool:
+        """Whether it stands by, and has nothing to say until it is told to begin."""
+        return self.ready_at is None and self.stands_by.done() and self.stands_by.result()
 
     async def attend(self) -> None:
         """Take up its pipe, and notice its end. To be called once, after its provision has been sent."""
@@ -132,6 +144,9 @@ class Child:
                     if not self.ready.done():
                         self.ready.set_result(True)
                     self._family.ready(self)
+                case Kind.STANDS_BY:
+                    if not self.stands_by.done():
+                        self.stands_by.set_result(True)
                 case Kind.REFUSED:
                     self.refused = [Problem(*problem) for problem in _any.decode(payload)]
                 case Kind.LEAVING:
@@ -180,8 +195,9 @@ class Child:
         if self.over.done():
             return
         assert self._status is not None
-        if not self.ready.done():
-            self.ready.set_result(False)
+        for told in (self.ready, self.stands_by):
+            if not told.done():
+                told.set_result(False)
         self.over.set_result(self._status)
         self._family.gone(self, self._status)
 

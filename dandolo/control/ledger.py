@@ -124,6 +124,10 @@ class Ledger:
         if self._thread.is_alive():
             self._thread.join(CLOSE_S)
 
+    def adopt(self, *, retention_s: float, requests_max: int) -> None:
+        """Keep so much from now on; what is more is deleted bit by bit."""
+        self._retention_s, self._requests_max = retention_s, requests_max
+
     def flush(self, timeout_s: float) -> bool:
         """Wait until what is in the journals now is in the file. False when that took too long, or failed."""
         with self._turn:

@@ -49,6 +49,10 @@ class LogWriter:
         self._reported = 0
         self.dropped = 0
 
+    def adopt(self, form: Form) -> None:
+        """Write its own line in another form from now on."""
+        self._form = form
+
     def write(self, line: bytes, *, urgent: bool = False) -> None:
         """Take a line, with its line end; returns at once. `urgent` lines, and those before them, are not held
         back to gather a batch. May be called from any thread; after `close` the line is dropped."""
@@ -168,6 +172,11 @@ class _Handler(logging.Handler):
         except Exception:
             self.handleError(record)
 
+    def adopt(self, form: Form) -> None:
+        """Write in another form from now on."""
+        self._lines = LineFormatter(form)
+        self.writer.adopt(form)
+
     def close(self) -> None:
         """Called by the logging module when the process ends, too."""
         self.writer.close()
@@ -190,3 +199,10 @@ def configure_logging(form: Form, *, descriptor: int = 2) -> LogWriter:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     return new.writer
+
+
+def change_form(form: Form) -> None:
+    """Have what `configure_logging` set up write in another form from now on."""
+    for handler in logging.getLogger("dandolo").handlers:
+        if isinstance(handler, _Handler):
+            handler.adopt(form)

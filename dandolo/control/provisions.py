@@ -7,6 +7,7 @@ by which the worker finds it. It knows no event loop: the first worker is given 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -32,7 +33,21 @@ class Provisions:
         self.blobs: dict[str, Callable[[int, int], bytes]] = {}
         self.descriptors: dict[str, Callable[[int, int], int]] = {}
 
-    def frame(self, slot: int, generation: int) -> tuple[bytes, list[int]]:
+    def following(self, document: Document, held: Sequence[Held]) -> Provisions:
+        """Those of workers to come, under another document and with other sockets: theirs stand by (`adopt`)."""
+        found = copy.copy(self)
+        found.document, found.workers, found.held = document, document.workers, tuple(held)
+        return found
+
+    def adopt(self, following: Provisions) -> None:
+        """From now on every worker begins as they say."""
+        self.document, self.workers, self.held = following.document, following.workers, following.held
+
+    def standby(self, slot: int, generation: int) -> tuple[bytes, list[int]]:
+        """The frame for a worker that waits for the word before it accepts, and the descriptors that go with it."""
+        return self.frame(slot, generation, stands_by=True)
+
+    def frame(self, slot: int, generation: int, *, stands_by: bool = False) -> tuple[bytes, list[int]]:
         """The frame for a worker that begins, and the descriptors that go with it."""
         provision = Provision(
             slot=slot,
@@ -45,6 +60,7 @@ class Provisions:
             descriptors=tuple(self.descriptors),
             strings={name: text(slot, generation) for name, text in self.strings.items()},
             blobs={name: blob(slot, generation) for name, blob in self.blobs.items()},
+            stands_by=stands_by,
         )
         named = [descriptor(slot, generation) for descriptor in self.descriptors.values()]
         return encode(Kind.PROVISION, _encode(provision)), [*(one.sock.fileno() for one in self.held), *named]

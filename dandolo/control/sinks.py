@@ -34,6 +34,11 @@ class AccessLog:
         self._writer = writer
         self._form: Form = form
 
+    def adopt(self, form: Form) -> None:
+        """Make lines of another form from now on."""
+        self._form = form
+        self._writer.adopt(form)
+
     def take(self, records: Sequence[Record], now: float) -> None:
         """Make their lines."""
         self._writer.write(format_records(list(records), self._form))

@@ -68,6 +68,36 @@ def adopt(given: Sequence[Given], slots: int) -> list[Held]:
     return held
 
 
+def resized(held: Sequence[Held], slots: int) -> list[Held]:
+    """The same sockets for another number of slots.
+
+    What is missing is opened beside them, and listens once a worker accepts at it. What is left over is everybody's
+    from then on: connections that wait in a queue, or whose handshake is under way, would be lost with the socket, and
+    should there be more slots again, it has one. Raises OSError; then nothing new is left open.
+    """
+    result: list[Held] = []
+    new: list[socket.socket] = []
+    by_address: dict[object, list[Held]] = {}
+    for one in held:
+        by_address.setdefault((one.sock.family, one.sock.getsockname()), []).append(one)
+    try:
+        for ones in by_address.values():
+            if all(one.slot == SHARED for one in ones):
+                result += ones
+                continue
+            ones.sort(key=lambda one: one.slot if one.slot != SHARED else len(held) + slots)
+            for number, one in enumerate(ones):
+                result.append(Held(one.sock, number if number < slots else SHARED))
+            for number in range(len(ones), slots):
+                new.append(listen.open_beside(ones[0].sock, listens=False))
+                result.append(Held(new[-1], number))
+    except OSError:
+        for sock in new:
+            sock.close()
+        raise
+    return result
+
+
 class Taken(NamedTuple):
     """What there is to listen at: workers' sockets, the admin listener's if a predecessor had it, and those who
     finish once we serve."""

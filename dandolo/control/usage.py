@@ -43,10 +43,17 @@ def slo_route(state: Callable[[float], Any]) -> Route:
     return Route("GET", b"/admin/slo", lambda asked: Answer(200, JSON, _encode(state(time.time()))), about)
 
 
-def routes(ledger: Ledger) -> list[Route]:
-    """The routes of a ledger."""
+def routes(there: Callable[[], Ledger | None]) -> list[Route]:
+    """The routes of a ledger; `there` gives it, None while there is none."""
+
+    def found() -> Ledger:
+        ledger = there()
+        if ledger is None:
+            raise RequestError("there is no ledger (see ledger.enabled)", status=404, code="not_found")
+        return ledger
 
     async def usage(asked: Asked) -> Answer:
+        ledger = found()
         given = _given(asked.query, PARAMETERS)
         form = given.pop("format", "json")
         if form not in ("json", "csv"):
@@ -58,6 +65,7 @@ def routes(ledger: Ledger) -> list[Route]:
         return Answer(200, CSV, table(told)) if form == "csv" else Answer(200, JSON, _encode(told))
 
     async def request(asked: Asked) -> Answer:
+        ledger = found()
         name = asked.rest.decode("ascii", "replace")
         if reading.ID.fullmatch(name) is None:
             raise RequestError("expected the id of a request, as its x-request-id header says: req_ and 22 digits")

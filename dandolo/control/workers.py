@@ -7,6 +7,7 @@ requests beside it. What a worker is given is its owner's business, what it says
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 from collections.abc import Callable, Sequence
@@ -71,19 +72,24 @@ class Audience(Protocol):
 
 
 class Slot:
-    """A place for one serving worker. `child` is the newest process, `retiring` those before it."""
+    """A place for one serving worker. `child` is the newest process, `retiring` those before it, `standby` one that
+    waits to take its place (`control.renewal`)."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.child: Child | None = None
         self.retiring: list[Child] = []
+        self.standby: Child | None = None
         self.generation = 0
         self.failures = 0
         self.again: asyncio.TimerHandle | None = None
 
     def all(self) -> list[Child]:
         """Every process of it that has not ended."""
-        return [*self.retiring, *((self.child,) if self.child is not None else ())]
+        return [*self.retiring, *(one for one in (self.child, self.standby) if one is not None)]
+
+
+FirstFrame = Callable[[int, int], tuple[bytes, list[int]]]
 
 
 class Workers:
@@ -96,12 +102,14 @@ class Workers:
     def __init__(
         self,
         count: int,
-        first_frame: Callable[[int, int], tuple[bytes, list[int]]],
+        first_frame: FirstFrame,
         audience: Audience,
         tasks: Tasks,
         early: Spawned | None = None,
     ) -> None:
         self.slots = [Slot(number) for number in range(count)]
+        self.idle: dict[int, Slot] = {}
+        """Slots by number that are not to serve any more, or not yet."""
         self.ending = False
         self.restarts = 0
         """Workers that ended and were brought back."""
@@ -130,12 +138,27 @@ class Workers:
 
     async def _begin(self, slot: Slot) -> Child:
         early, self._early = self._early, None
-        spawned = early or spawn()
+        return await self._provided(slot, early or spawn(), self._first_frame, early=early is not None)
+
+    async def stand_by(self, slot: Slot, first_frame: FirstFrame) -> Child:
+        """Start a process of a slot that is given this and waits (`Child.stands_by`). Raises OSError."""
+        return await self._provided(slot, spawn(), first_frame, stands_by=True)
+
+    async def _provided(
+        self, slot: Slot, spawned: Spawned, first_frame: FirstFrame, *, early: bool = False, stands_by: bool = False
+    ) -> Child:
         generation, slot.generation = slot.generation, slot.generation + 1
-        child = Child(slot.number, generation, spawned, self, self._loop.time)
-        slot.child = child
         try:
-            frame, descriptors = (b"", []) if early else self._first_frame(slot.number, generation)
+            frame, descriptors = (b"", []) if early else first_frame(slot.number, generation)
+        except ValueError as error:
+            spawned.abandon()
+            raise OSError(errno.ENOSPC, str(error)) from error
+        child = Child(slot.number, generation, spawned, self, self._loop.time)
+        if stands_by:
+            slot.standby = child
+        else:
+            slot.child = child
+        try:
             spawned.channel.settimeout(START_S)
             if early:
                 pass
@@ -152,6 +175,14 @@ class Workers:
     # -- asking ----------------------------------------------------------------------------------------
 
     @property
+    def children(self) -> list[Child]:
+        """Every process that has not ended."""
+        return [child for slot in (*self.slots, *self.idle.values()) for child in slot.all()]
+
+    def _slot(self, number: int) -> Slot:
+        return self.slots[number] if number < len(self.slots) else self.idle[number]
+
+    @property
     def serving(self) -> list[Child]:
         """The newest process of each slot, where it accepts."""
         return [slot.child for slot in self.slots if slot.child is not None and slot.child.ready_at is not None]
@@ -165,7 +196,7 @@ class Workers:
 
     async def ask_everyone(self, question: str, argument: Any = None, deadline_s: float = 1.0) -> list[Reply]:
         """The same of all processes, those too that only finish what they have begun."""
-        everyone = [child for slot in self.slots for child in slot.all() if child.ready_at is not None]
+        everyone = [child for child in self.children if child.ready_at is not None]
         return list(await asyncio.gather(*(self._reply(one, question, argument, deadline_s) for one in everyone)))
 
     async def _reply(self, child: Child, question: str, argument: Any, deadline_s: float) -> Reply:
@@ -213,10 +244,11 @@ class Workers:
                 slot.retiring.remove(old)
                 slot.child = old
             return False
-        self._retire(slot, old, delay_s, timeout_s)
+        self.retire(slot, old, delay_s, timeout_s)
         return True
 
-    def _retire(self, slot: Slot, old: Child, delay_s: float, timeout_s: float) -> None:
+    def retire(self, slot: Slot, old: Child, delay_s: float, timeout_s: float) -> None:
+        """Have one of `slot.retiring` finish its requests and end; others accept already at its sockets."""
         old.retiring = True
         self._tasks.spawn(self._let_go(old, delay_s, timeout_s, replaced=True), "retire")
         for child in slot.retiring[:-RETIRING_MAX]:
@@ -229,6 +261,8 @@ class Workers:
         try:
             under_way = await child.ask("drain", argument, MARGIN_S)
         except (Unanswered, GatewayError) as error:
+            if child.ends:
+                return 0  # it was asked before, and has finished
             _log.error("worker %d (process %d) is killed: %s", child.slot, child.pid, error)
             child.kill()
         self._loop.call_later(delay_s + timeout_s + MARGIN_S, child.kill)
@@ -241,7 +275,7 @@ class Workers:
         already at the same sockets."""
         self.ending = True
         under_way = 0
-        children = [child for slot in self.slots for child in slot.all()]
+        children = self.children
         for slot in self.slots:
             if slot.again is not None:
                 slot.again.cancel()
@@ -258,7 +292,7 @@ class Workers:
 
     async def over(self) -> None:
         """Wait until every process has ended."""
-        while children := [child for slot in self.slots for child in slot.all()]:
+        while children := self.children:
             await asyncio.wait([child.over for child in children])
 
     async def cut(self, within_s: float) -> None:
@@ -277,13 +311,13 @@ class Workers:
         for slot in self.slots:
             if slot.again is not None:
                 slot.again.cancel()
-            for child in slot.all():
-                child.kill()
+        for child in self.children:
+            child.kill()
         await self.over()
 
     def kill_one(self, slot: int) -> None:
         """End the process of a slot: another takes its place."""
-        child = self.slots[slot].child
+        child = self._slot(slot).child
         if child is not None:
             child.kill()
 
@@ -300,17 +334,17 @@ class Workers:
         now = self._loop.time()
         late, self._looked_at = now - self._looked_at > LATE_S, now
         well = False
+        for child in self.children:
+            silent_s = now - child.heard_at
+            if late:
+                child.heard_at = max(child.heard_at, now - HUNG_S / 2)
+            elif silent_s > (HUNG_S if child.ready_at is not None else START_S) and not child.waits:
+                _log.error(
+                    "worker %d (process %d) has said nothing for %.0f s: it is killed",
+                    child.slot, child.pid, silent_s,
+                )  # fmt: skip
+                child.kill()
         for slot in self.slots:
-            for child in slot.all():
-                silent_s = now - child.heard_at
-                if late:
-                    child.heard_at = max(child.heard_at, now - HUNG_S / 2)
-                elif silent_s > (HUNG_S if child.ready_at is not None else START_S):
-                    _log.error(
-                        "worker %d (process %d) has said nothing for %.0f s: it is killed",
-                        child.slot, child.pid, silent_s,
-                    )  # fmt: skip
-                    child.kill()
             newest = slot.child
             if newest is not None and newest.ready_at is not None and now - newest.heard_at <= HUNG_S:
                 well = True
@@ -348,19 +382,26 @@ class Workers:
 
     def leaving(self, child: Child) -> None:
         """Somebody sent one SIGTERM."""
-        if not self.ending and self.slots[child.slot].child is child:
+        if not self.ending and self._slot(child.slot).child is child:
             self._audience.leaving(child)
 
     def gone(self, child: Child, status: int) -> None:
         """A process has ended."""
         self._audience.last(child, None)
-        slot = self.slots[child.slot]
+        slot = self._slot(child.slot)
         if child in slot.retiring:
             slot.retiring.remove(child)
             return
+        if slot.standby is child:
+            slot.standby = None
+            return
         if slot.child is not child:
             return
-        slot.child = None
+        slot.child = next((one for one in slot.retiring if not one.retiring), None)
+        if slot.child is not None:
+            # It was to replace this one, which was not asked to end yet.
+            slot.retiring.remove(slot.child)
+            return
         if self.ending or not self._started:
             return
         lived_s = self._loop.time() - child.started_at
@@ -374,20 +415,20 @@ class Workers:
         self._audience.event("worker", f"worker {child.slot} ended with {how}")
         for problem in child.refused:
             _log.error("%s", problem)
-        self._bring_back(slot)
+        self.bring_back(slot)
 
-    def _bring_back(self, slot: Slot) -> None:
+    def bring_back(self, slot: Slot) -> None:
         wait_s = backoff_s(slot.failures)
         self.restarts += 1
         self._fill_in()
         slot.again = self._loop.call_later(wait_s, lambda: self._tasks.spawn(self._again(slot), "worker"))
 
     async def _again(self, slot: Slot) -> None:
-        if slot.child is not None or self.ending:
+        if slot.child is not None or self.ending or slot.number in self.idle:
             return
         try:
             await self._begin(slot)
         except OSError as error:
             slot.failures += 1
             _log.error("no worker %d could be started: %s", slot.number, error.strerror)
-            self._bring_back(slot)
+            self.bring_back(slot)

@@ -55,6 +55,7 @@ class Worker:
         policy: Policy = NO_POLICY,
     ) -> None:
         self._on_beat = on_beat
+        self._tls = tls_of(config)
         self.gateway = Gateway(config, take, slot, board, policy)
         self.gateway.sharing = _sharing(self.gateway, config, membership) if membership is not None else None
         self.census = Census(config.limits.connections_max, config.limits.connections_per_ip_max)
@@ -68,19 +69,13 @@ class Worker:
         """Accept on listening sockets, which become the worker's. Those of `siblings` do too, but are accepted on
         only while it stands in for one (`stand_in`)."""
         server = self._config.server
-        tls: ssl.SSLContext | None = None
-        if server.tls is not None:
-            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            tls.minimum_version = ssl.TLSVersion.TLSv1_2
-            tls.load_cert_chain(server.tls.cert, server.tls.key)
-            tls.set_alpn_protocols(["http/1.1"])
         for sock in (*sockets, *siblings):
             listener = Listener(
                 sock,
                 self.gateway,
                 self.census,
                 self.gateway.tasks,
-                tls=tls,
+                tls=self._tls,
                 proxy_protocol=server.proxy_protocol,
                 trusted=server.trusted_proxies,
                 busy_answer=self.gateway.busy_answer,
@@ -95,6 +90,14 @@ class Worker:
             self.gateway.tasks.spawn(self.gateway.tiers.start(), "cache tiers")
         self._every(PERIOD_S, self._beat)
         self._every(TEND_S, self.gateway.tend)
+
+    def adopt(self, config: Config, tls: ssl.SSLContext | None) -> None:
+        """Let connections in from now on as another configuration says; `tls` is its `tls_of`."""
+        self._config, self._tls = config, tls
+        self.census.adopt(config.limits.connections_max, config.limits.connections_per_ip_max)
+        server = config.server
+        for listener in self._listeners:
+            listener.adopt(tls, proxy_protocol=server.proxy_protocol, trusted=server.trusted_proxies)
 
     def stand_in(self, numbers: Collection[int]) -> None:
         """Accept on the siblings' sockets of these numbers, and on no other ones of theirs."""
@@ -176,6 +179,22 @@ class Worker:
             call()
 
         self._timers.append(self._loop.call_later(seconds, run))
+
+
+def tls_of(config: Config) -> ssl.SSLContext | None:
+    """How clients' connections are encrypted, None for not at all. Raises OSError (ssl.SSLError), which says what it
+    is about."""
+    paths = config.server.tls
+    if paths is None:
+        return None
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        tls.load_cert_chain(paths.cert, paths.key)
+    except OSError as error:
+        raise OSError(f"server.tls: {paths.cert} and {paths.key}: {error}") from None
+    tls.set_alpn_protocols(["http/1.1"])
+    return tls
 
 
 def _sharing(gateway: Gateway, config: Config, membership: Membership) -> Sharing:

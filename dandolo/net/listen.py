@@ -74,9 +74,9 @@ def open_tcp(host: str, port: int) -> list[socket.socket]:
     return opened
 
 
-def open_beside(first: socket.socket) -> socket.socket:
+def open_beside(first: socket.socket, *, listens: bool = True) -> socket.socket:
     """One more listening socket at the address of one that `open_tcp` opened: the kernel spreads new connections
-    over both. Raises OSError."""
+    over both. Not before it listens, which a `Listener` on it sees to when it starts. Raises OSError."""
     sock = socket.socket(first.family, first.type, first.proto)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -84,7 +84,8 @@ def open_beside(first: socket.socket) -> socket.socket:
         if first.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(first.getsockname())
-        sock.listen(BACKLOG)
+        if listens:
+            sock.listen(BACKLOG)
         sock.setblocking(False)
     except OSError:
         sock.close()
@@ -183,7 +184,15 @@ class Listener:
         """Begin to accept, or go on after `pause`."""
         if not self._open:
             self._open = True
+            if not self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                # Opened for a worker that was not there yet: nobody was to wait in its queue.
+                self.sock.listen(BACKLOG)
             self._loop.add_reader(self.sock.fileno(), self._accept)
+
+    def adopt(self, tls: ssl.SSLContext | None, *, proxy_protocol: bool, trusted: tuple[Network, ...]) -> None:
+        """Go on like this with connections that are accepted from now on."""
+        self._tls = None if tls is None else harden(tls)
+        self._proxy_protocol, self._trusted = proxy_protocol, trusted
 
     def pause(self) -> None:
         """Stop accepting; who comes waits in the socket's queue, for us or for somebody else."""
@@ -318,6 +327,10 @@ class Census:
         self.refused = 0
         self.logged_at = -LOG_INTERVAL_S
         self._spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def adopt(self, connections_max: int, per_address_max: int) -> None:
+        """Go on with other limits; who is there already may stay."""
+        self._max, self._per_address_max = connections_max, per_address_max
 
     @property
     def full(self) -> bool:

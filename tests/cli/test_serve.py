@@ -347,7 +347,7 @@ def test_changed_listeners_are_said_to_wait_for_the_next_start(serve, configure,
     served = serve("--config", configure(sims["one"])).ready()
     configure(sims["one"], listen='"127.0.0.1:1"')
     served.kill(signal.SIGHUP)
-    served.says("listeners change at the next start")
+    served.says("server.listen changes at the next start, not by a reload: a successor finds")
     assert served.chat()[0] == 200
 
 

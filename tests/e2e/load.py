@@ -18,10 +18,13 @@ class Load:
 
     A client that is told `Connection: close` opens another one, as any client does. Everything else that is no 200
     is a failure: a reset, an end within an answer, a refused connection, a request on an open connection that is
-    not answered. With `fresh`, every request has a connection of its own.
+    not answered. With `fresh`, every request has a connection of its own. With `stream`, answers are streams, which
+    must end as streams do.
     """
 
-    def __init__(self, port: int, *, connections: int = 8, fresh: bool = False, pause_s: float = 0.002) -> None:
+    def __init__(
+        self, port: int, *, connections: int = 8, fresh: bool = False, stream: bool = False, pause_s: float = 0.002
+    ) -> None:
         self.answers = 0
         self.failures: list[str] = []
         self.slowest_s = 0.0
@@ -29,6 +32,7 @@ class Load:
         self.by_worker: Counter[str] = Counter()
         self._port = port
         self._fresh = fresh
+        self._stream = stream
         self._pause_s = pause_s
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(connections)]
@@ -64,7 +68,7 @@ class Load:
                     sock.settimeout(PATIENCE_S)
                     with self._lock:
                         self.opened += 1
-                sock.sendall(request(body=chat(user=f"{number}-{serial}")))
+                sock.sendall(request(body=chat(user=f"{number}-{serial}", stream=self._stream)))
                 head, body = self._answer(sock)
                 if not head.startswith(b"HTTP/1.1 200 "):
                     raise OSError(f"{head[:40]!r} {body[:200]!r}")
@@ -93,6 +97,15 @@ class Load:
                 raise ConnectionError("the connection ended before an answer" if not data else "within a head")
             data += piece
         head, _, body = data.partition(b"\r\n\r\n")
+        if b"transfer-encoding: chunked" in head.lower():
+            while not body.endswith(b"\r\n0\r\n\r\n"):
+                piece = sock.recv(65536)
+                if not piece:
+                    raise ConnectionError("the connection ended within a stream")
+                body += piece
+            if b"data: [DONE]\n\n" not in body:
+                raise OSError(f"a stream ended without [DONE]: {body[-200:]!r}")
+            return head, body
         length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         while len(body) < length:
             piece = sock.recv(65536)

@@ -415,7 +415,7 @@ def test_a_secret_file_is_read_once_for_all_workers(tmp_path: Path) -> None:
         assert "sk-" not in gateway.said()
 
 
-def test_replaced_workers_take_up_a_renewed_certificate(tmp_path: Path) -> None:
+def test_replaced_workers_and_reloads_take_up_a_renewed_certificate(tmp_path: Path) -> None:
     authority = trustme.CA()
 
     def renew() -> None:
@@ -440,4 +440,12 @@ def test_replaced_workers_take_up_a_renewed_certificate(tmp_path: Path) -> None:
         assert served(gateway.port) == before
         gateway.signal(signal.SIGUSR2)
         until(lambda: "all workers are replaced" in gateway.said())
-        assert served(gateway.port) != before
+        second = served(gateway.port)
+        assert second != before
+        # A reload needs no new workers for it.
+        workers = gateway.workers()
+        renew()
+        gateway.signal(signal.SIGHUP)
+        until(lambda: "changed server.tls" in gateway.said())
+        assert served(gateway.port) not in (before, second)
+        assert gateway.workers() == workers
