@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -105,6 +106,7 @@ class Worker:
 
     def _beat(self) -> None:
         self.gateway.tick()
+        self.gateway.admission.expire(time.time())
         running_outbox().beat()
         if self._on_beat is not None:
             self._on_beat()
