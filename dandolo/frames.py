@@ -37,6 +37,8 @@ class Kind(IntEnum):
     """From a worker that was sent SIGTERM: it wants to be replaced."""
     LAST = 9
     """From a worker, as its last word: its gauges, each [name, value, labels]."""
+    TEXTS = 10
+    """From a worker whose operator keeps them: `text.Text`s. Lost before records are."""
 
 
 _KINDS = {int(kind): kind for kind in Kind}

@@ -28,7 +28,13 @@ class Accounting:
     `alert` is told why the ledger cannot be written, and "" when it can again, in the ledger's thread.
     """
 
-    def __init__(self, config: Config, alert: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        alert: Callable[[str], None] | None = None,
+        text_of: Callable[[str], str | None] = lambda name: None,
+    ) -> None:
+        self._text_of = text_of
         self.ledger: Ledger | None = None
         settings = config.ledger
         if settings.enabled:
@@ -67,7 +73,7 @@ class Accounting:
     def routes(self) -> list[Route]:
         """What the admin listener offers of it."""
         found = [slo_route(self.objectives.state)]
-        return found if self.ledger is None else [*routes(self.ledger), *found]
+        return found if self.ledger is None else [*routes(self.ledger, self._text_of), *found]
 
     def gauges(self) -> Iterator[Gauge]:
         """Samples for /metrics."""

@@ -34,6 +34,8 @@ class Reload:
     ) -> None:
         self._limits = limits
         self.config = config
+        self._texts_kept = config.prompt_log.enabled
+        """Whether workers were made to keep them. (Those that were replaced since are not known here.)"""
         self.well = True
         """Whether the last one was taken."""
         self._choice = choice
@@ -63,6 +65,8 @@ class Reload:
             _log.warning("listeners change at the next start, not by a reload")
         if config.limits.shared != self._limits.board.shared:
             _log.warning("limits.shared changes at the next start, not by a reload")
+        if config.prompt_log.enabled and not self._texts_kept:
+            _log.warning("prompt_log.enabled begins when workers are replaced (SIGUSR2), not by a reload")
         if server.tls != was.tls:
             _log.warning("certificates change when workers are replaced (SIGUSR2), not by a reload")
         if server.workers != was.workers:

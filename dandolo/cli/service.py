@@ -37,6 +37,7 @@ from dandolo.control.metrics import Metrics
 from dandolo.control.notify import Notifier, watchdog_interval_s
 from dandolo.control.sinks import AccessLog, Counted, Fanout
 from dandolo.control.sockets import ADMIN, addresses, close_all
+from dandolo.control.texts import Texts
 from dandolo.control.upgrade import Upgrade
 from dandolo.control.workers import Workers
 from dandolo.net.listen import describe
@@ -44,6 +45,7 @@ from dandolo.net.succession import Followed, Given, orphans
 from dandolo.net.sweep import PERIOD_S
 from dandolo.net.tasks import Tasks
 from dandolo.record import Record
+from dandolo.text import Text
 
 CLOSE_S = 2.0
 CUT_S = 3.0
@@ -120,7 +122,8 @@ class Process:
         self.sinks = Fanout()
         self.sinks.add(Counted(self._metrics))
         self.sinks.add(AccessLog(self._access, start.access_form))
-        self._accounting = Accounting(config)
+        self._texts = Texts(config.prompt_log)
+        self._accounting = Accounting(config, text_of=self._texts.path_of)
         self.sinks.add(self._accounting)
         self._tasks = Tasks()
         self._loop = asyncio.get_running_loop()
@@ -149,12 +152,13 @@ class Process:
             self.event,
             self._tasks,
         )
-        self._view.snapshots.sources = sources(self._limits.keyring, self._accounting, self._watching)
+        self._view.snapshots.sources = sources(self._limits.keyring, self._accounting, self._watching, self._texts)
         self.administration.offer(
             [
                 *self._operators.routes(),
                 *self._limits.keyring.routes(),
                 *self._accounting.routes(),
+                *self._texts.routes(),
                 *self._view.routes(),
                 *self._watching.routes(),
             ]
@@ -280,6 +284,10 @@ class Process:
         """Requests that have finished, from any worker."""
         self.sinks.take(records, time.time())
 
+    def texts(self, texts: Sequence[Text]) -> None:
+        """What was asked and answered, where that is kept."""
+        self._texts.take(texts)
+
     def last(self, child: Child, last: list[Sample] | None) -> None:
         """The end of a worker's process."""
         if last is not None:
@@ -296,6 +304,7 @@ class Process:
             Gauge("dandolo_worker_restarts_total", self.workers.restarts),
             Gauge("dandolo_sink_failures_total", self.sinks.failures),
             *self._accounting.gauges(),
+            *self._texts.gauges(),
             *budget_gauges(self._limits.keyring.budgets()),
         ]
 
@@ -383,12 +392,14 @@ class Process:
         self._limits.file = config.keys
         self.administration.adopt(config)
         self._accounting.reload(config)
+        self._texts.adopt(config.prompt_log)
         self._watching.adopt(config)
 
     def _tick(self) -> None:
         now = time.time()
         self.sinks.tick(now)
         self._limits.tick(now)
+        self._texts.tick(now)
 
     def _every(self, name: str, seconds: float, call: Callable[[], object]) -> None:
         def again() -> None:

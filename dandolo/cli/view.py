@@ -17,6 +17,7 @@ from dandolo.control.keyring import Keyring
 from dandolo.control.live import Live
 from dandolo.control.route import Route
 from dandolo.control.snapshot import Snapshots
+from dandolo.control.texts import Texts
 from dandolo.control.together import together
 from dandolo.control.workers import Workers
 from dandolo.net.tasks import Tasks
@@ -79,11 +80,12 @@ class View:
         self.audit.close()
 
 
-def sources(keyring: Keyring, accounting: Accounting, watching: Watching) -> dict[str, Callable[[], Any]]:
+def sources(keyring: Keyring, accounting: Accounting, watching: Watching, texts: Texts) -> dict[str, Callable[[], Any]]:
     """What the control process itself tells for the snapshot. Where there are no keys, workers tell of open access."""
     return {
         "keys": lambda: shown.keys(keyring.shown()) or None,
         "alerts": lambda: shown.alerts(watching.standings()),
         "slo": lambda: shown.objectives(accounting.objectives.state(time.time())),
         "ledger": lambda: None if accounting.ledger is None else asdict(accounting.ledger.health()),
+        "prompt_log": texts.state,
     }

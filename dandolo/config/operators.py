@@ -27,7 +27,7 @@ class PromptLog:
     enabled: bool = key(
         kinds.flag(),
         "false",
-        "keep what is asked and answered, for GET /admin/requests/ID/text; on from the next start, off by a reload",
+        "keep what is asked and answered, in memory, for GET /admin/texts/ID; on from the next start, off by a reload",
     )
     text_bytes_max: int = key(
         kinds.byte_size("256B", "1MiB"), '"64KiB"', "of a question, and of an answer; what is beyond is left out"

@@ -32,6 +32,10 @@ def check(config: Config, document: Mapping[str, Any], at: At) -> Targets:
     _server(config, at.child("server"))
     _limits(config, document, at)
     _keys(config, at.child("keys"))
+    if config.prompt_log.enabled and not any(key.admin for key in config.keys):
+        at.child("prompt_log").child("enabled").report(
+            "needs a key with admin = true: without one anybody on this machine could read what others ask"
+        )
     _providers(config, at.child("providers"))
     weights = config.routing.weights
     if not weights.latency and not weights.errors and not weights.load and not weights.cost:

@@ -50,7 +50,7 @@ class Audit(Protocol):
     """Whoever keeps what was changed, and by whom."""
 
     def note(self, asked: Asked, route: Route, outcome: int, reason: str) -> None:
-        """A call that changes something has ended with this status (499: its client left first) and error code."""
+        """A call that is to be written down has ended with this status (499: its client left first) and error code."""
 
 
 class _Let(NamedTuple):
@@ -206,7 +206,7 @@ class Admin:
             self._answered(connection, asked, route, found)
 
     def _answered(self, connection: Downstream, asked: Asked, route: Route, answer: Answer) -> None:
-        if self._audit is not None and route.changes:
+        if self._audit is not None and route.noted:
             self._audit.note(asked, route, answer.status, "")
         connection.answer(answer.status, _head(answer.kind, answer.policy), answer.body)
         connection.finish()
@@ -223,7 +223,7 @@ class Admin:
         connection.finish()
 
     def _note(self, asked: Asked, route: Route, error: GatewayError) -> None:
-        if self._audit is not None and route.changes:
+        if self._audit is not None and route.noted:
             self._audit.note(asked, route, error.status, error.code or "")
 
     # -- streams of events -----------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """What was changed on the admin listener, when, by whom and with what outcome. Never a body, never a secret.
 
+Whoever reads what clients said (`control.texts`) is written down like one who changes something.
+
 One line of JSON a call, appended to `audit.jsonl` in the state folder (mode 0600) by a thread of its own; a full file
 becomes `audit.1.jsonl`, and the one before that is gone. The last entries are kept in memory too, and read back at
 the start, so that reading never waits for a disk. Calls without a key are not written, and of those that a key must

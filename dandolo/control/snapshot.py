@@ -33,7 +33,7 @@ SUMS_MAX: Final = 1024
 PRICED_MAX: Final = 256
 SCORED_MAX: Final = 3
 """Models whose candidates are shown with their scores: those asked most."""
-SOURCES: Final = ("load", "providers", "cache", "keys", "alerts", "ledger", "slo", "workers")
+SOURCES: Final = ("load", "providers", "cache", "keys", "alerts", "ledger", "slo", "workers", "prompt_log")
 """What others may tell: `load` (requests and streams under way, connections, queue by priority), `providers` (as
 /admin/routes tells accounts), `cache` (tiers), and what its name says."""
 
