@@ -138,7 +138,7 @@ class Process:
             self._metrics,
             self._gauges,
             self._all_own_gauges,
-            self._reload_now,
+            lambda: self._tasks.spawn(self._reload_now(), "reload"),
             self._roll,
             self._upgrade.begin,
         )

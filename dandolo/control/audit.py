@@ -117,7 +117,10 @@ class AuditLog:
         return [Route("GET", b"/admin/audit", self._told, "who changed what, and when", parameters=asked_for)]
 
     def _told(self, asked: Asked) -> Answer:
-        given = parse_qs(asked.query.decode("latin-1"), max_num_fields=16).get("limit", ["100"])[-1]
+        try:
+            given = parse_qs(asked.query.decode("latin-1"), max_num_fields=16).get("limit", ["100"])[-1]
+        except ValueError:
+            raise RequestError("the query cannot be read: expected limit=N or nothing") from None
         if not (given.isascii() and given.isdecimal()) or not 1 <= int(given[:9]) <= ENTRIES_MAX:
             raise RequestError(f"limit: expected a whole number, 1 to {ENTRIES_MAX}", param="limit")
         self._read()

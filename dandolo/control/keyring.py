@@ -85,6 +85,7 @@ class Keyring:
         self._keys: Keys | None = None
         self._thread = ThreadPoolExecutor(1, "keys")
         self._waiting = 0
+        self._changing: set[asyncio.Future[Any]] = set()
         self._generation = -1
         self._turns = float("inf")
         self._calendar = Calendar(time.time())
@@ -180,6 +181,8 @@ class Keyring:
 
     async def close(self) -> None:
         """Keep what was spent, and let go of the file."""
+        if self._changing:
+            await asyncio.wait(self._changing)
         try:
             await self._save(time.time())
             if self._keys is not None:
@@ -292,7 +295,14 @@ class Keyring:
     # -- within ------------------------------------------------------------------------------------------
 
     async def _change(self, change: Callable[[], T]) -> T:
-        """Change the database, and tell the workers at once."""
+        """Change the database, and tell the workers at once, whether or not whoever asked for it waits for the end: a
+        key that was revoked must not live on because its revoker hung up."""
+        task = asyncio.ensure_future(self._change_and_tell(change))
+        self._changing.add(task)
+        task.add_done_callback(self._changing.discard)
+        return await asyncio.shield(task)
+
+    async def _change_and_tell(self, change: Callable[[], T]) -> T:
         result = await self._in_thread(change)
         self._generation = -1
         self._take(await self._in_thread(lambda: self._read(time.time())))
