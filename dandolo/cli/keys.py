@@ -25,8 +25,8 @@ from dandolo.config.load import assemble
 from dandolo.config.problem import Unfit
 from dandolo.config.schema import Server, default_state_dir
 from dandolo.config.units import duration
-from dandolo.control.keyring import listing
 from dandolo.control.keys import OVERLAP_S, Keys, new_key, read_terms
+from dandolo.control.listing import listing
 from dandolo.errors import GatewayError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

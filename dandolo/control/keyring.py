@@ -17,10 +17,11 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from dandolo.board import DAY, IN_FLIGHT, MONTH, REQUESTS, RESERVED, TOKENS, Board, Calendar, NoPlace
-from dandolo.clock import timestamp
+from dandolo.board import DAY, IN_FLIGHT, MONTH, REQUESTS, RESERVED, TOKENS, Board, Calendar
 from dandolo.config.schema import Key
-from dandolo.control.keys import FILE, OVERLAP_S, TERMS, Kept, Keys
+from dandolo.control.keys import FILE, OVERLAP_S, TERMS, Kept, Keys, read_terms
+from dandolo.control.listing import listing, shown_key
+from dandolo.control.places import Places
 from dandolo.control.route import JSON, Answer, Asked, Route
 from dandolo.errors import GatewayError, Refusal, RequestError
 from dandolo.policy import NO_POLICY, KeyTerms, Policy, effective, terms
@@ -28,6 +29,8 @@ from dandolo.policy import NO_POLICY, KeyTerms, Policy, effective, terms
 WATCH_S: Final = 0.25
 SAVE_S: Final = 5.0
 """Between two writings of what was spent; as much is lost when everything dies at once and there is no ledger."""
+TEND_S: Final = 30.0
+"""Between two looks for places that can be given back."""
 WAITING_MAX: Final = 16
 
 T = TypeVar("T")
@@ -90,7 +93,10 @@ class Keyring:
         self._turns = float("inf")
         self._calendar = Calendar(time.time())
         self._saved: dict[tuple[str, str], int] = {}
-        self._save_at = 0.0
+        self._save_at = self._tend_at = 0.0
+        self._places = Places(board)
+        self._came: dict[str, tuple[int, int]] = {}
+        """What keys that have come, and are not on the board yet, have spent today and this month."""
         self._well = True
         self.policy = NO_POLICY
 
@@ -103,17 +109,18 @@ class Keyring:
         return self.policy
 
     def claim(self, file: Sequence[Key]) -> None:
-        """Give every key with limits a place on the board, those of a configuration that is to hold from now on too:
-        before any worker is told of it. Raises NoPlace."""
-        for one in effective(file, self.policy.keys):
-            if one.limited:
-                self._board.claim(one.name)
+        """Give the keys of a configuration that is to hold from now on their places: before any worker is told of it.
+        Raises NoPlace."""
+        self._places.claim(map(terms, file))
 
     def restore(self) -> None:
         """Put what was spent before the start on a new board, for every key with a budget that has no place there, and
-        give all others theirs. Raises NoPlace."""
+        give all others theirs. Raises NoPlace for a key of the file; those of the database that find none are left out.
+        """
         names = [one for one in self._budgeted() if self._board.find(one.name) is None]
         self.claim(self._file())
+        self.policy = self._places.fit(self.policy)
+        names = [one for one in names if one.name not in self._places.without]
         if not names:
             return
         day, month = self._calendar.at(time.time()).names
@@ -153,18 +160,30 @@ class Keyring:
         if now >= self._save_at:
             self._save_at = now + SAVE_S
             await self._save(now)
+        if now >= self._tend_at:
+            self._tend_at = now + TEND_S
+            self._tend()
 
     def _take(self, policy: Policy) -> None:
         if policy is self.policy:
             return
-        try:
-            for one in policy.keys:
-                if one.limited:
-                    self._board.claim(one.name)
-            self._adopt(policy)
-        except NoPlace as error:
-            _log.error("keys are not taken over: %s", error)
-        self.policy = policy
+        # Who is not known here yet goes on with what he spent under this name before.
+        fresh = [one for one in policy.keys if one.name in self._came and self._board.find(one.name) is None]
+        fitting = self._places.fit(policy)
+        for one in fresh:
+            if one.name not in self._places.without:
+                self._board.restore(self._board.claim(one.name), self._calendar.at(time.time()), *self._came[one.name])
+        if fitting != self.policy:
+            self.policy = fitting
+            self._adopt(fitting)
+
+    def _tend(self) -> None:
+        """Give back the places of keys that are no more, and try those again that found none."""
+        if not self._places.crowded:
+            return
+        held = [one.name for one in effective(self._file(), self.policy.keys) if one.limited]
+        if self._places.tend(held, time.monotonic()) and self._places.without:
+            self._generation = -1
 
     async def _save(self, now: float) -> None:
         day, month = self._calendar.at(now).names
@@ -221,7 +240,7 @@ class Keyring:
         kept: list[Kept] = []
         if self._keys is not None or (self._folder / FILE).exists():
             kept = await self._in_thread(lambda: self._open().listed())
-        return _answer(200, {"keys": listing(self._file(), kept, self.usage)})
+        return _answer(200, {"keys": listing(self._file(), kept, self.usage, self._places.without)})
 
     async def _create(self, asked: Asked) -> Answer:
         given = _object(asked.body)
@@ -235,8 +254,15 @@ class Keyring:
                 code="key_exists",
                 param="name",
             )
+        if not self._places.room_for(read_terms(name, given)):
+            raise RequestError(
+                f"all {self._board.keys_max} places for keys with limits are taken: revoke some, whose places are given"
+                " back when their last requests are over, or make a key without limits",
+                status=409,
+                code="too_many_keys",
+            )
         key, kept = await self._change(lambda: self._open().create(name, given, time.time()))
-        return _answer(201, {"key": key, **_shown(kept.terms, "database", kept)})
+        return _answer(201, {"key": key, **shown_key(kept.terms, "database", kept)})
 
     async def _rotate(self, asked: Asked) -> Answer:
         given = _object(asked.body) if asked.body else {}
@@ -244,11 +270,11 @@ class Keyring:
         if given or isinstance(overlap_s, bool) or not isinstance(overlap_s, (int, float)):
             raise RequestError("expected an object with overlap_s (seconds) or without anything", param="overlap_s")
         key, kept = await self._change(lambda: self._open().rotate(_text(asked.rest), float(overlap_s), time.time()))
-        return _answer(200, {"key": key, **_shown(kept.terms, "database", kept)})
+        return _answer(200, {"key": key, **shown_key(kept.terms, "database", kept)})
 
     async def _revoke(self, asked: Asked) -> Answer:
         kept = await self._change(lambda: self._open().revoke(_text(asked.rest), time.time()))
-        return _answer(200, _shown(kept.terms, "database", kept))
+        return _answer(200, shown_key(kept.terms, "database", kept))
 
     def usage(self, name: str) -> dict[str, Any] | None:
         """What a key has used by now, of all workers; None for one of which nothing is counted."""
@@ -271,7 +297,7 @@ class Keyring:
         names = {key.name.casefold() for key in file}
         kept = [one for one in self.policy.keys if one.name.casefold() not in names]
         rows = listing(file, (), self.usage)
-        return [*rows, *({**_shown(one, "database", None), "usage": self.usage(one.name)} for one in kept)]
+        return [*rows, *({**shown_key(one, "database", None), "usage": self.usage(one.name)} for one in kept)]
 
     def budgets(self) -> list[tuple[str, str, int, int, int]]:
         """For alerts: of each key with a budget its name, "day" or "month", and micro-USD: the budget, what is spent of
@@ -328,8 +354,23 @@ class Keyring:
                 default=float("inf"),
             )
             if policy != self.policy:
+                self._came = self._spent_by(keys, policy, now)
                 return policy
         return self.policy
+
+    def _spent_by(self, keys: Keys, policy: Policy, now: float) -> dict[str, tuple[int, int]]:
+        """What those with a budget have spent who are not on the board: under their names before, if at all."""
+        names = [one.name for one in policy.keys if one.budgeted and self._board.find(one.name) is None]
+        if not names:
+            return {}
+        day, month = Calendar(now).names
+        spent = keys.spent((day, month))
+        found = {name: (spent.get((name.casefold(), day), 0), spent.get((name.casefold(), month), 0)) for name in names}
+        return {name: amounts for name, amounts in found.items() if any(amounts)}
+
+    def lasting(self, seconds: float) -> None:
+        """A request of a configuration that is to hold may take so long: as long may one of a key that is no more."""
+        self._places.lasts_s = max(self._places.lasts_s, seconds)
 
     def _open(self) -> Keys:
         if self._keys is None:
@@ -337,11 +378,7 @@ class Keyring:
         return self._keys
 
     def _budgeted(self) -> list[KeyTerms]:
-        return [
-            one
-            for one in effective(self._file(), self.policy.keys)
-            if one.budget_day is not None or one.budget_month is not None
-        ]
+        return [one for one in effective(self._file(), self.policy.keys) if one.budgeted]
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         if self._waiting >= WAITING_MAX:
@@ -351,46 +388,6 @@ class Keyring:
             return await asyncio.get_running_loop().run_in_executor(self._thread, call)
         finally:
             self._waiting -= 1
-
-
-def listing(
-    file: Sequence[Key], kept: Sequence[Kept], usage: Callable[[str], dict[str, Any] | None] = lambda name: None
-) -> list[dict[str, Any]]:
-    """All keys for people: those of the file first, which win; of the database those that are valid, then the others.
-
-    `status` is valid, revoked, or shadowed (the file has the name).
-    """
-    names = {key.name.casefold() for key in file}
-    rows = [{**_shown(terms(key), "file", None), "usage": usage(key.name)} for key in file]
-    for one in sorted(kept, key=lambda one: one.revoked is not None):
-        row = _shown(one.terms, "database", one)
-        if one.revoked is None and one.name.casefold() in names:
-            row["status"] = "shadowed"
-        elif one.revoked is None:
-            row["usage"] = usage(one.name)
-        rows.append(row)
-    return rows
-
-
-def _shown(terms: KeyTerms, source: str, kept: Kept | None) -> dict[str, Any]:
-    """A key without anything secret; the beginning of its digest tells two of the same name apart."""
-    row: dict[str, Any] = {
-        "name": terms.name,
-        "source": source,
-        "status": "valid" if kept is None or kept.revoked is None else "revoked",
-        "sha256": terms.digests[0].sha256.hex()[:12] if terms.digests else "",
-    }
-    if kept is not None:
-        row["created"] = timestamp(kept.created)
-        if kept.revoked is not None:
-            row["revoked"] = timestamp(kept.revoked)
-        if kept.before_until is not None and kept.revoked is None:
-            row["old_key_valid_until"] = timestamp(kept.before_until)
-    values = msgspec.structs.asdict(terms)
-    values["budget_usd_per_day"] = None if terms.budget_day is None else terms.budget_day / 1e6
-    values["budget_usd_per_month"] = None if terms.budget_month is None else terms.budget_month / 1e6
-    row.update({name: values[name] for name in TERMS if values[name] is not None})
-    return row
 
 
 def _answer(status: int, content: Any) -> Answer:
