@@ -13,6 +13,7 @@ from dandolo.cli.accounting import Accounting
 from dandolo.cli.watching import Watching
 from dandolo.control import shown
 from dandolo.control.audit import AuditLog
+from dandolo.control.backup_routes import Backups
 from dandolo.control.keyring import Keyring
 from dandolo.control.live import Live
 from dandolo.control.route import Route
@@ -39,6 +40,7 @@ class View:
         self.snapshots = Snapshots(time.time())
         self.audit = AuditLog(state_dir, time.time)
         self._live = Live(self.snapshots)
+        self._backups = Backups(state_dir)
         self._workers = workers
         self._tasks = tasks
         self._asking = False
@@ -73,7 +75,7 @@ class View:
 
     def routes(self) -> list[Route]:
         """What is offered."""
-        return [*self._live.routes(), *self.audit.routes()]
+        return [*self._live.routes(), *self.audit.routes(), *self._backups.routes()]
 
     def close(self) -> None:
         """Write what is held."""
