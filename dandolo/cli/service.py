@@ -305,6 +305,7 @@ class Process:
             Gauge("dandolo_sink_failures_total", self.sinks.failures),
             *self._accounting.gauges(),
             *self._texts.gauges(),
+            Gauge("dandolo_keys_without_place", len(self._limits.keyring.without)),
             *budget_gauges(self._limits.keyring.budgets()),
         ]
 

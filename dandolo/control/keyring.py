@@ -368,6 +368,11 @@ class Keyring:
         found = {name: (spent.get((name.casefold(), day), 0), spent.get((name.casefold(), month), 0)) for name in names}
         return {name: amounts for name, amounts in found.items() if any(amounts)}
 
+    @property
+    def without(self) -> frozenset[str]:
+        """Names of keys of the database that are not let in, since no place is left for them."""
+        return self._places.without
+
     def lasting(self, seconds: float) -> None:
         """A request of a configuration that is to hold may take so long: as long may one of a key that is no more."""
         self._places.lasts_s = max(self._places.lasts_s, seconds)
