@@ -152,7 +152,9 @@ class Process:
             self.event,
             self._tasks,
         )
-        self._view.snapshots.sources = sources(self._limits.keyring, self._accounting, self._watching, self._texts)
+        self._view.snapshots.sources = sources(
+            self._view.snapshots, self._limits.keyring, self._accounting, self._watching, self._texts
+        )
         self.administration.offer(
             [
                 *self._operators.routes(),

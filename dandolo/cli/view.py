@@ -82,10 +82,12 @@ class View:
         self.audit.close()
 
 
-def sources(keyring: Keyring, accounting: Accounting, watching: Watching, texts: Texts) -> dict[str, Callable[[], Any]]:
+def sources(
+    snapshots: Snapshots, keyring: Keyring, accounting: Accounting, watching: Watching, texts: Texts
+) -> dict[str, Callable[[], Any]]:
     """What the control process itself tells for the snapshot. Where there are no keys, workers tell of open access."""
     return {
-        "keys": lambda: shown.keys(keyring.shown()) or None,
+        "keys": lambda: shown.keys(keyring.shown(snapshots.asked_keys())) or None,
         "alerts": lambda: shown.alerts(watching.standings()),
         "slo": lambda: shown.objectives(accounting.objectives.state(time.time())),
         "ledger": lambda: None if accounting.ledger is None else asdict(accounting.ledger.health()),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -32,6 +32,10 @@ SAVE_S: Final = 5.0
 TEND_S: Final = 30.0
 """Between two looks for places that can be given back."""
 WAITING_MAX: Final = 16
+SHOWN_MAX: Final = 100
+"""Keys on the page, which is made anew each second."""
+BUDGETS_MAX: Final = 1000
+BUDGETS_S: Final = 30.0
 
 T = TypeVar("T")
 _log = logging.getLogger("dandolo")
@@ -93,7 +97,8 @@ class Keyring:
         self._turns = float("inf")
         self._calendar = Calendar(time.time())
         self._saved: dict[tuple[str, str], int] = {}
-        self._save_at = self._tend_at = 0.0
+        self._save_at = self._tend_at = self._budgets_until = 0.0
+        self._budgets: list[tuple[str, str, int, int, int]] = []
         self._places = Places(board)
         self._came: dict[str, tuple[int, int]] = {}
         """What keys that have come, and are not on the board yet, have spent today and this month."""
@@ -240,7 +245,9 @@ class Keyring:
         kept: list[Kept] = []
         if self._keys is not None or (self._folder / FILE).exists():
             kept = await self._in_thread(lambda: self._open().listed())
-        return _answer(200, {"keys": listing(self._file(), kept, self.usage, self._places.without)})
+        file, without = self._file(), self._places.without
+        # Ten thousand keys take a second and a half, for which nobody else here should wait.
+        return await self._in_thread(lambda: _answer(200, {"keys": listing(file, kept, self.usage, without)}))
 
     async def _create(self, asked: Asked) -> Answer:
         given = _object(asked.body)
@@ -281,7 +288,8 @@ class Keyring:
         place, board = self._board.find(name), self._board
         if place is None:
             return None
-        now, calendar = time.monotonic(), self._calendar.at(time.time())
+        # One of its own: this is asked in the thread, too.
+        now, calendar = time.monotonic(), Calendar(time.time())
         return {
             "requests_per_minute": board.minute(place, REQUESTS, now),
             "tokens_per_minute": board.minute(place, TOKENS, now),
@@ -291,17 +299,36 @@ class Keyring:
             "spent_usd_month": board.spent(place, MONTH, calendar.month, everywhere=True) / 1e6,
         }
 
-    def shown(self) -> list[dict[str, Any]]:
-        """The keys that hold now, as /admin/keys has them: those of the file, then those of the database."""
+    def shown(self, first: Collection[str] = ()) -> list[dict[str, Any]]:
+        """The keys that hold now, as /admin/keys has them, at most SHOWN_MAX: those that are named first, of the file
+        before those of the database. A last row tells of how many there are besides."""
         file = self._file()
         names = {key.name.casefold() for key in file}
-        kept = [one for one in self.policy.keys if one.name.casefold() not in names]
-        rows = listing(file, (), self.usage)
-        return [*rows, *({**shown_key(one, "database", None), "usage": self.usage(one.name)} for one in kept)]
+        keys = [(one, "file") for one in map(terms, file)]
+        keys += [(one, "database") for one in self.policy.keys if one.name.casefold() not in names]
+        more = len(keys) - SHOWN_MAX
+        if more > 0:
+            wanted = frozenset(first)
+            keys.sort(key=lambda key: key[0].name not in wanted)
+            del keys[SHOWN_MAX:]
+        rows = [{**shown_key(one, source, None), "usage": self.usage(one.name)} for one, source in keys]
+        return [*rows, {"name": f"and {more} more"}] if more > 0 else rows
 
     def budgets(self) -> list[tuple[str, str, int, int, int]]:
         """For alerts: of each key with a budget its name, "day" or "month", and micro-USD: the budget, what is spent of
-        it, what is set aside for requests under way."""
+        it, what is set aside for requests under way. At most BUDGETS_MAX, those of which most is used; where there are
+        more keys they are looked at every BUDGETS_S, since all of them take a quarter of a second."""
+        now = time.monotonic()
+        if now >= self._budgets_until:
+            self._budgets = self._look_at_budgets()
+            many = len(self._budgets) > BUDGETS_MAX
+            if many:
+                self._budgets.sort(key=lambda one: one[3] / one[2], reverse=True)
+                del self._budgets[BUDGETS_MAX:]
+            self._budgets_until = now + BUDGETS_S if many else 0.0
+        return self._budgets
+
+    def _look_at_budgets(self) -> list[tuple[str, str, int, int, int]]:
         calendar, board, found = self._calendar.at(time.time()), self._board, []
         for one in self._budgeted():
             place = board.find(one.name)

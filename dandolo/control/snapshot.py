@@ -170,6 +170,10 @@ class Snapshots:
         """The models whose `scores` are to be told."""
         return list(self._models.shown())[:SCORED_MAX]
 
+    def asked_keys(self) -> list[str]:
+        """The keys with which something was asked in the last minute."""
+        return list(self._keys.shown())
+
     def event(self, kind: str, text: str, now: float) -> None:
         """Something that an operator wants to see in its place in time: a reload, a breaker, an alert."""
         self._events.append({"time": now, "kind": kind, "text": fit(text)})

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dandolo.board import DAY, MONTH, Board, Calendar, NoPlace, add_spent
+from dandolo.control import keyring, shown
 from dandolo.control.keys import Keys
 from dandolo.control.places import GRACE_S, Places
 from dandolo.policy import Digest, KeyTerms, Policy
@@ -131,6 +132,33 @@ def test_a_name_that_comes_back_goes_on_with_what_was_spent_under_it(tmp_path: P
         assert usage is not None
         assert (usage["spent_usd_day"], usage["spent_usd_month"]) == (0.25, 0.25)
         await until(lambda: names(one.adopted[-1]) == ["web"])
+        await one.ring.close()
+
+    run(story)
+
+
+def test_many_keys_are_shown_as_the_first_hundred_and_the_fullest_budgets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyring, "SHOWN_MAX", 3)
+    monkeypatch.setattr(keyring, "BUDGETS_MAX", 2)
+
+    async def story() -> None:
+        one = Ring(tmp_path, in_file("web", "rpm = 5"))
+        one.ring.load()
+        one.ring.restore()
+        for number in range(5):
+            await one.ask("POST", "/admin/keys", {"name": f"k{number}", "budget_usd_per_day": 1.0})
+        rows = one.ring.shown(["k3", "k4"])
+        assert [row["name"] for row in rows] == ["k3", "k4", "web", "and 3 more"]
+        assert [row["name"] for row in shown.keys(rows)] == ["k3", "k4", "web", "and 3 more"]
+        assert [row["name"] for row in one.ring.shown()] == ["web", "k0", "k1", "and 3 more"]
+        calendar = Calendar(time.time())
+        for name, micro in (("k2", 500_000), ("k4", 900_000)):
+            add_spent(one.board.cells, one.board.at(one.board.claim(name), 0) + DAY, calendar.day_stamp, micro)
+        assert [(name, spent) for name, _, _, spent, _ in one.ring.budgets()] == [("k4", 900_000), ("k2", 500_000)]
+        # All of them are told to whoever asks for all.
+        assert len((await one.ask("GET", "/admin/keys"))[1]["keys"]) == 6
         await one.ring.close()
 
     run(story)
