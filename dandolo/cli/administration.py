@@ -12,8 +12,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 
-from dandolo.cli.planes import unfit
-from dandolo.config import Config
+from dandolo.config import Config, ConfigError, Problem
 from dandolo.config.operators import AdminTls
 from dandolo.control.admin import Admin, Audit
 from dandolo.control.basic import with_index
@@ -48,7 +47,8 @@ class Administration:
             try:
                 self._tls = context(config.server.admin_tls)
             except (OSError, ValueError) as error:
-                raise unfit(config, error) from error
+                reason = f"cannot be put to use: {error}"
+                raise ConfigError([Problem(config.source, 0, "server.admin_tls", reason)]) from error
         self._census = Census(CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX)
         self._listeners: list[Listener] = []
         self._admin: Admin | None = None
