@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import http.server
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +170,42 @@ def test_texts_are_nowhere_else(tmp_path: Path) -> None:
         # Nor after a restart: they were in memory alone.
         gateway.start()
         assert [read(gateway, name).status for name in names] == [404, 404]
+
+
+def test_no_trace_and_no_exported_metric_holds_a_text(tmp_path: Path) -> None:
+    bodies: list[bytes] = []
+    paths: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            bodies.append(gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
+            paths.append(self.path)
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        otel = f'[otel]\nendpoint = "http://127.0.0.1:{server.server_port}"\nmetrics_interval = "1s"\n'
+        with running(tmp_path, toml=ON + otel) as gateway:
+            answer = gateway.ask(asking(user=ASKED))
+            assert ASKED in kept(gateway, answer)["asked"]
+            name = id_of(answer).encode()
+            until(lambda: any(name in body for body in bodies), what="no span came")
+            before = paths.count("/v1/metrics")
+            until(lambda: paths.count("/v1/metrics") > before + 1, what="no metrics came")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    for secret in (ASKED, ANSWERED, KEY, CLIENT):
+        assert not any(secret.encode() in body for body in bodies)
 
 
 def test_bounds_hold_by_text_and_in_all(tmp_path: Path) -> None:
