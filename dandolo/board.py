@@ -17,6 +17,8 @@ another processor some nanoseconds later: within that time each worker can let i
     reserved           micro-USD set aside for requests under way
     day, month         micro-USD spent in it (UTC): `period mod 2^13 << 50 | amount`
 
+A key has its place until it is taken back (`release`), long after the key is gone; then another may have it.
+
 Seconds are of CLOCK_MONOTONIC, which all processes of a host share. A board's memory is taken page by page as keys are
 used: 4 KiB for 3 keys and worker, so that its size (`size_bytes`: 11 MiB a worker with 10,000 keys) is address space.
 """
@@ -52,13 +54,15 @@ IN_FLIGHT, RESERVED, DAY, MONTH = range(2 * SECONDS, 2 * SECONDS + 4)
 CELLS: Final = 2 * SECONDS + 8
 """Of one key in one row: 1,088 bytes."""
 
-_MAGIC: Final = 0x64616E646F6C6F32
-_HEAD: Final = 8
+_MAGIC: Final = 0x64616E646F6C6F33
+_HEAD: Final = 16
 _CLAIMED: Final = 4
 _SHARED: Final = 5
 OPENED: Final = 6
 TAKEN_OVER: Final = 7
 """How often the base has changed: written after it and before what was added to it is cleared elsewhere."""
+_REUSED: Final = 8
+"""How often a place was taken back: names that were read before may have changed."""
 _ring: Final = struct.Struct(f"{SECONDS}q")
 
 
@@ -73,8 +77,8 @@ class Board:
     """
 
     __slots__ = (
-        "_base", "_gives_places", "_known", "_lock", "_map", "_raw", "_seen", "_taken", "cells", "keys_max", "row",
-        "shared", "tallies", "workers",
+        "_base", "_gives_places", "_known", "_lock", "_map", "_raw", "_reused", "_seen", "_spare", "_taken", "cells",
+        "keys_max", "row", "shared", "tallies", "workers",
     )  # fmt: skip
 
     def __init__(self, memory: mmap.mmap, row: int | None, *, gives_places: bool) -> None:
@@ -92,7 +96,9 @@ class Board:
         self._base = _HEAD + self.keys_max
         self._known: dict[int, int] = {}
         self._taken: set[int] = set()
-        self._seen = 0
+        self._seen = self._reused = 0
+        self._spare: dict[int, int] = {}
+        """Places that were taken back (the control process), and whose they were."""
         self._lock = threading.Lock()
         self.tallies: dict[int, object] = {}
         """By key: what whoever writes in this process's row remembers of it (`gateway.tally`)."""
@@ -142,32 +148,75 @@ class Board:
 
     def find(self, name: str) -> int | None:
         """The place of a key, None while it has none."""
-        identity = _identity(name)
-        if self._seen < self.cells[_CLAIMED]:
+        identity = identity_of(name)
+        if self._seen < self.cells[_CLAIMED] or self._reused != self.cells[_REUSED]:
             with self._lock:
                 self._read_new()
         return self._known.get(identity)
 
     def claim(self, name: str) -> int:
-        """The place of a key, which is given one if it has none. It keeps it as long as the board is there.
+        """The place of a key, which is given one if it has none. It keeps it until it is taken back (`release`).
 
         For the control process (or a process alone), before the key is made known to workers. Raises NoPlace.
         """
-        identity = _identity(name)
+        identity = identity_of(name)
         with self._lock:
             self._read_new()
             place = self._known.get(identity)
             if place is None:
-                place = self._seen
                 if not self._gives_places:
                     raise NoPlace("the control process has given a key with limits no place on the board")
-                if place >= self.keys_max:
-                    raise NoPlace(f"{self.keys_max} keys with limits are as many as there can be until a restart")
+                spare = self._spare_for(identity)
+                if spare is not None:
+                    place = spare
+                    del self._spare[place]
+                elif self._seen < self.keys_max:
+                    place = self._seen
+                else:
+                    raise NoPlace(f"{self.keys_max} keys with limits are as many as there can be at one time")
                 self.cells[_HEAD + place] = identity
                 # Last: a place that is counted has its name.
-                self.cells[_CLAIMED] = self._seen = place + 1
+                if place == self._seen:
+                    self.cells[_CLAIMED] = self._seen = place + 1
+                else:
+                    self._rename()
                 self._known[identity] = place
         return place
+
+    @property
+    def room(self) -> bool:
+        """Whether another key can be given a place (the control process)."""
+        return bool(self._spare) or self._seen < self.keys_max
+
+    def release(self, place: int, now: float) -> bool:
+        """Take back the place of a key that is no more; False while anything of it is under way, or counts within the
+        last minute (monotonic time).
+
+        For the control process, when no request can be under way any more that began while there was the key: what one
+        settles later would be another's. It writes in all rows, in which then nobody else does at this place.
+        """
+        busy = self.total(place, IN_FLIGHT) or self.total(place, RESERVED)
+        if busy or any(self.minute(place, ring, now) for ring in (REQUESTS, TOKENS)):
+            return False
+        with self._lock:
+            identity = self.cells[_HEAD + place]
+            self.cells[_HEAD + place] = 0
+            self._known.pop(identity, None)
+            self._rename()
+            for row in (*range(self.opened), self.workers, *((self.workers + 1,) if self.shared else ())):
+                at = 8 * self.at(place, row)
+                self._raw[at : at + 8 * CELLS] = bytes(8 * CELLS)
+            self.cells[TAKEN_OVER] += 1
+            self.tallies.pop(place, None)
+            self._spare[place] = identity
+        return True
+
+    def _spare_for(self, identity: int) -> int | None:
+        """A place that was another's: who remembers what the same key counted there would not notice that it is new."""
+        return next((place for place, before in self._spare.items() if before != identity), None)
+
+    def _rename(self) -> None:
+        self.cells[_REUSED] = self._reused = self._reused + 1
 
     @property
     def opened(self) -> int:
@@ -190,7 +239,7 @@ class Board:
         self._taken.discard(row)
 
     def identity(self, place: int) -> int:
-        """What a key is known by on every board."""
+        """What a key is known by on every board; 0 for a place that was taken back."""
         return self.cells[_HEAD + place]
 
     def identified(self, identity: int) -> int | None:
@@ -199,10 +248,20 @@ class Board:
 
     @property
     def claimed(self) -> int:
-        """How many keys have a place."""
+        """How many places were ever given away: all that have a name are below it."""
         return self.cells[_CLAIMED]
 
     def _read_new(self) -> None:
+        if self._reused != self.cells[_REUSED]:
+            # First: what changes while the names are read is read once more.
+            self._reused = self.cells[_REUSED]
+            for identity, place in tuple(self._known.items()):
+                if self.cells[_HEAD + place] != identity:
+                    del self._known[identity]
+                    self.tallies.pop(place, None)
+            for place in range(self._seen):
+                if identity := self.cells[_HEAD + place]:
+                    self._known[identity] = place
         for place in range(self._seen, self.cells[_CLAIMED]):
             self._known[self.cells[_HEAD + place]] = place
             self._seen = place + 1
@@ -352,6 +411,6 @@ def _begin(memory: mmap.mmap, keys_max: int, workers: int, shared: bool, opened:
     struct.pack_into("8q", memory, 0, _MAGIC, 1, keys_max, workers, 0, shared, opened, 0)
 
 
-def _identity(name: str) -> int:
+def identity_of(name: str) -> int:
     """63 bits of a name, never 0. That two of 10,000 names share them happens once in 1.8e11 boards."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1 | 1

@@ -39,6 +39,8 @@ class Kind(IntEnum):
     """From a worker, as its last word: its gauges, each [name, value, labels]."""
     STANDS_BY = 10
     """From a worker that could accept and waits to be told so (`provision.Provision.stands_by`): nothing."""
+    TEXTS = 11
+    """From a worker whose operator keeps them: `text.Text`s. Lost before records are."""
 
 
 _KINDS = {int(kind): kind for kind in Kind}

@@ -43,15 +43,14 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it may change everything on the admin listener: only the configuration's file can say so."""
 
     @property
+    def budgeted(self) -> bool:
+        """Whether it may spend so much and no more."""
+        return self.budget_day is not None or self.budget_month is not None
+
+    @property
     def limited(self) -> bool:
         """Whether anything of it is counted on the board."""
-        return not (
-            self.rpm is None
-            and self.tpm is None
-            and self.concurrent is None
-            and self.budget_day is None
-            and self.budget_month is None
-        )
+        return not (self.rpm is None and self.tpm is None and self.concurrent is None and not self.budgeted)
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

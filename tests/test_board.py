@@ -11,11 +11,15 @@ import pytest
 from dandolo.board import (
     AMOUNT_MAX,
     CELLS,
+    COUNT_BITS,
     DAY,
     IN_FLIGHT,
     KEYS_MAX,
     MONTH,
+    REQUESTS,
     RESERVED,
+    SECONDS,
+    STAMPS,
     Board,
     Calendar,
     NoPlace,
@@ -210,3 +214,57 @@ def test_other_hosts_row_counts_from_when_it_is_said_and_begins_empty() -> None:
     assert control.total(place, IN_FLIGHT) == 0
     for board in (control, alone, later):
         board.close()
+
+
+def test_a_place_is_taken_back_when_nothing_counts_there_and_nobody_takes_it_for_the_old_one() -> None:
+    fd = Board.create(2, workers=2, shared=True)
+    control, worker, sibling = Board.attach(fd, None), Board.attach(fd, 0), Board.attach(fd, 1)
+    os.close(fd)
+    calendar = Calendar(NOW)
+    for name in ("a", "b"):
+        control.claim(name)
+    place = worker.claim("a")
+    worker.tallies[place] = "what the worker remembers of a"
+    sibling.claim("b")
+    at = worker.at(place, 0)
+    second = 1000
+    stamp = (second & STAMPS) << COUNT_BITS
+    worker.cells[at + REQUESTS + (second & (SECONDS - 1))] = stamp | 3
+    for row in (1, 2, 3):
+        add_spent(control.cells, control.at(place, row) + DAY, calendar.day_stamp, 7)
+    for cell in (IN_FLIGHT, RESERVED):
+        worker.cells[at + cell] = 1
+        assert not control.release(place, 5000.0)
+        worker.cells[at + cell] = 0
+    control.cells[control.at(place, 3) + IN_FLIGHT] = 1
+    assert not control.release(place, 5000.0), "under way on another host"
+    control.cells[control.at(place, 3) + IN_FLIGHT] = 0
+    assert not control.release(place, second + 60.5), "it counts within the minute"
+    assert not control.room
+    assert control.release(place, second + 61.5)
+    assert control.room
+    assert [one.find("a") for one in (control, worker, sibling)] == [None, None, None]
+    assert [one.find("b") for one in (control, worker, sibling)] == [1, 1, 1]
+    assert control.identity(place) == 0
+    # Another has it, with nothing on it, wherever that was.
+    assert control.claim("c") == place
+    assert [one.claim("c") for one in (worker, sibling)] == [place, place]
+    assert worker.tallies == {}
+    assert control.spent(place, DAY, calendar.day, everywhere=True) == 0
+    assert control.total(place, REQUESTS + (second & (SECONDS - 1))) == 0
+    with pytest.raises(NoPlace):
+        control.claim("a")
+    for one in (control, worker, sibling):
+        one.close()
+
+
+def test_a_key_that_comes_back_is_not_given_the_place_it_had() -> None:
+    board = Board.alone(2)
+    assert (board.claim("a"), board.claim("b")) == (0, 1)
+    assert board.release(0, 5000.0)
+    # Whoever remembers it would not notice that it is new.
+    with pytest.raises(NoPlace):
+        board.claim("a")
+    assert board.release(1, 5000.0)
+    assert board.claim("a") == 1
+    assert board.claim("b") == 0

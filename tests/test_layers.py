@@ -13,7 +13,7 @@ LINES_MAX = 450
 
 LEAVES = {
     "errors", "record", "notice", "policy", "stats", "config", "clock", "values", "board", "frames", "provision",
-    "journal", "tally",
+    "journal", "tally", "text",
 }  # fmt: skip
 BELOW_GATEWAY = LEAVES | {"wire", "api", "route", "cache", "net"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -45,6 +45,7 @@ PURE = {
     "values",
     "frames",
     "provision",
+    "text",
 }
 """What decides without doing: no event loop, no socket, no thread."""
 DOING = {"asyncio", "socket", "select", "selectors", "threading", "subprocess", "uvloop"}

@@ -28,7 +28,13 @@ class Accounting:
     `alert` is told why the ledger cannot be written, and "" when it can again, in the ledger's thread.
     """
 
-    def __init__(self, config: Config, alert: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        alert: Callable[[str], None] | None = None,
+        text_of: Callable[[str], str | None] = lambda name: None,
+    ) -> None:
+        self._text_of = text_of
         self.ledger: Ledger | None = None
         self._alert = alert
         self._enabled = False
@@ -85,7 +91,7 @@ class Accounting:
 
     def routes(self) -> list[Route]:
         """What the admin listener offers of it."""
-        return [*routes(lambda: self.ledger), slo_route(self.objectives.state)]
+        return [*routes(lambda: self.ledger, self._text_of), slo_route(self.objectives.state)]
 
     def gauges(self) -> Iterator[Gauge]:
         """Samples for /metrics."""

@@ -1,4 +1,7 @@
-"""`dandolo backup DIR`: copies the state of a gateway, which may be running, into a new folder in DIR."""
+"""`dandolo backup DIR`: copies the state of a gateway, which may be running, into a new folder in DIR.
+
+With `--admin` the gateway that answers there makes one, in its own state folder: for operators on another machine.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from dandolo.cli import configured
+from dandolo.cli import configured, operator
 from dandolo.config import ConfigError
 from dandolo.config.schema import default_state_dir
 from dandolo.config.units import show_size
@@ -16,14 +21,21 @@ from dandolo.control.backup import back_up
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="where; made if it is missing")
+    parser.add_argument("folder", metavar="DIR", type=Path, nargs="?", help="where; made if it is missing")
     parser.add_argument(
         "--config", metavar="FILE", help="whose server.state_dir is copied; left out: ./dandolo.toml, or the default"
     )
+    operator.add_place(parser, "the gateway that copies its own state to its own disk, in place of DIR")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Copies, and prints what. Returns 1 when something cannot be copied, 78 for a broken configuration."""
+    """Copies, and prints what. Returns 1 when something cannot be copied, 2 for neither DIR nor --admin, or both, 78
+    for a broken configuration."""
+    if (args.folder is None) is (args.admin is None):
+        print("dandolo backup: expected DIR, or --admin with the gateway that is to make one", file=sys.stderr)
+        return 2
+    if args.admin is not None:
+        return _asked(args)
     try:
         state_dir = configured.find(args.config, os.environ).server.state_dir
     except ConfigError as error:
@@ -40,7 +52,22 @@ def run(args: argparse.Namespace) -> int:
         why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         print(f"dandolo backup: nothing was copied: {why}", file=sys.stderr)
         return 1
-    for one in copied:
-        print(f"{one['name']:<24} {show_size(one['bytes'])}")
+    _list(copied)
     print(f"{state_dir} is copied to {folder}. To go back to it: stop the gateway, copy the files back, start it.")
     return 0
+
+
+def _asked(args: argparse.Namespace) -> int:
+    try:
+        made = operator.ask_json(args, "POST", "/admin/backup", {})
+    except operator.NotAnswered as error:
+        print(f"dandolo backup: {error}", file=sys.stderr)
+        return 1
+    _list(made["files"])
+    print(f"copied to {made['folder']} on the gateway's machine")
+    return 0
+
+
+def _list(copied: Sequence[Mapping[str, Any]]) -> None:
+    for one in copied:
+        print(f"{one['name']:<24} {show_size(one['bytes'])}")

@@ -34,6 +34,7 @@ RENEWING = (
     "cache.secret",
     "ledger.enabled",
     "ledger.journal_bytes",
+    "prompt_log.enabled",
 )
 """Keys, or sections, for which workers are replaced: tiers, peers, books and the board are joined once."""
 _NOT_KEYS = frozenset(("source", "warnings", "lines"))
@@ -103,9 +104,11 @@ def bounded(config: Config, document: Document, most: int) -> tuple[Config, Docu
 def files(config: Config) -> dict[str, bytes]:
     """Digests of the files that the configuration names and that are read when it is put to use, by key; certificates
     are renewed under the same name. What cannot be read has none: whoever needs it says so. Blocks."""
-    tls, peers, found = config.server.tls, config.cache.peers.tls, dict[str, bytes]()
+    tls, admin, peers = config.server.tls, config.server.admin_tls, config.cache.peers.tls
+    found: dict[str, bytes] = {}
     named: dict[str, Sequence[Path | None]] = {
         "server.tls": (tls.cert, tls.key) if tls is not None else (),
+        "server.admin_tls": (admin.cert, admin.key, admin.client_ca) if admin is not None else (),
         "cache.redis.ca": (config.cache.redis.ca,),
         "cache.peers.tls": (peers.cert, peers.key, peers.ca) if peers is not None else (),
         "otel.ca": (config.otel.ca,),

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from dandolo.cli.configured import DEFAULT_FILE, closed_by, find
-from dandolo.config import Config, ConfigError, refuse_public_without_keys
+from dandolo.config import Config, ConfigError, operators_warnings, refuse_public_without_keys
 from dandolo.config.schema import Key, Provider
 from dandolo.config.unenforced import NOT_YET
 from dandolo.config.units import show_duration, show_size
@@ -45,7 +45,7 @@ def _summary(config: Config, closed: Callable[[], bool]) -> Iterator[str]:
     yield f"{config.source}: valid"
     scheme = "https" if server.tls else "http"
     yield f"listen     {', '.join(map(str, server.listen))} ({scheme})"
-    yield f"admin      {server.admin}"
+    yield f"admin      {server.admin} ({'https' if server.admin_tls else 'http'})"
     yield f"state      {server.state_dir}"
     settings = [
         f"workers {server.workers}",
@@ -89,7 +89,7 @@ def _summary(config: Config, closed: Callable[[], bool]) -> Iterator[str]:
     if not config.keys:
         kept = "none in the file; those that `dandolo keys list` shows hold"
         yield f"key        {kept if closed() else 'none: open access from this machine'}"
-    for warning in config.warnings:
+    for warning in (*config.warnings, *operators_warnings(config)):
         yield f"warning    {warning}"
 
 

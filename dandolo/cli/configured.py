@@ -14,7 +14,16 @@ from types import MappingProxyType
 from typing import Literal
 from urllib.parse import urlsplit
 
-from dandolo.config import Config, ConfigError, Problem, from_environment, load, parse, refuse_public_without_keys
+from dandolo.config import (
+    Config,
+    ConfigError,
+    Problem,
+    from_environment,
+    load,
+    operators_warnings,
+    parse,
+    refuse_public_without_keys,
+)
 from dandolo.config.address import Listen, is_loopback, parse_listen
 from dandolo.config.load import read
 from dandolo.config.schema import LogFormat
@@ -74,6 +83,7 @@ class Choice:
         config = _with(config, listen, admin, workers)
         refuse_public_without_keys(dataclasses.replace(config, source=source, lines=lines), closed_by(config))
         self._refuse_itself(config)
+        config = dataclasses.replace(config, warnings=(*config.warnings, *operators_warnings(config)))
         return config, Document(config.source, text, secrets, tuple(map(str, listen)), str(admin), workers)
 
     @staticmethod

@@ -19,15 +19,14 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from dandolo.cli import configured
+from dandolo.cli import configured, operator
 from dandolo.config import Config, ConfigError
-from dandolo.config.address import Listen
 from dandolo.config.load import assemble
 from dandolo.config.problem import Unfit
 from dandolo.config.schema import Server, default_state_dir
 from dandolo.config.units import duration
-from dandolo.control.keyring import listing
 from dandolo.control.keys import OVERLAP_S, Keys, new_key, read_terms
+from dandolo.control.listing import listing
 from dandolo.errors import GatewayError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -76,9 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for one in (create, rotate, revoke, listed):
         one.add_argument("--config", metavar="FILE", help="left out: ./dandolo.toml, or the environment")
         one.add_argument("--offline", action="store_true", help="ask no gateway: use the database in state_dir itself")
-        one.add_argument(
-            "--admin", metavar="H:N", type=configured.address, help="the gateway to ask, in place of server.admin"
-        )
+        operator.add_place(one, "the gateway to ask, in place of server.admin")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         return _say(error.message, 1)
     places: list[Place] = [Database(config)]
     if not args.offline:
-        places.insert(0, Running(args.admin or config.server.admin))
+        places.insert(0, Running(args, args.admin or operator.place_of(config)))
     for place in places:
         try:
             return _do(args, place, terms, overlap_s)
@@ -149,6 +146,9 @@ def _config(args: argparse.Namespace) -> Config:
         if not isinstance(server, dict) or not isinstance(keys, list):
             raise
         part = {name: value for name, value in server.items() if name in ("state_dir", "admin")}
+        tls = server.get("admin_tls")
+        if isinstance(tls, dict) and os.access(str(tls.get("key")), os.R_OK):
+            part["admin_tls"] = tls
         keys = [key for key in keys if isinstance(key, dict) and "sha256" in key]
         # No provider is needed to know these.
         stand_in = {"providers": [{"name": "x", "base_url": "http://192.0.2.1/v1"}]}
@@ -241,8 +241,8 @@ class Running:
     Raises NotThere when nobody listens, Refused when it will not.
     """
 
-    def __init__(self, where: Listen) -> None:
-        self._args = argparse.Namespace(admin=where, config=None)
+    def __init__(self, args: argparse.Namespace, where: operator.Where) -> None:
+        self._args = argparse.Namespace(admin=where, ca=args.ca, cert=args.cert)
 
     def create(self, name: str, terms: Mapping[str, Any]) -> str:
         """The new key."""
@@ -261,9 +261,6 @@ class Running:
         return list(self._ask("GET", "/admin/keys")["keys"])
 
     def _ask(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> Any:
-        # Loaded only where somebody is asked.
-        from dandolo.cli import operator
-
         try:
             return operator.ask_json(self._args, method, path, content)
         except operator.NotAnswered as error:

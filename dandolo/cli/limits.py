@@ -51,6 +51,7 @@ class Limits:
         self.board = Board.attach(self.fd, None)
         spent = _ledger(config.server.state_dir) if config.ledger.enabled else None
         self.keyring = Keyring(config.server.state_dir, self.board, lambda: self.file, self._adopt, spent)
+        self._lasting(config)
         try:
             self.keyring.load()
             self.keyring.restore()
@@ -85,10 +86,14 @@ class Limits:
 
     def check(self, config: Config) -> None:
         """A configuration is about to be given to workers: its keys need places. Raises ConfigError."""
+        self._lasting(config)
         try:
             self.keyring.claim(config.keys)
         except NoPlace as error:
             raise ConfigError([Problem(config.source, 0, "keys", str(error))]) from error
+
+    def _lasting(self, config: Config) -> None:
+        self.keyring.lasting(max(config.timeouts.total, config.timeouts.stream_total))
 
     def ended(self, child: Child) -> None:
         """A worker's process is gone."""

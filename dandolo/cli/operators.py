@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -21,9 +22,9 @@ ANSWER_S = 1.0
 
 
 class Operators:
-    """The routes of the control process itself. `own` gives its gauges; `reload` tells what speaks against the
-    configuration, `changed` which keys the last one changed, `restart` begins to replace the workers, `upgrade` this
-    process (and says why it cannot)."""
+    """The routes of the control process itself. `own` gives its gauges; `reload` begins one, which tells what speaks
+    against the configuration, `changed` which keys the last one changed, `restart` begins to replace the workers,
+    `upgrade` this process (and says why it cannot)."""
 
     def __init__(
         self,
@@ -31,7 +32,7 @@ class Operators:
         metrics: Metrics,
         gauges: Gauges,
         own: Callable[[], list[Gauge]],
-        reload: Callable[[], Awaitable[list[str]]],
+        reload: Callable[[], asyncio.Task[list[str]]],
         changed: Callable[[], list[str]],
         restart: Callable[[], None],
         upgrade: Callable[[], str],
@@ -114,7 +115,8 @@ class Operators:
         return {"found": found, "failed": list(failed)}
 
     async def _reload_asked(self, asked: Asked) -> Answer:
-        reasons = await self._reload()
+        # Whoever asked may leave: half a reload would leave workers and this process with different keys.
+        reasons = await asyncio.shield(self._reload())
         if reasons:
             raise RequestError("reload refused: " + "; ".join(reasons[:8]), status=422, code="configuration_refused")
         serving = len(self._workers.serving)

@@ -16,6 +16,7 @@ from dandolo.gateway.worker import Worker
 from dandolo.net.pipe import Pipe
 from dandolo.provision import BEAT_S, Beat
 from dandolo.record import Record
+from dandolo.text import Text, pack
 
 if TYPE_CHECKING:
     from dandolo.cli.probing import ProbedAccount
@@ -25,18 +26,29 @@ if TYPE_CHECKING:
 BATCH_MAX = 256
 """Records that wait for the next beat; beyond, they do not wait."""
 
+TEXTS_BYTES_MAX = 4 * 1024 * 1024
+"""Of the texts of one beat."""
+TEXTS_HELD_MAX = 1024 * 1024
+"""Bytes that the other end has not taken yet: beyond, texts give way to records."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Reporting:
     """Records on their way out, and the state that goes with them. Without a `pipe` records are dropped and counted."""
 
-    __slots__ = ("_beat_at", "_lag_s", "_pending", "_prober", "_wells", "dropped", "pipe", "probes")
+    __slots__ = (
+        "_beat_at", "_lag_s", "_pending", "_prober", "_texts", "_texts_bytes", "_wells", "dropped", "pipe", "probes",
+        "texts_dropped",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.pipe: Pipe | None = None
         self.dropped = 0
         self._pending: list[Record] = []
+        self._texts: list[Text] = []
+        self._texts_bytes = 0
+        self.texts_dropped = 0
         self._prober: Prober[ProbedAccount] | None = None
         self._wells: dict[str, bool] = {}
         """How the last probe of each account went."""
@@ -61,6 +73,24 @@ class Reporting:
         if self.pipe is None or not self.pipe.send(Kind.RECORDS, _encode(pending), may_be_lost=True):
             self.dropped += len(pending)
 
+    def take_text(self, text: Text) -> None:
+        """Take what was asked and answered in a request, where that is kept; what is too much for a beat is dropped."""
+        if self._texts_bytes + text.size > TEXTS_BYTES_MAX:
+            self.texts_dropped += 1
+            return
+        self._texts.append(text)
+        self._texts_bytes += text.size
+
+    def settle_texts(self) -> None:
+        """Send the texts that are waiting: every beat, unless so much is held that records might be lost for them."""
+        texts = self._texts
+        if not texts:
+            return
+        self._texts, self._texts_bytes = [], 0
+        pipe = self.pipe
+        if pipe is None or pipe.held_bytes > TEXTS_HELD_MAX or not pipe.send(Kind.TEXTS, pack(texts), may_be_lost=True):
+            self.texts_dropped += len(texts)
+
     def report(self, worker: Worker) -> None:
         """Every BEAT_S: that we live, and how. Its own lateness is the loop's."""
         now = time.monotonic()
@@ -76,6 +106,8 @@ class Reporting:
         """The process's own, by its slot, and the probes'."""
         mine = (("worker", str(slot)),)
         yield Gauge("dandolo_records_dropped_total", self.dropped)
+        if self.texts_dropped:
+            yield Gauge("dandolo_prompt_log_dropped_total", self.texts_dropped)
         yield Gauge("dandolo_worker_cpu_seconds_total", time.process_time(), mine)
         yield Gauge("dandolo_worker_resident_memory_bytes", resident_bytes(), mine)
         yield Gauge("dandolo_worker_page_faults_total", resource.getrusage(resource.RUSAGE_SELF).ru_majflt, mine)

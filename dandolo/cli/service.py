@@ -19,6 +19,7 @@ from typing import Any
 
 from dandolo import __version__
 from dandolo.cli.accounting import Accounting
+from dandolo.cli.administration import Administration
 from dandolo.cli.age import since_start_ms
 from dandolo.cli.change import shown
 from dandolo.cli.heap import keep_memory
@@ -30,28 +31,24 @@ from dandolo.cli.reload import Reload
 from dandolo.cli.start import Start
 from dandolo.cli.view import View, sources
 from dandolo.cli.watching import REFRESH_S, Watching, budget_gauges
-from dandolo.config import Config
-from dandolo.control.admin import Admin
-from dandolo.control.basic import with_index
-from dandolo.control.callers import Callers
+from dandolo.config import Config, ConfigError
 from dandolo.control.child import Child, Sample
-from dandolo.control.dashboard import page
 from dandolo.control.exposition import Gauge
 from dandolo.control.gauges import Gauges
 from dandolo.control.metrics import Metrics
 from dandolo.control.notify import Notifier, watchdog_interval_s
-from dandolo.control.route import Answer
 from dandolo.control.sinks import Counted, Fanout
 from dandolo.control.sockets import ADMIN, addresses, close_all
+from dandolo.control.texts import Texts
 from dandolo.control.upgrade import Upgrade
 from dandolo.control.workers import Workers
-from dandolo.net.listen import Census, Listener, describe
+from dandolo.net.listen import describe
 from dandolo.net.succession import Followed, Given, orphans
 from dandolo.net.sweep import PERIOD_S
 from dandolo.net.tasks import Tasks
 from dandolo.record import Record
+from dandolo.text import Text
 
-ADMIN_CONNECTIONS_MAX = 64
 CLOSE_S = 2.0
 CUT_S = 3.0
 LOOK_S = 0.5
@@ -76,8 +73,13 @@ async def _serve(start: Start) -> int:
     config = start.config
     secure = config.server.tls is not None
     where = ", ".join(_url(one, secure) for one in addresses(start.provisions.held))
-    administered = ", ".join(_url(describe(sock), False) for sock in start.admin)
-    process = Process(start)
+    try:
+        process = Process(start)
+    except ConfigError:
+        # Nobody would be there to end it.
+        start.early.abandon()
+        raise
+    administered = ", ".join(_url(describe(sock), process.administration.secure) for sock in start.admin)
     try:
         await process.start()
     except (RuntimeError, OSError) as error:
@@ -117,14 +119,14 @@ class Process:
         """Who hears of events: kind and text."""
         self._limits = start.limits
         self._reload = Reload(config, start.choice, start.provisions, self._changed, start.limits)
-        self._admin_sockets = start.admin
         self._logs = Logs(start.choice, config)
         self._metrics = Metrics()
         self._gauges = Gauges()
         self.sinks = Fanout()
         self.sinks.add(Counted(self._metrics))
         self.sinks.add(self._logs.requests)
-        self._accounting = Accounting(config)
+        self._texts = Texts(config.prompt_log)
+        self._accounting = Accounting(config, text_of=self._texts.path_of)
         self.sinks.add(self._accounting)
         self._tasks = Tasks()
         self._loop = asyncio.get_running_loop()
@@ -132,14 +134,14 @@ class Process:
         self._view = View(config.server.state_dir, self.workers, self._tasks)
         self.sinks.add(self._view)
         self.on_event.append(self._view.event)
-        self._callers = Callers(config.keys)
+        self.administration = Administration(config, start.admin, self._view.audit, self._tasks)
         self._upgrade = Upgrade(self._name)
         self._operators = Operators(
             self.workers,
             self._metrics,
             self._gauges,
             self._all_own_gauges,
-            self._reload_now,
+            lambda: self._tasks.spawn(self._reload_now(), "reload"),
             lambda: self._reload.changed,
             self._roll,
             self._upgrade.begin,
@@ -154,24 +156,19 @@ class Process:
             self.event,
             self._tasks,
         )
-        self._view.snapshots.sources = sources(self._limits.keyring, self._accounting, self._watching)
-        self._admin = Admin(
-            with_index(
-                [
-                    *self._operators.routes(),
-                    *self._limits.keyring.routes(),
-                    *self._accounting.routes(),
-                    *self._view.routes(),
-                    *self._watching.routes(),
-                ],
-                self._page,
-            ),
-            audit=self._view.audit,
-            authenticate=self._callers.authenticate if config.keys else None,
-            tasks=self._tasks,
+        self._view.snapshots.sources = sources(
+            self._view.snapshots, self._limits.keyring, self._accounting, self._watching, self._texts
         )
-        self._census = Census(ADMIN_CONNECTIONS_MAX, ADMIN_CONNECTIONS_MAX)
-        self._listeners: list[Listener] = []
+        self.administration.offer(
+            [
+                *self._operators.routes(),
+                *self._limits.keyring.routes(),
+                *self._accounting.routes(),
+                *self._texts.routes(),
+                *self._view.routes(),
+                *self._watching.routes(),
+            ]
+        )
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._notifier = Notifier()
         self._where = ""
@@ -195,17 +192,14 @@ class Process:
         self._loop.add_signal_handler(signal.SIGUSR1, self._upgrade_asked)
         await self.workers.start()
         self._accounting.start()
-        for sock in self._admin_sockets:
-            listener = Listener(sock, self._admin, self._census, self._tasks)
-            self._listeners.append(listener)
-            listener.start()
+        self.administration.start()
         for one in self._before:
             one.serving()
         if self._name:
             self._followed = Followed(self._name, None, self._given, self._succeeded)
             self._followed.start()
             self._every("orphans", ORPHANS_S, self._dismiss)
-        self._every("sweep", PERIOD_S, lambda: self._admin.sweep.tick(self._admin.now()))
+        self._every("sweep", PERIOD_S, self.administration.tick)
         self._every("look", LOOK_S, self._look)
         self._every("tick", TICK_S, self._tick)
         self._limits.start(self.workers, self._tasks, self._reload.config)
@@ -227,9 +221,10 @@ class Process:
         followed = end is _End.FOLLOWED
         if self._followed is not None:
             self._followed.close()
-        self._admin.draining = self._operators.draining = True
+        self._operators.draining = True
+        self.administration.drain()
         if followed:
-            self._close_listeners()
+            self.administration.stop()
             # What our workers still write is for the successor to read, who waits for the ledger.
             self._accounting.settle()
             await self._loop.run_in_executor(None, self._accounting.close)
@@ -252,9 +247,8 @@ class Process:
     async def _close(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
-        self._close_listeners()
         close_all(self._provisions.held)
-        self._admin.close()
+        self.administration.close()
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._watching.close()
@@ -262,18 +256,14 @@ class Process:
         except TimeoutError:
             _log.error("some tasks did not end within %g s", CLOSE_S)
         await self._limits.close()
-        self._census.close()
-
-    def _close_listeners(self) -> None:
-        for listener in self._listeners:
-            listener.close()
+        self.administration.forget()
 
     # -- who comes before and after ----------------------------------------------------------------------
 
     def _given(self) -> list[Given]:
         return [
             *(Given(one.sock, one.slot) for one in self._provisions.held),
-            *(Given(sock, ADMIN) for sock in self._admin_sockets),
+            *(Given(sock, ADMIN) for sock in self.administration.sockets),
         ]
 
     def _succeeded(self, pid: int) -> None:
@@ -294,6 +284,10 @@ class Process:
         """Requests that have finished, from any worker."""
         self.sinks.take(records, time.time())
 
+    def texts(self, texts: Sequence[Text]) -> None:
+        """What was asked and answered, where that is kept."""
+        self._texts.take(texts)
+
     def last(self, child: Child, last: list[Sample] | None) -> None:
         """The end of a worker's process."""
         if last is not None:
@@ -310,11 +304,10 @@ class Process:
             Gauge("dandolo_worker_restarts_total", self.workers.restarts),
             Gauge("dandolo_sink_failures_total", self.sinks.failures),
             *self._accounting.gauges(),
+            *self._texts.gauges(),
+            Gauge("dandolo_keys_without_place", len(self._limits.keyring.without)),
             *budget_gauges(self._limits.keyring.budgets()),
         ]
-
-    def _page(self) -> Answer:
-        return page(keyed=self._admin.authenticate is not None)
 
     def _all_own_gauges(self) -> list[Gauge]:
         return [*self._own_gauges(), *self._watching.gauges()]
@@ -400,10 +393,10 @@ class Process:
                 self._notifier.ready(status if self._reload.well else "the last reload was refused: see the log")
 
     def _changed(self, config: Config, changed: list[str]) -> None:
-        self._callers.keys = self._limits.file = config.keys
-        # The first key may have come with it: from then on one is wanted here too.
-        self._admin.authenticate = self._callers.authenticate if config.keys else None
+        self._limits.file = config.keys
+        self.administration.adopt(config)
         self._accounting.reload(config)
+        self._texts.adopt(config.prompt_log)
         self._watching.adopt(config, changed)
         self._logs.adopt(config)
         if any(key == "limits.shared" or key.startswith("cache.redis.") for key in changed):
@@ -421,6 +414,7 @@ class Process:
         now = time.time()
         self.sinks.tick(now)
         self._limits.tick(now)
+        self._texts.tick(now)
 
     def _every(self, name: str, seconds: float, call: Callable[[], object]) -> None:
         def again() -> None:

@@ -26,6 +26,9 @@ def screen(snapshot: dict[str, Any], columns: int, coloured: bool) -> list[str]:
         *_table("WORKERS", _WORKERS, _workers(snapshot), columns, paint),
         *_table("LAST ERRORS", _ERRORS, _errors(snapshot), columns, paint),
     ]
+    if kept := snapshot.get("prompt_log"):
+        text = f"PROMPTS ARE KEPT: {kept['texts']}, {kept['bytes']} bytes (prompt_log.enabled)"
+        lines.insert(1, paint(_cut(text, columns), _YELLOW))
     for alert in snapshot.get("alerts") or ():
         lines.insert(
             1, paint(_cut(f"ALERT {fit(str(alert.get('name')))}: {fit(str(alert.get('text')))}", columns), _RED)

@@ -85,13 +85,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _running(args: argparse.Namespace, asked: dict[str, str]) -> dict[str, Any] | None:
-    """The answer of a gateway that runs, None when none does. What answers where `--admin` says must be one."""
+    """The answer of a gateway that runs, None when none does. Where `--admin` says there must be one: what this
+    machine's file tells would be taken for the answer of another."""
     try:
         found: dict[str, Any] = operator.ask_json(
             args, "GET", f"/admin/usage?{urlencode(asked)}" if asked else "/admin/usage"
         )
     except operator.NotAnswered as error:
-        if error.status and (args.admin or error.status != 404):
+        if args.admin or (error.status and error.status != 404):
             raise
         return None
     return found

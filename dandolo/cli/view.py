@@ -13,10 +13,12 @@ from dandolo.cli.accounting import Accounting
 from dandolo.cli.watching import Watching
 from dandolo.control import shown
 from dandolo.control.audit import AuditLog
+from dandolo.control.backup_routes import Backups
 from dandolo.control.keyring import Keyring
 from dandolo.control.live import Live
 from dandolo.control.route import Route
 from dandolo.control.snapshot import Snapshots
+from dandolo.control.texts import Texts
 from dandolo.control.together import together
 from dandolo.control.workers import Workers
 from dandolo.net.tasks import Tasks
@@ -38,6 +40,7 @@ class View:
         self.snapshots = Snapshots(time.time())
         self.audit = AuditLog(state_dir, time.time)
         self._live = Live(self.snapshots)
+        self._backups = Backups(state_dir)
         self._workers = workers
         self._tasks = tasks
         self._asking = False
@@ -72,18 +75,21 @@ class View:
 
     def routes(self) -> list[Route]:
         """What is offered."""
-        return [*self._live.routes(), *self.audit.routes()]
+        return [*self._live.routes(), *self.audit.routes(), *self._backups.routes()]
 
     def close(self) -> None:
         """Write what is held."""
         self.audit.close()
 
 
-def sources(keyring: Keyring, accounting: Accounting, watching: Watching) -> dict[str, Callable[[], Any]]:
+def sources(
+    snapshots: Snapshots, keyring: Keyring, accounting: Accounting, watching: Watching, texts: Texts
+) -> dict[str, Callable[[], Any]]:
     """What the control process itself tells for the snapshot. Where there are no keys, workers tell of open access."""
     return {
-        "keys": lambda: shown.keys(keyring.shown()) or None,
+        "keys": lambda: shown.keys(keyring.shown(snapshots.asked_keys())) or None,
         "alerts": lambda: shown.alerts(watching.standings()),
         "slo": lambda: shown.objectives(accounting.objectives.state(time.time())),
         "ledger": lambda: None if accounting.ledger is None else asdict(accounting.ledger.health()),
+        "prompt_log": texts.state,
     }

@@ -122,7 +122,8 @@ class Process:
         """What came beside the listeners, by name."""
         board, policy = _limits(provision, self.descriptors)
         membership = membership_of(config, provision.slot, provision.workers)
-        self._worker = Worker(config, self._reporting.take, self._beat, provision.slot, membership, board, policy)
+        take, take_text = self._reporting.take, self._reporting.take_text
+        self._worker = Worker(config, take, self._beat, provision.slot, membership, board, policy, take_text)
         self._seen = Seen(self._worker, str(provision.slot), lambda: self._reporting.probes)
         gateway = self._worker.gateway
         gateway.books = Books.open(config, gateway.request_prefix, provision.slot)
@@ -199,6 +200,7 @@ class Process:
             _log.error("some tasks did not end within %g s", CLOSE_S)
         self._planes.close()
         self._reporting.settle()
+        self._reporting.settle_texts()
         books, self._worker.gateway.books = self._worker.gateway.books, None
         if books is not None:
             books.close()
@@ -213,6 +215,7 @@ class Process:
         gateway = self._worker.gateway
         self._heap.beat(gateway.requests, gateway.admission.in_flight)
         self._reporting.settle()
+        self._reporting.settle_texts()
         self._seen.beat(time.monotonic())
 
     def _report(self) -> None:

@@ -5,7 +5,7 @@ Owns every key's meaning, default, bound and description. Knows nothing of what 
 
 from dandolo.config.load import from_environment, load, parse
 from dandolo.config.problem import ConfigError, Problem
-from dandolo.config.rules import refuse_public_without_keys
+from dandolo.config.rules import operators_warnings, refuse_public_without_keys
 from dandolo.config.schema import Config, Secret
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Secret",
     "from_environment",
     "load",
+    "operators_warnings",
     "parse",
     "refuse_public_without_keys",
 ]

@@ -11,6 +11,9 @@ from dandolo.config.spec import KeySpec, keys_of, walk
 from dandolo.config.unenforced import NOT_YET
 
 _ABOUT_COLUMN: Final = 46
+_INLINE: Final = (
+    "server.tls", "server.admin_tls", "cache.peers.tls", "providers.probe", "providers.accounts", "providers.models",
+)  # fmt: skip
 
 
 def _sections() -> Iterator[tuple[str, bool, dict[str, KeySpec]]]:
@@ -55,7 +58,7 @@ def starter(providers: Iterable[str]) -> str:
         "# `dandolo check` says what is wrong with a file, and what would run.",
     ]
     for title, many, own in _sections():
-        if title in ("server.tls", "cache.peers.tls", "providers.probe", "providers.accounts", "providers.models"):
+        if title in _INLINE:
             # Written inline, or as examples below.
             continue
         out.append("")
@@ -82,7 +85,7 @@ def starter(providers: Iterable[str]) -> str:
         for name, spec in own.items():
             out.append(f"listen = {spec.default}" if title == "server" and name == "listen" else _comment(name, spec))
         if title == "server":
-            out.append(_comment("tls", keys_of(Server)["tls"]))
+            out += [_comment(name, keys_of(Server)[name]) for name in ("tls", "admin_tls")]
         if title == "cache.peers":
             out.append(_comment("tls", keys_of(CachePeers)["tls"]))
     return "\n".join(out) + "\n"

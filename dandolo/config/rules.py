@@ -32,6 +32,10 @@ def check(config: Config, document: Mapping[str, Any], at: At) -> Targets:
     _server(config, at.child("server"))
     _limits(config, document, at)
     _keys(config, at.child("keys"))
+    if config.prompt_log.enabled and not any(key.admin for key in config.keys):
+        at.child("prompt_log").child("enabled").report(
+            "needs a key with admin = true: without one anybody on this machine could read what others ask"
+        )
     _providers(config, at.child("providers"))
     weights = config.routing.weights
     if not weights.latency and not weights.errors and not weights.load and not weights.cost:
@@ -71,6 +75,22 @@ def refuse_public_without_keys(config: Config, closed: Callable[[], bool] = lamb
         raise ConfigError(problems)
 
 
+def operators_warnings(config: Config) -> list[str]:
+    """What an operator should know of listeners as they hold at last, and of what is kept. Call it as above."""
+    server, found = config.server, []
+    if not server.admin.is_local() and server.admin_tls is None:
+        found.append(
+            f"server.admin {server.admin} is reached over a network unencrypted: whoever listens in has your admin key;"
+            " set server.admin_tls, or listen on 127.0.0.1"
+        )
+    if config.prompt_log.enabled:
+        found.append(
+            "prompt_log.enabled keeps what clients ask and are answered, where admin keys can read it; keys in privacy"
+            " mode are left out" + (", and all are by server.privacy" if server.privacy else "")
+        )
+    return found
+
+
 def _server(config: Config, at: At) -> None:
     server = config.server
     for index, one in enumerate(server.listen):
@@ -82,6 +102,10 @@ def _server(config: Config, at: At) -> None:
         at.child("cors_origins").report('"*" without keys would let any web page spend your money: list origins')
     if server.tls is not None and server.tls.cert.name and server.tls.key.name:
         _certificate(server.tls.cert, server.tls.key, at.child("tls"))
+    if (tls := server.admin_tls) is not None and tls.cert.name and tls.key.name:
+        _certificate(tls.cert, tls.key, at.child("admin_tls"))
+        if tls.client_ca is not None and tls.client_ca.name:
+            _authority(str(tls.client_ca), at.child("admin_tls").child("client_ca"))
 
 
 def _certificate(cert: FilePath, key: FilePath, at: At) -> None:

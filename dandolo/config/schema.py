@@ -21,6 +21,7 @@ from dandolo.config import address, fields, kinds
 from dandolo.config.address import Listen
 from dandolo.config.alerts import Alerts
 from dandolo.config.objectives import Ledger, Slo
+from dandolo.config.operators import AdminTls, PromptLog
 from dandolo.config.otel import Otel
 from dandolo.config.problem import Path as KeyPath
 from dandolo.config.secret import Secret
@@ -29,6 +30,7 @@ from dandolo.config.stores import Cache, CacheMemory, CachePeers, CacheRedis, Ca
 
 __all__ = [
     "Account",
+    "AdminTls",
     "Alerts",
     "Auto",
     "AutoModel",
@@ -50,6 +52,7 @@ __all__ = [
     "Priority",
     "Probe",
     "Profile",
+    "PromptLog",
     "Provider",
     "Role",
     "Routing",
@@ -102,6 +105,11 @@ class Server:
     )
     admin: Listen = key(
         address.listen(), '"127.0.0.1:9180"', "metrics, dashboard, admin API; loopback unless a key is set"
+    )
+    admin_tls: AdminTls | None = absent(
+        Kind("table", "cert, key and client_ca", section=AdminTls),
+        "serve the admin listener by HTTPS; read again at a reload",
+        example='{ cert = "/path/chain.pem", key = "/path/key.pem" }',
     )
     workers: int | Literal["auto"] = key(
         kinds.whole_or_word(1, 256, "auto"), "1", 'worker processes; "auto" is one per core'
@@ -422,6 +430,7 @@ class Config:
     auto: Auto = section(Auto, 'which model answers `model: "auto"`')
     cache: Cache = section(Cache, "answers that are given again")
     ledger: Ledger = section(Ledger, "what was used and what it cost")
+    prompt_log: PromptLog = section(PromptLog, "texts of requests, where an operator wants them")
     slo: tuple[Slo, ...] = section(
         Slo, "objectives; left out: chat P95 2 s, image P95 15 s, success 99.9 %, cache hits 70 %", many=True
     )

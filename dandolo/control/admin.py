@@ -10,6 +10,7 @@ streams of events are bounded in number and in age, and a client that does not r
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import time
@@ -28,6 +29,7 @@ from dandolo.net.downstream import Downstream, DownstreamLimits
 from dandolo.net.service import NoRepeats
 from dandolo.net.sweep import Sweep
 from dandolo.net.tasks import Tasks
+from dandolo.values import fit
 from dandolo.wire import fields
 from dandolo.wire.server import HeadLimits, Request
 
@@ -50,7 +52,7 @@ class Audit(Protocol):
     """Whoever keeps what was changed, and by whom."""
 
     def note(self, asked: Asked, route: Route, outcome: int, reason: str) -> None:
-        """A call that changes something has ended with this status (499: its client left first) and error code."""
+        """A call that is to be written down has ended with this status (499: its client left first) and error code."""
 
 
 class _Let(NamedTuple):
@@ -154,6 +156,8 @@ class Admin:
         try:
             if route.changes and asked.body:
                 _check_json(asked.body)
+                if route.schema is None and asked.body.strip() != b"{}":
+                    raise RequestError("this path takes no body: expected none, or {}", code="body_not_expected")
             answer = route.handle(asked)
         except Exception as error:
             self._failed(connection, request, asked, route, error)
@@ -206,7 +210,7 @@ class Admin:
             self._answered(connection, asked, route, found)
 
     def _answered(self, connection: Downstream, asked: Asked, route: Route, answer: Answer) -> None:
-        if self._audit is not None and route.changes:
+        if self._audit is not None and route.noted:
             self._audit.note(asked, route, answer.status, "")
         connection.answer(answer.status, _head(answer.kind, answer.policy), answer.body)
         connection.finish()
@@ -223,7 +227,7 @@ class Admin:
         connection.finish()
 
     def _note(self, asked: Asked, route: Route, error: GatewayError) -> None:
-        if self._audit is not None and route.changes:
+        if self._audit is not None and route.noted:
             self._audit.note(asked, route, error.status, error.code or "")
 
     # -- streams of events -----------------------------------------------------------------------------
@@ -290,12 +294,29 @@ class _Pump:
 
 
 def _check_json(body: bytes) -> None:
-    """Raises RequestError (400) for what is no JSON, whatever the handler would have made of it."""
+    """Raises RequestError (400) for what is no JSON, or says a thing twice (RFC 8259 §4: what that means is anybody's
+    guess, and whoever audits may guess otherwise), whatever the handler would have made of it."""
     try:
         body.decode()
         msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError("the body is not JSON", code="invalid_json") from error
+        json.loads(body, object_pairs_hook=_once, parse_int=_ignored, parse_float=_ignored)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+        raise RequestError("the body cannot be read: expected JSON in UTF-8", code="invalid_json") from error
+
+
+def _once(pairs: list[tuple[str, object]]) -> None:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            said = fit(name)
+            raise RequestError(
+                f"the body says '{said}' more than once: expected each name once", code="duplicate_name", param=said
+            )
+        seen.add(name)
+
+
+def _ignored(digits: str) -> None:
+    """Numbers were read above; a long one would cost."""
 
 
 def _head(content_type: bytes, policy: bytes = b"") -> bytes:

@@ -1,5 +1,7 @@
 """What was changed on the admin listener, when, by whom and with what outcome. Never a body, never a secret.
 
+Whoever reads what clients said (`control.texts`) is written down like one who changes something.
+
 One line of JSON a call, appended to `audit.jsonl` in the state folder (mode 0600) by a thread of its own; a full file
 becomes `audit.1.jsonl`, and the one before that is gone. The last entries are kept in memory too, and read back at
 the start, so that reading never waits for a disk. Calls without a key are not written, and of those that a key must
@@ -115,7 +117,10 @@ class AuditLog:
         return [Route("GET", b"/admin/audit", self._told, "who changed what, and when", parameters=asked_for)]
 
     def _told(self, asked: Asked) -> Answer:
-        given = parse_qs(asked.query.decode("latin-1"), max_num_fields=16).get("limit", ["100"])[-1]
+        try:
+            given = parse_qs(asked.query.decode("latin-1"), max_num_fields=16).get("limit", ["100"])[-1]
+        except ValueError:
+            raise RequestError("the query cannot be read: expected limit=N or nothing") from None
         if not (given.isascii() and given.isdecimal()) or not 1 <= int(given[:9]) <= ENTRIES_MAX:
             raise RequestError(f"limit: expected a whole number, 1 to {ENTRIES_MAX}", param="limit")
         self._read()

@@ -19,6 +19,7 @@ from dandolo.frames import FrameError, Kind
 from dandolo.net.pipe import Pipe
 from dandolo.provision import Beat
 from dandolo.record import Record
+from dandolo.text import Text, unpack
 
 QUESTIONS_MAX = 256
 """Unanswered ones of one worker; beyond, it is taken not to answer."""
@@ -50,6 +51,9 @@ class Family(Protocol):
 
     def records(self, child: Child, records: list[Record]) -> None:
         """Requests of its have finished."""
+
+    def texts(self, child: Child, texts: list[Text]) -> None:
+        """What was asked and answered in requests of its that have finished."""
 
     def leaving(self, child: Child) -> None:
         """Somebody else than us wants it to end: it waits to be replaced."""
@@ -135,6 +139,8 @@ class Child:
             match kind:
                 case Kind.RECORDS:
                     self._family.records(self, _records.decode(payload))
+                case Kind.TEXTS:
+                    self._family.texts(self, unpack(payload))
                 case Kind.BEAT:
                     self.beat = _beat.decode(payload)
                 case Kind.ANSWER:

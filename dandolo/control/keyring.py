@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
 
-from dandolo.board import DAY, IN_FLIGHT, MONTH, REQUESTS, RESERVED, TOKENS, Board, Calendar, NoPlace
-from dandolo.clock import timestamp
+from dandolo.board import DAY, IN_FLIGHT, MONTH, REQUESTS, RESERVED, TOKENS, Board, Calendar
 from dandolo.config.schema import Key
-from dandolo.control.keys import FILE, OVERLAP_S, TERMS, Kept, Keys
+from dandolo.control.keys import FILE, OVERLAP_S, TERMS, Kept, Keys, read_terms
+from dandolo.control.listing import listing, shown_key
+from dandolo.control.places import Places
 from dandolo.control.route import JSON, Answer, Asked, Route
 from dandolo.errors import GatewayError, Refusal, RequestError
 from dandolo.policy import NO_POLICY, KeyTerms, Policy, effective, terms
@@ -28,7 +29,13 @@ from dandolo.policy import NO_POLICY, KeyTerms, Policy, effective, terms
 WATCH_S: Final = 0.25
 SAVE_S: Final = 5.0
 """Between two writings of what was spent; as much is lost when everything dies at once and there is no ledger."""
+TEND_S: Final = 30.0
+"""Between two looks for places that can be given back."""
 WAITING_MAX: Final = 16
+SHOWN_MAX: Final = 100
+"""Keys on the page, which is made anew each second."""
+BUDGETS_MAX: Final = 1000
+BUDGETS_S: Final = 30.0
 
 T = TypeVar("T")
 _log = logging.getLogger("dandolo")
@@ -85,11 +92,16 @@ class Keyring:
         self._keys: Keys | None = None
         self._thread = ThreadPoolExecutor(1, "keys")
         self._waiting = 0
+        self._changing: set[asyncio.Future[Any]] = set()
         self._generation = -1
         self._turns = float("inf")
         self._calendar = Calendar(time.time())
         self._saved: dict[tuple[str, str], int] = {}
-        self._save_at = 0.0
+        self._save_at = self._tend_at = self._budgets_until = 0.0
+        self._budgets: list[tuple[str, str, int, int, int]] = []
+        self._places = Places(board)
+        self._came: dict[str, tuple[int, int]] = {}
+        """What keys that have come, and are not on the board yet, have spent today and this month."""
         self._well = True
         self.policy = NO_POLICY
 
@@ -102,17 +114,18 @@ class Keyring:
         return self.policy
 
     def claim(self, file: Sequence[Key]) -> None:
-        """Give every key with limits a place on the board, those of a configuration that is to hold from now on too:
-        before any worker is told of it. Raises NoPlace."""
-        for one in effective(file, self.policy.keys):
-            if one.limited:
-                self._board.claim(one.name)
+        """Give the keys of a configuration that is to hold from now on their places: before any worker is told of it.
+        Raises NoPlace."""
+        self._places.claim(map(terms, file))
 
     def restore(self) -> None:
         """Put what was spent before the start on a new board, for every key with a budget that has no place there, and
-        give all others theirs. Raises NoPlace."""
+        give all others theirs. Raises NoPlace for a key of the file; those of the database that find none are left out.
+        """
         names = [one for one in self._budgeted() if self._board.find(one.name) is None]
         self.claim(self._file())
+        self.policy = self._places.fit(self.policy)
+        names = [one for one in names if one.name not in self._places.without]
         if not names:
             return
         day, month = self._calendar.at(time.time()).names
@@ -152,18 +165,30 @@ class Keyring:
         if now >= self._save_at:
             self._save_at = now + SAVE_S
             await self._save(now)
+        if now >= self._tend_at:
+            self._tend_at = now + TEND_S
+            self._tend()
 
     def _take(self, policy: Policy) -> None:
         if policy is self.policy:
             return
-        try:
-            for one in policy.keys:
-                if one.limited:
-                    self._board.claim(one.name)
-            self._adopt(policy)
-        except NoPlace as error:
-            _log.error("keys are not taken over: %s", error)
-        self.policy = policy
+        # Who is not known here yet goes on with what he spent under this name before.
+        fresh = [one for one in policy.keys if one.name in self._came and self._board.find(one.name) is None]
+        fitting = self._places.fit(policy)
+        for one in fresh:
+            if one.name not in self._places.without:
+                self._board.restore(self._board.claim(one.name), self._calendar.at(time.time()), *self._came[one.name])
+        if fitting != self.policy:
+            self.policy = fitting
+            self._adopt(fitting)
+
+    def _tend(self) -> None:
+        """Give back the places of keys that are no more, and try those again that found none."""
+        if not self._places.crowded:
+            return
+        held = [one.name for one in effective(self._file(), self.policy.keys) if one.limited]
+        if self._places.tend(held, time.monotonic()) and self._places.without:
+            self._generation = -1
 
     async def _save(self, now: float) -> None:
         day, month = self._calendar.at(now).names
@@ -180,6 +205,8 @@ class Keyring:
 
     async def close(self) -> None:
         """Keep what was spent, and let go of the file."""
+        if self._changing:
+            await asyncio.wait(self._changing)
         try:
             await self._save(time.time())
             if self._keys is not None:
@@ -218,7 +245,9 @@ class Keyring:
         kept: list[Kept] = []
         if self._keys is not None or (self._folder / FILE).exists():
             kept = await self._in_thread(lambda: self._open().listed())
-        return _answer(200, {"keys": listing(self._file(), kept, self.usage)})
+        file, without = self._file(), self._places.without
+        # Ten thousand keys take a second and a half, for which nobody else here should wait.
+        return await self._in_thread(lambda: _answer(200, {"keys": listing(file, kept, self.usage, without)}))
 
     async def _create(self, asked: Asked) -> Answer:
         given = _object(asked.body)
@@ -232,8 +261,15 @@ class Keyring:
                 code="key_exists",
                 param="name",
             )
+        if not self._places.room_for(read_terms(name, given)):
+            raise RequestError(
+                f"all {self._board.keys_max} places for keys with limits are taken: revoke some, whose places are given"
+                " back when their last requests are over, or make a key without limits",
+                status=409,
+                code="too_many_keys",
+            )
         key, kept = await self._change(lambda: self._open().create(name, given, time.time()))
-        return _answer(201, {"key": key, **_shown(kept.terms, "database", kept)})
+        return _answer(201, {"key": key, **shown_key(kept.terms, "database", kept)})
 
     async def _rotate(self, asked: Asked) -> Answer:
         given = _object(asked.body) if asked.body else {}
@@ -241,18 +277,19 @@ class Keyring:
         if given or isinstance(overlap_s, bool) or not isinstance(overlap_s, (int, float)):
             raise RequestError("expected an object with overlap_s (seconds) or without anything", param="overlap_s")
         key, kept = await self._change(lambda: self._open().rotate(_text(asked.rest), float(overlap_s), time.time()))
-        return _answer(200, {"key": key, **_shown(kept.terms, "database", kept)})
+        return _answer(200, {"key": key, **shown_key(kept.terms, "database", kept)})
 
     async def _revoke(self, asked: Asked) -> Answer:
         kept = await self._change(lambda: self._open().revoke(_text(asked.rest), time.time()))
-        return _answer(200, _shown(kept.terms, "database", kept))
+        return _answer(200, shown_key(kept.terms, "database", kept))
 
     def usage(self, name: str) -> dict[str, Any] | None:
         """What a key has used by now, of all workers; None for one of which nothing is counted."""
         place, board = self._board.find(name), self._board
         if place is None:
             return None
-        now, calendar = time.monotonic(), self._calendar.at(time.time())
+        # One of its own: this is asked in the thread, too.
+        now, calendar = time.monotonic(), Calendar(time.time())
         return {
             "requests_per_minute": board.minute(place, REQUESTS, now),
             "tokens_per_minute": board.minute(place, TOKENS, now),
@@ -262,17 +299,36 @@ class Keyring:
             "spent_usd_month": board.spent(place, MONTH, calendar.month, everywhere=True) / 1e6,
         }
 
-    def shown(self) -> list[dict[str, Any]]:
-        """The keys that hold now, as /admin/keys has them: those of the file, then those of the database."""
+    def shown(self, first: Collection[str] = ()) -> list[dict[str, Any]]:
+        """The keys that hold now, as /admin/keys has them, at most SHOWN_MAX: those that are named first, of the file
+        before those of the database. A last row tells of how many there are besides."""
         file = self._file()
         names = {key.name.casefold() for key in file}
-        kept = [one for one in self.policy.keys if one.name.casefold() not in names]
-        rows = listing(file, (), self.usage)
-        return [*rows, *({**_shown(one, "database", None), "usage": self.usage(one.name)} for one in kept)]
+        keys = [(one, "file") for one in map(terms, file)]
+        keys += [(one, "database") for one in self.policy.keys if one.name.casefold() not in names]
+        more = len(keys) - SHOWN_MAX
+        if more > 0:
+            wanted = frozenset(first)
+            keys.sort(key=lambda key: key[0].name not in wanted)
+            del keys[SHOWN_MAX:]
+        rows = [{**shown_key(one, source, None), "usage": self.usage(one.name)} for one, source in keys]
+        return [*rows, {"name": f"and {more} more"}] if more > 0 else rows
 
     def budgets(self) -> list[tuple[str, str, int, int, int]]:
         """For alerts: of each key with a budget its name, "day" or "month", and micro-USD: the budget, what is spent of
-        it, what is set aside for requests under way."""
+        it, what is set aside for requests under way. At most BUDGETS_MAX, those of which most is used; where there are
+        more keys they are looked at every BUDGETS_S, since all of them take a quarter of a second."""
+        now = time.monotonic()
+        if now >= self._budgets_until:
+            self._budgets = self._look_at_budgets()
+            many = len(self._budgets) > BUDGETS_MAX
+            if many:
+                self._budgets.sort(key=lambda one: one[3] / one[2], reverse=True)
+                del self._budgets[BUDGETS_MAX:]
+            self._budgets_until = now + BUDGETS_S if many else 0.0
+        return self._budgets
+
+    def _look_at_budgets(self) -> list[tuple[str, str, int, int, int]]:
         calendar, board, found = self._calendar.at(time.time()), self._board, []
         for one in self._budgeted():
             place = board.find(one.name)
@@ -292,7 +348,14 @@ class Keyring:
     # -- within ------------------------------------------------------------------------------------------
 
     async def _change(self, change: Callable[[], T]) -> T:
-        """Change the database, and tell the workers at once."""
+        """Change the database, and tell the workers at once, whether or not whoever asked for it waits for the end: a
+        key that was revoked must not live on because its revoker hung up."""
+        task = asyncio.ensure_future(self._change_and_tell(change))
+        self._changing.add(task)
+        task.add_done_callback(self._changing.discard)
+        return await asyncio.shield(task)
+
+    async def _change_and_tell(self, change: Callable[[], T]) -> T:
         result = await self._in_thread(change)
         self._generation = -1
         self._take(await self._in_thread(lambda: self._read(time.time())))
@@ -318,8 +381,28 @@ class Keyring:
                 default=float("inf"),
             )
             if policy != self.policy:
+                self._came = self._spent_by(keys, policy, now)
                 return policy
         return self.policy
+
+    def _spent_by(self, keys: Keys, policy: Policy, now: float) -> dict[str, tuple[int, int]]:
+        """What those with a budget have spent who are not on the board: under their names before, if at all."""
+        names = [one.name for one in policy.keys if one.budgeted and self._board.find(one.name) is None]
+        if not names:
+            return {}
+        day, month = Calendar(now).names
+        spent = keys.spent((day, month))
+        found = {name: (spent.get((name.casefold(), day), 0), spent.get((name.casefold(), month), 0)) for name in names}
+        return {name: amounts for name, amounts in found.items() if any(amounts)}
+
+    @property
+    def without(self) -> frozenset[str]:
+        """Names of keys of the database that are not let in, since no place is left for them."""
+        return self._places.without
+
+    def lasting(self, seconds: float) -> None:
+        """A request of a configuration that is to hold may take so long: as long may one of a key that is no more."""
+        self._places.lasts_s = max(self._places.lasts_s, seconds)
 
     def _open(self) -> Keys:
         if self._keys is None:
@@ -327,11 +410,7 @@ class Keyring:
         return self._keys
 
     def _budgeted(self) -> list[KeyTerms]:
-        return [
-            one
-            for one in effective(self._file(), self.policy.keys)
-            if one.budget_day is not None or one.budget_month is not None
-        ]
+        return [one for one in effective(self._file(), self.policy.keys) if one.budgeted]
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         if self._waiting >= WAITING_MAX:
@@ -341,46 +420,6 @@ class Keyring:
             return await asyncio.get_running_loop().run_in_executor(self._thread, call)
         finally:
             self._waiting -= 1
-
-
-def listing(
-    file: Sequence[Key], kept: Sequence[Kept], usage: Callable[[str], dict[str, Any] | None] = lambda name: None
-) -> list[dict[str, Any]]:
-    """All keys for people: those of the file first, which win; of the database those that are valid, then the others.
-
-    `status` is valid, revoked, or shadowed (the file has the name).
-    """
-    names = {key.name.casefold() for key in file}
-    rows = [{**_shown(terms(key), "file", None), "usage": usage(key.name)} for key in file]
-    for one in sorted(kept, key=lambda one: one.revoked is not None):
-        row = _shown(one.terms, "database", one)
-        if one.revoked is None and one.name.casefold() in names:
-            row["status"] = "shadowed"
-        elif one.revoked is None:
-            row["usage"] = usage(one.name)
-        rows.append(row)
-    return rows
-
-
-def _shown(terms: KeyTerms, source: str, kept: Kept | None) -> dict[str, Any]:
-    """A key without anything secret; the beginning of its digest tells two of the same name apart."""
-    row: dict[str, Any] = {
-        "name": terms.name,
-        "source": source,
-        "status": "valid" if kept is None or kept.revoked is None else "revoked",
-        "sha256": terms.digests[0].sha256.hex()[:12] if terms.digests else "",
-    }
-    if kept is not None:
-        row["created"] = timestamp(kept.created)
-        if kept.revoked is not None:
-            row["revoked"] = timestamp(kept.revoked)
-        if kept.before_until is not None and kept.revoked is None:
-            row["old_key_valid_until"] = timestamp(kept.before_until)
-    values = msgspec.structs.asdict(terms)
-    values["budget_usd_per_day"] = None if terms.budget_day is None else terms.budget_day / 1e6
-    values["budget_usd_per_month"] = None if terms.budget_month is None else terms.budget_month / 1e6
-    row.update({name: values[name] for name in TERMS if values[name] is not None})
-    return row
 
 
 def _answer(status: int, content: Any) -> Answer:

@@ -63,7 +63,8 @@ class Route:
     `parameters` names what the query may hold (name to description), `schema` the JSON Schema of the body; both are
     served in the OpenAPI description. `open` routes want no key, `any_key` routes any; all others want one with
     `admin = true`. A handler that waits is cancelled when its client leaves, and after `deadline_s`. `facts` are
-    the members of the body that the audit log may repeat: names, never secrets.
+    the members of the body that the audit log may repeat: names, never secrets. `audited`: who reads it is written
+    down too.
     """
 
     method: str
@@ -78,6 +79,12 @@ class Route:
     deadline_s: float = 30.0
     facts: tuple[str, ...] = ()
     rest: str = "id"
+    audited: bool = False
+
+    @property
+    def noted(self) -> bool:
+        """Whether a call of it is written into the audit log."""
+        return self.audited or self.changes
 
     @property
     def changes(self) -> bool:

@@ -33,7 +33,7 @@ SUMS_MAX: Final = 1024
 PRICED_MAX: Final = 256
 SCORED_MAX: Final = 3
 """Models whose candidates are shown with their scores: those asked most."""
-SOURCES: Final = ("load", "providers", "cache", "keys", "alerts", "ledger", "slo", "workers")
+SOURCES: Final = ("load", "providers", "cache", "keys", "alerts", "ledger", "slo", "workers", "prompt_log")
 """What others may tell: `load` (requests and streams under way, connections, queue by priority), `providers` (as
 /admin/routes tells accounts), `cache` (tiers), and what its name says."""
 
@@ -169,6 +169,10 @@ class Snapshots:
     def asked_most(self) -> list[str]:
         """The models whose `scores` are to be told."""
         return list(self._models.shown())[:SCORED_MAX]
+
+    def asked_keys(self) -> list[str]:
+        """The keys with which something was asked in the last minute."""
+        return list(self._keys.shown())
 
     def event(self, kind: str, text: str, now: float) -> None:
         """Something that an operator wants to see in its place in time: a reload, a breaker, an alert."""

@@ -43,8 +43,9 @@ def slo_route(state: Callable[[float], Any]) -> Route:
     return Route("GET", b"/admin/slo", lambda asked: Answer(200, JSON, _encode(state(time.time()))), about)
 
 
-def routes(there: Callable[[], Ledger | None]) -> list[Route]:
-    """The routes of a ledger; `there` gives it, None while there is none."""
+def routes(there: Callable[[], Ledger | None], text_of: Callable[[str], str | None] = lambda name: None) -> list[Route]:
+    """The routes of a ledger; `there` gives it, None while there is none. `text_of` says where the text of a request
+    is, if it is kept."""
 
     def found() -> Ledger:
         ledger = there()
@@ -76,11 +77,18 @@ def routes(there: Callable[[], Ledger | None]) -> list[Route]:
                 status=404,
                 code="not_found",
             )
+        if (text := text_of(name)) is not None:
+            told["text"] = text
         return Answer(200, JSON, _encode(told))
 
     return [
         Route("GET", b"/admin/usage", usage, "requests, tokens and money, summed by anything", PARAMETERS),
-        Route("GET", b"/admin/requests/", request, "one request by its id: facts, never text"),
+        Route(
+            "GET",
+            b"/admin/requests/",
+            request,
+            "one request by its id: facts, and where its text is, should that be kept",
+        ),
     ]
 
 

@@ -18,6 +18,7 @@ from dandolo.control.spawn import Spawned, provide, spawn
 from dandolo.errors import GatewayError
 from dandolo.net.tasks import Tasks
 from dandolo.record import Record
+from dandolo.text import Text
 
 START_S = 30.0
 """From a process's start until it accepts."""
@@ -60,6 +61,9 @@ class Audience(Protocol):
 
     def records(self, records: Sequence[Record]) -> None:
         """Requests that have finished."""
+
+    def texts(self, texts: Sequence[Text]) -> None:
+        """What was asked and answered, where that is kept."""
 
     def event(self, kind: str, text: str) -> None:
         """What an operator wants to see beside the numbers."""
@@ -375,6 +379,10 @@ class Workers:
     def records(self, child: Child, records: list[Record]) -> None:
         """Requests of one have finished."""
         self._audience.records(records)
+
+    def texts(self, child: Child, texts: list[Text]) -> None:
+        """What was asked and answered."""
+        self._audience.texts(texts)
 
     def last(self, child: Child, samples: list[Sample]) -> None:
         """One ends in order."""

@@ -17,6 +17,8 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from dandolo.board import Board, Calendar
 from dandolo.cache.policy import Policy as CachePolicy
 from dandolo.config.schema import Config
@@ -97,6 +99,8 @@ class Admission:
         self._calendar = Calendar(time.time())
         self._tenants: dict[str, Tenant] = {}
         self._known: dict[bytes, _Known] = {}
+        self._turns = math.inf
+        """When the next digest ends (Unix seconds)."""
         # Without keys there is one tenant, which may use what the process may.
         self._anybody: Tenant | None = None if config.keys or policy.closed else Tenant(None, limits.in_flight_max)
         self.policy = NO_POLICY
@@ -133,6 +137,7 @@ class Admission:
                 until = math.inf if digest.until is None else digest.until
                 known[digest.sha256] = _Known(digest.sha256, until, tenant)
         replaced, self._tenants, self._known = self._tenants, tenants, known
+        self._turns = min((one.until for one in known.values()), default=math.inf)
         self.policy = policy
         if self._anybody is not None and policy.closed:
             self._anybody.supersede()
@@ -140,6 +145,22 @@ class Admission:
         for name, tenant in replaced.items():
             if tenants.get(name) is not tenant:
                 tenant.supersede()
+
+    def expire(self, unix: float) -> None:
+        """Let go of digests whose time is over by now (Unix seconds; every beat: a number compared).
+
+        Whoever is known on an open connection is not asked for his key again as long as it has the same terms, so they
+        are given others. The control process says the same, if it can.
+        """
+        if unix < self._turns:
+            return
+        keys = [
+            msgspec.structs.replace(
+                key, digests=tuple(one for one in key.digests if one.until is None or one.until > unix)
+            )
+            for key in self.policy.keys
+        ]
+        self.adopt(msgspec.structs.replace(self.policy, keys=tuple(keys)))
 
     def _allowance(self, terms: KeyTerms) -> Allowance | None:
         if not terms.limited:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from dandolo.net.outbox import running_outbox
 from dandolo.net.sweep import PERIOD_S
 from dandolo.policy import NO_POLICY, Policy
 from dandolo.record import Record
+from dandolo.text import Text
 
 if TYPE_CHECKING:
     from dandolo.cache.peers.place import Membership
@@ -41,7 +43,8 @@ class Worker:
 
     `take` receives the record of every request, up to a beat (`net.sweep.PERIOD_S`) after its end; `on_beat` is
     called at each. `membership` is its place among those that share its cache (`sharing.membership_of`), None for none;
-    `board` and `policy` are the `Plane`'s. Raises OSError when the peers' listeners or certificates cannot be used.
+    `board` and `policy` are the `Plane`'s; `take_text` receives what was asked and answered, where `prompt_log` keeps
+    it. Raises OSError when the peers' listeners or certificates cannot be used.
     """
 
     def __init__(
@@ -53,10 +56,11 @@ class Worker:
         membership: Membership | None = None,
         board: Board | None = None,
         policy: Policy = NO_POLICY,
+        take_text: Callable[[Text], None] | None = None,
     ) -> None:
         self._on_beat = on_beat
         self._tls = tls_of(config)
-        self.gateway = Gateway(config, take, slot, board, policy)
+        self.gateway = _gateway(config, take, slot, board, policy, take_text)
         self.gateway.sharing = _sharing(self.gateway, config, membership) if membership is not None else None
         self.census = Census(config.limits.connections_max, config.limits.connections_per_ip_max)
         self._config = config
@@ -108,6 +112,7 @@ class Worker:
 
     def _beat(self) -> None:
         self.gateway.tick()
+        self.gateway.admission.expire(time.time())
         running_outbox().beat()
         if self._on_beat is not None:
             self._on_beat()
@@ -195,6 +200,22 @@ def tls_of(config: Config) -> ssl.SSLContext | None:
         raise OSError(f"server.tls: {paths.cert} and {paths.key}: {error}") from None
     tls.set_alpn_protocols(["http/1.1"])
     return tls
+
+
+def _gateway(
+    config: Config,
+    take: Callable[[Record], None],
+    slot: int,
+    board: Board | None,
+    policy: Policy,
+    take_text: Callable[[Text], None] | None,
+) -> Gateway:
+    """The one that keeps texts, where they are to be kept. Where not, its module is not even loaded."""
+    if take_text is None or not config.prompt_log.enabled:
+        return Gateway(config, take, slot, board, policy)
+    from dandolo.gateway.witness import Witnessing
+
+    return Witnessing(config, take, take_text, slot, board, policy)
 
 
 def _sharing(gateway: Gateway, config: Config, membership: Membership) -> Sharing:

@@ -203,6 +203,11 @@ class Listener:
             self._resume.cancel()
             self._resume = None
 
+    def renew(self, tls: ssl.SSLContext) -> None:
+        """Show another certificate to those who connect from now on; for a listener that had one."""
+        assert self._tls is not None, "a listener does not change its protocol"
+        self._tls = harden(tls)
+
     def close(self) -> None:
         """Stop accepting and close the socket."""
         self.pause()

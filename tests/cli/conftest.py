@@ -108,7 +108,7 @@ class Served:
     def ready(self):
         line = until(lambda: re.search(r"ready in .*", self.err) or self.process.poll(), "the ready line")
         assert not isinstance(line, int), f"exit {line}: {self.err}"
-        ports = re.findall(r"http://(?:127\.0\.0\.1|0\.0\.0\.0|\[::1\]):(\d+)", line[0])
+        ports = re.findall(r"https?://(?:127\.0\.0\.1|0\.0\.0\.0|\[::1\]):(\d+)", line[0])
         if "| admin: http" in line[0]:
             self.admin = int(ports.pop())
         self.port = int(ports[0]) if ports else 0

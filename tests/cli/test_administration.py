@@ -146,3 +146,33 @@ def test_keys_ledger_and_objectives_are_shown_and_copied(begin, configure, sims,
     assert backup.wait() == 0, backup.err
     (folder,) = (tmp_path / "backups").iterdir()
     assert {"keys.sqlite", "ledger.db", "manifest.json"} <= {one.name for one in folder.iterdir()}
+
+
+def test_a_backup_is_made_where_the_gateway_is_for_those_who_are_elsewhere(begin, configure, sims, tmp_path):
+    state = tmp_path / "state"
+    served = begin("serve", "--config", configure(sims["one"], more=KEYS, server=f'state_dir = "{state}"')).ready()
+    where, env = ("--admin", f"127.0.0.1:{served.admin}"), {"DANDOLO_ADMIN_KEY": KEY}
+    made = begin("backup", *where, env=env)
+    assert made.wait() == 0, made.err
+    (folder,) = (state / "backups").iterdir()
+    assert f"copied to {folder}" in made.out
+    assert "ledger.db" in made.out
+    assert (folder / "manifest.json").exists()
+    # A client's key makes none, and nobody fills the disk with them.
+    refused = begin("backup", *where, env={"DANDOLO_ADMIN_KEY": CLIENT_KEY})
+    assert refused.wait() == 1
+    assert "admin = true" in refused.err
+    for number in range(7):
+        (state / "backups" / f"older-{number}").mkdir()
+    full = begin("backup", *where, env=env)
+    assert full.wait() == 1
+    assert "expected fewer than 8" in full.err
+    audited = json.loads(served.of_admin("/admin/audit", bearer(KEY))[1])["entries"]
+    assert [(one["path"], one["who"], one["status"]) for one in audited] == [
+        ("/admin/backup", "ops", 409),
+        ("/admin/backup", "app", 403),
+        ("/admin/backup", "ops", 201),
+    ]
+    neither = begin("backup")
+    assert neither.wait() == 2
+    assert "--admin" in neither.err

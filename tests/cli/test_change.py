@@ -20,9 +20,11 @@ SWAPPED_IN_WORKERS = (
     "server.region", "server.tls", "server.proxy_protocol", "server.cors_origins", "server.forward_proxy",
     "server.heartbeat", "server.annotate", "server.trusted_proxies", "server.drain_delay", "server.drain_timeout",
     "server.log_format", "limits", "timeouts", "keys", "providers", "models", "routing", "auto",
-    "cache.sampled", "cache.semantic", "cache.memory",
+    "cache.sampled", "cache.semantic", "cache.memory", "prompt_log.text_bytes_max", "prompt_log.bytes_max",
 )  # fmt: skip
-SWAPPED_IN_THE_CONTROL_PROCESS = ("ledger.retention", "ledger.requests", "slo", "otel", "alerts")
+SWAPPED_IN_THE_CONTROL_PROCESS = (
+    "server.admin_tls", "ledger.retention", "ledger.requests", "slo", "otel", "alerts", "prompt_log.retention",
+)  # fmt: skip
 PROVIDER = '[[providers]]\nname = "p"\nbase_url = "http://127.0.0.1:9/v1"\n'
 
 

@@ -175,6 +175,9 @@ CONTRASTS = """() => {
 def test_the_keyboard_reaches_everything_and_focus_is_seen(begin, configure, sims, watch):
     served = begin("serve", "--config", configure(sims["first"])).ready()
     page = watch(served).live()
+    # Nothing is kept here, and so nothing is said of it.
+    expect(page.locator("#texts")).to_be_hidden()
+    expect(page.locator("#read")).to_be_hidden()
     page.keyboard.press("Tab")
     expect(page.locator(".skip")).to_be_focused()
     expect(page.locator(".skip")).to_be_in_viewport()
@@ -263,3 +266,24 @@ def test_an_error_is_looked_up_from_the_page(begin, configure, sims, watch):
     page.locator("#errors button.link").first.click(timeout=PATIENCE_MS)
     expect(page.locator("#found")).to_be_visible()
     expect(page.locator("#found")).not_to_have_text("…", timeout=PATIENCE_MS)
+
+
+def test_it_says_that_prompts_are_kept_and_shows_what_was_said_as_text(begin, configure, sims, watch):
+    more = ADMIN + CLIENT + "[prompt_log]\nenabled = true\n"
+    served = begin("serve", "--config", configure(sims["first"], more=more)).ready()
+    hostile = "</pre><img src=x onerror=alert(1)><script>alert(2)</script>"
+    body = {"model": "m", "messages": [{"role": "user", "content": hostile}]}
+    status, head, _ = served.ask("/v1/chat/completions", body, (("Authorization", f"Bearer {CLIENT_KEY}"),))
+    assert status == 200
+    watched = watch(served)
+    page = watched.page
+    page.on("dialog", lambda dialog: watched.said.append("a dialog"))
+    page.locator("#key").fill(KEY)
+    page.keyboard.press("Enter")
+    watched.live()
+    expect(page.locator("#texts")).to_contain_text("prompts are kept: 1", timeout=PATIENCE_MS)
+    page.locator("#id").fill(head["x-request-id"])
+    page.get_by_role("button", name="Read its text").click()
+    expect(page.locator("#found")).to_contain_text("onerror=alert(1)", timeout=PATIENCE_MS)
+    assert page.locator("main img, main script").count() == 0
+    assert watched.said == []

@@ -339,7 +339,10 @@ def echo(asked: Asked) -> Said:
     return answer({"method": asked.method, "rest": asked.rest.decode(), "body": asked.body.decode(), "who": asked.who})
 
 
-ECHO = [Route(method, b"/admin/echo/", echo, "says it again") for method in ("GET", "POST", "PUT", "DELETE")]
+ECHO = [
+    Route(method, b"/admin/echo/", echo, "says it again", schema=None if method == "GET" else {})
+    for method in ("GET", "POST", "PUT", "DELETE")
+]
 JSON = {"Content_Type": "application/json"}
 PAGE = {"Origin": "http://localhost:9180", "Sec_Fetch_Site": "same-origin", **JSON}
 
@@ -388,7 +391,7 @@ def test_bodies_that_are_refused(body: bytes, headers: dict[str, str], status: i
         raise AssertionError("a body was let through")
 
     async def main() -> None:
-        async with serving(admin(Route("POST", b"/admin/typed", typed, "wants a number"))) as caller:
+        async with serving(admin(Route("POST", b"/admin/typed", typed, "wants a number", schema={}))) as caller:
             refused(await caller.ask("/admin/typed", "POST", body=body, **headers), status, code)
 
     run(main)
@@ -701,5 +704,21 @@ def test_the_description_is_openapi_and_tells_all_routes() -> None:
             listing = (await caller.ask("/"))[2].decode()
             assert "/admin/echo/{id}" in listing
             assert "makes a key" in listing
+
+    run(main)
+
+
+def test_a_body_says_each_thing_once_and_comes_only_where_one_is_wanted() -> None:
+    async def main() -> None:
+        bare = Route("POST", b"/admin/bare", echo, "wants nothing")
+        async with serving(admin(*ECHO, bare)) as caller:
+            for body in (b'{"a":1,"a":2}', b'{"a":1,"\\u0061":2}', b'[{"b":{"c":1,"c":1}}]'):
+                refused(await caller.ask("/admin/echo/x", "POST", body=body, **JSON), 400, "duplicate_name")
+            many = b"{" + b",".join(b'"%d":0' % number for number in range(6000)) + b',"5999":1}'
+            refused(await caller.ask("/admin/echo/x", "POST", body=many, **JSON), 400, "duplicate_name")
+            for body in (b"null", b"[]", b'{"a":1}'):
+                refused(await caller.ask("/admin/bare", "POST", body=body, **JSON), 400, "body_not_expected")
+            for body in (None, b"", b"{}", b" {} "):
+                assert (await caller.ask("/admin/bare", "POST", body=body, **JSON))[0] == 200
 
     run(main)

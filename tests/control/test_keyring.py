@@ -325,3 +325,19 @@ def test_nothing_is_made_where_nothing_is_asked_for(tmp_path: Path) -> None:
         assert not (tmp_path / "state").exists()
 
     run(story)
+
+
+def test_a_change_is_told_to_workers_though_whoever_asked_for_it_has_left(tmp_path: Path) -> None:
+    async def story() -> None:
+        one = Ring(tmp_path)
+        await one.ask("POST", "/admin/keys", {"name": "web"})
+        assert [key.name for key in one.adopted[-1].keys] == ["web"]
+        asking = asyncio.create_task(one.ask("DELETE", "/admin/keys/web"))
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await until(lambda: not one.adopted[-1].keys)
+        await one.ring.close()
+
+    run(story)

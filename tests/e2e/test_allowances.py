@@ -305,6 +305,37 @@ def test_a_revoked_key_is_refused_within_a_second_and_what_runs_ends(tmp_path: P
         assert ask(gateway).status == 200
 
 
+def test_a_rotated_key_ends_on_open_connections_while_the_control_process_stands_still(tmp_path: Path) -> None:
+    with running(tmp_path, [{}], toml="") as (gateway, _), Keys(tmp_path / "state") as keys:
+        old, _kept = keys.create("web", {}, time.time())
+        until(lambda: ask(gateway, old).status == 200)
+        with gateway.client() as known, gateway.client() as repeats:
+            new, _kept = keys.rotate("web", 2.0, time.time())
+            ends = time.time() + 2.0
+            until(lambda: ask(gateway, new).status == 200)
+            models = get("/v1/models", key=old)
+            # Answered from memory, at last without being read: the bytes are the same each time.
+            same = request(body=chat(model="m", temperature=0), key=old)
+            for _ in range(3):
+                known.send(models)
+                repeats.send(same)
+                assert (known.answer().status, repeats.answer().status) == (200, 200)
+            gateway.signal(signal.SIGSTOP)
+            try:
+                assert time.time() < ends, "the control process had the time to say it"
+
+                def refused(client: Client, data: bytes) -> bool:
+                    client.send(data)
+                    return client.answer().status == 401
+
+                until(lambda: refused(known, models))
+                assert refused(repeats, same)
+                assert time.time() >= ends
+                assert ask(gateway, new).status == 200
+            finally:
+                gateway.signal(signal.SIGCONT)
+
+
 def test_keys_come_and_go_under_load_and_nobody_else_is_harmed(tmp_path: Path) -> None:
     with running(tmp_path, [{}]) as (gateway, _), Keys(tmp_path / "state") as keys:
         stop, outcomes = threading.Event(), Counter[int]()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import time
 
+import msgspec
 import pytest
 
 from dandolo.config import parse
 from dandolo.errors import GatewayError, Refusal, RequestError
 from dandolo.gateway.admission import RETRY_AFTER_S, Admission, Tenant
+from dandolo.policy import Digest, KeyTerms, Policy
 
 PROVIDER = '[[providers]]\nname = "p"\nbase_url = "http://127.0.0.1:9/v1"\n'
 SECRET, OTHER = "sk-first-0123456789abcdef", "sk-other-0123456789abcdef"
@@ -270,3 +273,28 @@ def test_the_address_is_the_rightmost_hop_that_is_no_proxy_of_ours(
 @pytest.mark.parametrize("peer", ["127.0.0.1", "10.0.0.1", ""])
 def test_without_trusted_proxies_the_header_is_never_believed(peer: str) -> None:
     assert admission().client_address(peer, {b"x-forwarded-for": b"1.1.1.1"}) == peer
+
+
+def test_a_digest_ends_by_the_clock_and_is_taken_from_those_who_are_known() -> None:
+    def digest(text: str) -> bytes:
+        return hashlib.sha256(text.encode()).digest()
+
+    now = time.time()
+    rotated = KeyTerms(name="web", digests=(Digest(digest("new")), Digest(digest("old"), now + 100.0)))
+    steady = KeyTerms(name="steady", digests=(Digest(digest("steady")),))
+    one = admission(keys="")
+    one.adopt(Policy(keys=(rotated, steady), closed=True))
+    before, other = one.authenticate({b"x-api-key": b"old"}), one.authenticate({b"x-api-key": b"steady"})
+    one.expire(now + 99.9)
+    assert not before.gone
+    one.expire(now + 100.0)
+    assert before.gone
+    with pytest.raises(RequestError):
+        one.authenticate({b"x-api-key": b"old"})
+    assert one.authenticate({b"x-api-key": b"new"}).name == "web"
+    # Nobody else is asked again, and what the control process then says changes nothing.
+    assert one.authenticate({b"x-api-key": b"steady"}) is other
+    after = one.authenticate({b"x-api-key": b"new"})
+    one.adopt(Policy(keys=(msgspec.structs.replace(rotated, digests=rotated.digests[:1]), steady), closed=True))
+    assert one.authenticate({b"x-api-key": b"new"}) is after
+    assert not after.gone
