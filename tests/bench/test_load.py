@@ -169,7 +169,15 @@ def test_wrong_key_is_a_failure_and_not_a_fast_request(place):
 def alternated(one: float, beside: float, two: float) -> dict[str, dict[str, float] | None]:
     """A round of three cases of plain requests, with these CPU times (µs)."""
     times = {"one": one, "one_beside": beside, "two_double": two}
-    shares = {"rate": 1000.0, "control_us": 5.0, "workers": 0.3, "load": 0.1, "stub": 0.1, "control": 0.05}
+    shares = {
+        "rate": 1000.0,
+        "control_us": 5.0,
+        "workers": 0.3,
+        "load": 0.1,
+        "stub": 0.1,
+        "control": 0.05,
+        "others": 0.02,
+    }
     return {name: {"worker_us": us, **shares} for name, us in times.items()}
 
 
@@ -201,5 +209,15 @@ def test_table_of_workers_tells_gains_and_what_was_not_measured_not():
     told = workers.markdown({"machine": machine, "options": options, "rounds": rounds, "gains": workers.gains(rounds)})
     assert "| plain requests: 2.00 | 2.00–2.00 | ≥ 1.8 | holds |" in told
     assert "| 1 KB | one worker | 1,000 | 40.0 | 5.00 |" in told
+    assert "proves nothing" not in told
     assert "saturated" not in told
     assert "allowed" not in told
+
+
+def test_run_beside_other_work_says_that_it_proves_nothing():
+    calm, busy = alternated(40.0, 50.0, 45.0), alternated(40.0, 50.0, 45.0)
+    for numbers in busy.values():
+        assert numbers is not None
+        numbers["others"] = 0.6
+    assert workers.disturbed([calm, calm, busy]) == 0.02
+    assert workers.disturbed([calm, busy, busy]) == 0.6
