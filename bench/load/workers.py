@@ -113,14 +113,16 @@ def run(
     else:
         arguments += ["--connections", str(CONNECTIONS), *times]
     pids = (control, *workers, stub_pid)
-    began, busy, own = time.monotonic(), _busy_s(), _own_s(pids)
+    began, busy, own, woken = time.monotonic(), _busy_s(), _own_s(pids), _woken(workers)
     found = checked(generator.load(arguments, core=cores[1] if case.where else None))
-    others = (_busy_s() - busy - (_own_s(pids) - own)) / (time.monotonic() - began)
+    took_s = time.monotonic() - began
+    others = (_busy_s() - busy - (_own_s(pids) - own)) / took_s
     cpu_s = [process["cpu_s"] for process in found["watched"]]
     done, seconds = found["chunks"] if case.streams else found["requests"], found["duration_s"]
     return {
         "rate": done / seconds,
         "worker_us": sum(cpu_s[1:-1]) / done * 1e6,
+        "wakes": (_woken(workers) - woken) / took_s / (done / seconds),
         "control_us": cpu_s[0] / done * 1e6,
         "workers": sum(cpu_s[1:-1]) / seconds,
         "busiest": max(cpu_s[1:-1]) / seconds,
@@ -144,6 +146,14 @@ def _own_s(pids: Iterable[int]) -> float:
         ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
     own = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return ticks / os.sysconf("SC_CLK_TCK") + sum(one.ru_utime + one.ru_stime for one in own)
+
+
+def _woken(pids: Iterable[int]) -> int:
+    """How often these processes have slept so far."""
+    return sum(
+        int(Path(f"/proc/{pid}/status").read_text().rpartition("\nvoluntary_ctxt_switches:")[2].split()[0])
+        for pid in pids
+    )
 
 
 def _pin(pid: int, cores: set[int]) -> None:
@@ -203,8 +213,9 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"Python {machine['dandolo'].get('python', '?')}, uvloop {machine['dandolo'].get('uvloop', '?')}; "
         f"{machine['date']}. {len(rounds)} rounds of {options['duration']:g} s; medians.",
         "",
-        "| load | | per s | workers' CPU, µs each | control's, µs | workers' cores | load's | stub's | control's | others' |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| load | | per s | workers' CPU, µs each | wake-ups each | control's, µs"
+        " | workers' cores | load's | stub's | control's | others' |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     if options["quick"]:
         lines[0] += " **Quick run: shows that everything works, proves nothing.**"
@@ -218,12 +229,13 @@ def markdown(results: Mapping[str, Any]) -> str:
         )
         numbers = [
             median(rounds, case.name, name)
-            for name in ("rate", "worker_us", "control_us", "workers", "load", "stub", "control", "others")
+            for name in ("rate", "worker_us", "wakes", "control_us", "workers", "load", "stub", "control", "others")
         ]
         if None not in numbers:
-            rate, worker_us, control_us, *shares = (number or 0.0 for number in numbers)
+            rate, worker_us, wakes, control_us, *shares = (number or 0.0 for number in numbers)
+            each = f"{worker_us:.1f} | {wakes:.2f} | {control_us:.2f}"
             cells = " | ".join(f"{share:.2f}" for share in shares)
-            lines.append(f"| {load} | {case.title} | {rate:,.0f} | {worker_us:.1f} | {control_us:.2f} | {cells} |")
+            lines.append(f"| {load} | {case.title} | {rate:,.0f} | {each} | {cells} |")
     lines += [
         "",
         "| two workers where two cores are free: times one worker's throughput | [least–greatest] | wanted | |",

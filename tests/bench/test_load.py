@@ -177,6 +177,7 @@ def alternated(one: float, beside: float, two: float) -> dict[str, dict[str, flo
         "stub": 0.1,
         "control": 0.05,
         "others": 0.02,
+        "wakes": 0.4,
     }
     return {name: {"worker_us": us, **shares} for name, us in times.items()}
 
@@ -208,7 +209,7 @@ def test_table_of_workers_tells_gains_and_what_was_not_measured_not():
     options = {"duration": 1.0, "streams": 10, "quick": False}
     told = workers.markdown({"machine": machine, "options": options, "rounds": rounds, "gains": workers.gains(rounds)})
     assert "| plain requests: 2.00 | 2.00–2.00 | ≥ 1.8 | holds |" in told
-    assert "| 1 KB | one worker | 1,000 | 40.0 | 5.00 |" in told
+    assert "| 1 KB | one worker | 1,000 | 40.0 | 0.40 | 5.00 |" in told
     assert "proves nothing" not in told
     assert "saturated" not in told
     assert "allowed" not in told
