@@ -86,8 +86,8 @@ SETTLED_BYTES: Final = 4 + SETTLED_SLOT.size
 NAME_BYTES_MAX: Final = 4096
 SLACK_BYTES: Final = 4 * NAME_BYTES_MAX
 """Kept free beside what intents reserve, for the ends of laps."""
-CHUNK_BYTES: Final = 1024 * 1024
-"""What has been written is let go of from this process's memory in pieces of this size."""
+CHUNK_BYTES: Final = 256 * 1024
+"""What has been written is let go of from this process's memory in pieces of this size: once in 2,000 requests."""
 NAMES_MAX: Final = 4096
 """Names at one time; beyond, numbering goes on anew, so that no caller's inventions fill the memory."""
 

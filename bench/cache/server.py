@@ -116,6 +116,7 @@ def dandolo(more: str) -> Callable[[Place, int], Iterator[Running]]:
         folder.mkdir(exist_ok=True)
         config = folder / "dandolo.toml"
         text = DANDOLO.format(
+            workers=1,
             port=port,
             admin=free_port(),
             state=json.dumps(str(folder / "state")),

@@ -46,9 +46,9 @@ def build() -> Path:
 
 
 def load(
-    arguments: Sequence[str], *, core: int, timeout_s: float = 120.0, at_ready: Callable[[], None] | None = None
+    arguments: Sequence[str], *, core: int | None, timeout_s: float = 120.0, at_ready: Callable[[], None] | None = None
 ) -> dict[str, Any]:
-    """Runs one load pinned to `core` and returns its report.
+    """Runs one load pinned to `core` (None: wherever this process may run) and returns its report.
 
     With `at_ready` the load announces when its connections or streams are open (``--idle``,
     ``--announce``); the function is called then, and the load goes on after it.
@@ -61,7 +61,7 @@ def load(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=pinned(core),
+        preexec_fn=None if core is None else pinned(core),
     ) as process:
         assert process.stdout is not None
         try:

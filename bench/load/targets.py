@@ -358,6 +358,7 @@ def litellm(place: Place, wiring: Wiring) -> Iterator[Running]:
 
 DANDOLO = """\
 [server]
+workers = {workers}
 listen = ["127.0.0.1:{port}"]
 admin = "127.0.0.1:{admin}"
 state_dir = {state}
@@ -384,14 +385,16 @@ output_usd_per_mtok = 2.80
 
 
 @contextmanager
-def dandolo(place: Place, wiring: Wiring) -> Iterator[Running]:
-    """``dandolo serve``: defaults, one key with limits and a budget too high to bind, one priced model."""
+def dandolo(place: Place, wiring: Wiring, workers: int = 1) -> Iterator[Running]:
+    """``dandolo serve``: defaults, one key with limits and a budget too high to bind, one priced model. Of `pids` the
+    first is the control process."""
     port = free_port()
     folder = place.folder / f"dandolo-{port}"
     folder.mkdir(exist_ok=True)  # a port may come twice
     config = folder / "dandolo.toml"
     config.write_text(
         DANDOLO.format(
+            workers=workers,
             port=port,
             admin=free_port(),
             state=json.dumps(str(folder / "state")),

@@ -1,9 +1,9 @@
 """The whole path of a plain request without sockets: what the gateway's own code costs, in µs a request.
 
 Transports are replaced by objects that drop what they are given, so that only parsing, admission, routing,
-the exchange, usage and the record remain. `python -m bench.micro.path [--limits] [--ledger] [--profile]`; with
-`--limits` the key has every limit there is, none of which is reached; `--ledger` writes the journal too, which is
-emptied between rounds.
+the exchange, usage and the record remain. `python -m bench.micro.path [--limits] [--workers N] [--ledger] [--profile]`;
+with `--limits` the key has every limit there is, none of which is reached; `--workers` has it read what so many workers
+have counted; `--ledger` writes the journal too, which is emptied between rounds.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 import cProfile
 import gc
 import json
+import mmap
 import os
 import pstats
 import struct
@@ -21,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dandolo.board import Board
 from dandolo.config import parse
 from dandolo.control.log import format_record
 from dandolo.gateway.books import Books
@@ -125,7 +127,9 @@ async def main() -> None:
         if len(lines) > 1000:
             lines.clear()
 
-    gateway = Gateway(config, take)
+    workers = int(sys.argv[sys.argv.index("--workers") + 1]) if "--workers" in sys.argv else 1
+    fd = Board.create(16, workers)
+    gateway = Gateway(config, take, board=Board(mmap.mmap(fd, 0), 0, gives_places=True))
     journal: Journal | None = None
     if "--ledger" in sys.argv:
         journal = Journal(Path(tempfile.mkdtemp()), gateway.request_prefix)

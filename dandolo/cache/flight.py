@@ -36,6 +36,9 @@ class Leading(Protocol):
     def left(self) -> None:
         """Nobody follows any more."""
 
+    def let_go(self) -> None:
+        """The flight has landed, and nobody waits to be told of it."""
+
 
 class Lone(Protocol):
     """Who makes a call of its own under a key, and would let others have its answer."""
@@ -95,7 +98,15 @@ class Flight(Generic[H]):
         """Wait no longer. True when nobody is left, and the call is of no use to anybody who is here."""
         if follower in self._followers:
             self._followers.remove(follower)
+        self.let_go()
         return not self._followers
+
+    def let_go(self) -> None:
+        """Forget who made the call, once it has landed and nobody waits: each knows the other."""
+        leader = self.leader
+        if leader is not None and self.landed and not self._followers:
+            self.leader = None
+            leader.let_go()
 
     def begin(self, head: H) -> None:
         """Its answer has begun."""

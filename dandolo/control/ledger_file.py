@@ -24,7 +24,9 @@ STEP_ROWS = 32
 """Rows of one INSERT: 32 × 19 values stay below the 999 of old SQLite libraries, and each step gives the
 interpreter's lock away."""
 PRUNE_ROWS = 2000
-CACHE_KIB = 8 * 1024
+CACHE_KIB = 512
+"""Of the file's pages, in memory. What is written is hardly looked at again: a larger cache fills with it (180 bytes a
+request), and makes nothing faster (8 MiB: the same CPU a row, bench.micro.records)."""
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (

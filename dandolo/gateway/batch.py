@@ -200,6 +200,8 @@ class _Batch:
         """The call has ended: everybody gets their part, or asks alone, or fails."""
         members, detached = self._members, self._detached
         self._batches.back(self._line)
+        for member in members:
+            member.batch = None
         if error is not None:
             if error.retry is Retry.NEVER and 400 <= error.status < 500:
                 # Perhaps one input is bad, perhaps there are too many: each finds out for itself.

@@ -42,13 +42,28 @@ class Taker(Protocol):
         """It has ended; with `error` badly. Called once, last."""
 
 
+class _Nobody:
+    """The taker of what is over."""
+
+    def answered(self, status: int, body: bytes) -> None: ...
+
+    def begun(self, status: int, length: int | None) -> None: ...
+
+    def piece(self, content: bytes) -> None: ...
+
+    def over(self, error: GatewayError | None) -> None: ...
+
+
+NOBODY = _Nobody()
+
+
 class Audience:
     """Stands where a client's connection stands, and passes what it is sent to a taker."""
 
     __slots__ = ("_flow", "_taker", "chunked", "exchange", "held_bytes", "lost", "stalled")
 
     def __init__(self, taker: Taker) -> None:
-        self._taker = taker
+        self._taker: Taker = taker
         self._flow: Flow | None = None
         self.chunked = False
         self.exchange: object | None = None
@@ -111,7 +126,7 @@ class Detached(Exchange):
         )
         self.call = call
         self.trace_lines = origin.trace_lines
-        self._taker = taker
+        self._taker: Taker = taker
         self.shares = shares
 
     async def _tell(self) -> None:
@@ -174,6 +189,9 @@ class Detached(Exchange):
                 self.usage = estimated(tap.usage, len(self.request.body), tap.data_events)
             settle(self, answered=error is None, left=error is not None and self.cancelled(error))
         self._taker.over(told)
+        # The taker and the relay know this, too.
+        self._taker = self.audience._taker = NOBODY
+        self.relay = self.tap = None
 
 
 def _copy(request: Request, call: Call) -> Request:

@@ -160,7 +160,8 @@ class Exchange(Progress):
                 return
             except GatewayError as failure:
                 self.attempting = False
-                failed = failure
+                # This frame holds it: with its own traceback it would hold this frame.
+                failed = failure.with_traceback(None)
             error = await self._last_of(failed, candidate)
             if error is None:
                 return

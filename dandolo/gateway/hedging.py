@@ -126,3 +126,5 @@ class Hedge(Exchange):
             if not isinstance(error, Outrun):
                 self.report(error)
             self.done.fail(Outrun())
+        # The relay knows this, too.
+        self.relay = self.tap = None

@@ -59,6 +59,9 @@ class Lone:
         if self.abandoned:
             self.detached.cancel()
 
+    def let_go(self) -> None:
+        """The flight has landed, and nobody waits to be told of it."""
+
 
 def may_lead(exchange: Exchange, call: Call, plan: Plan) -> bool:
     """Whether a call may be made the short way though its answer is to be kept: nothing is there to be looked at."""

@@ -81,6 +81,10 @@ class Leader:
         elif not self.alone and (self.seeking is None or not self.seeking.left()):
             self.detached.cancel()
 
+    def let_go(self) -> None:
+        """The flight has landed, and nobody waits to be told of it."""
+        self.seeking = None
+
     def give(self, found: Found) -> bool:
         """Give what was found to everybody who waits; whether nothing is left to do."""
         flight, plan, detached = self.flight, self.plan, self.detached
@@ -197,6 +201,7 @@ class Leader:
         if self.seeking is not None:
             self.seeking.over()
         flight.land(error)
+        flight.let_go()
 
     # -- what followers are told of it -----------------------------------------------------------------
 

@@ -106,6 +106,7 @@ class Resuming:
         self.place = len(whole.pieces)
         if not whole.landed or broken.landed:
             return
+        leader: Leader | None = whole.leader  # type: ignore[assignment]
         whole.leave(self)
         if whole.error is not None:
             broken.land(whole.error)
@@ -118,16 +119,15 @@ class Resuming:
         if more is None:
             broken.land(UpstreamUnavailable("the process that made the call is gone, and another answer differs"))
             return
-        self._count()
+        self._count(leader)
         broken.whole = body
         if more:
             broken.add(more)
         broken.land()
 
-    def _count(self) -> None:
+    def _count(self, leader: Leader | None) -> None:
         """Its tokens; its cost, where that is on nobody's record yet."""
         whole = self._whole
-        leader: Leader | None = whole.leader  # type: ignore[assignment]
         usage = leader.costs() if leader is not None else None
         if usage is not None:
             self._broken.paid = whole.paid

@@ -50,7 +50,7 @@ def relay_events(
         closing=partial(annotation, exchange) if annotate else None,
     )
 
-    def commit(first: bytes) -> None:
+    def commit(flow: EventRelay, first: bytes) -> None:
         exchange.commit(response.status)
         head = exchange.head(response, target) + answers.STREAM
         exchange.client.begin_stream(response.status, head, flow, first=first)

@@ -72,13 +72,23 @@ class Tap(Protocol):
         """The stream's bytes have ended: what is still to be sent. Raises UpstreamInvalid when it was cut short."""
 
 
+class _Passed:
+    """What an event stream has forwarded, and when last by the shortcut."""
+
+    __slots__ = ("at", "bytes")
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.at = 0.0
+
+
 class EventRelay:
     """Relays one event stream from a provider's connection to a client's."""
 
     streams = True
     __slots__ = (
-        "_client", "_commit", "_events", "_held", "_hold", "_in_event_bytes", "_on_payload", "_pace",
-        "_provider", "_shortcut", "_tap", "committed", "done", "last", "oversized", "payload_at", "payload_bytes",
+        "_client", "_commit", "_events", "_held", "_hold", "_in_event_bytes", "_on_payload", "_pace", "_passed",
+        "_provider", "_shortcut", "_tap", "committed", "done", "last", "oversized",
     )  # fmt: skip
 
     def __init__(
@@ -88,10 +98,11 @@ class EventRelay:
         tap: Tap,
         *,
         hold: bool,
-        commit: Callable[[bytes], None],
+        commit: Callable[[EventRelay, bytes], None],
         on_payload: Callable[[], None],
         pace: Sweep,
     ) -> None:
+        """`commit` sends the client's head, and the first bytes with it."""
         self._client = client
         self._provider = provider
         self._tap = tap
@@ -107,10 +118,18 @@ class EventRelay:
         self.oversized = False
         self.last = b""
         """What is to be sent with the end of a stream that has ended well."""
-        self.payload_bytes = 0
-        self.payload_at = 0.0
-        """When content last took the shortcut, of which `on_payload` is not told: monotonic seconds by `pace`."""
+        self._passed = _Passed()
         self.done: Waiter[None] = Waiter()
+
+    @property
+    def payload_bytes(self) -> int:
+        """How much was forwarded."""
+        return self._passed.bytes
+
+    @property
+    def payload_at(self) -> float:
+        """When content last took the shortcut, of which `on_payload` is not told: monotonic seconds by `pace`."""
+        return self._passed.at
 
     def finished(self) -> bool:
         """Whether the stream has ended, well or badly."""
@@ -153,7 +172,7 @@ class EventRelay:
                 self._send(self._held)
                 self._held = b""
             self.last = closing
-            self.payload_bytes += len(closing)
+            self._passed.bytes += len(closing)
         except UpstreamError as error:
             self.broken(error)
             return
@@ -202,7 +221,7 @@ class EventRelay:
                 if not self.committed:
                     self._send(b"")
                 self.last = events
-                self.payload_bytes += len(events)
+                self._passed.bytes += len(events)
                 self.done.set(None)
                 return
             self._send(events)
@@ -234,7 +253,8 @@ class EventRelay:
         if self._shortcut is not None:
             self._provider.shortcut = self._shortcut
             return
-        provider, client, tap, pace = self._provider, self._client, self._tap, self._pace
+        # Not itself: with what it keeps to hand out again it would be garbage that only a collection finds.
+        provider, client, tap, pace, passed = self._provider, self._client, self._tap, self._pace, self._passed
         outbox, send, whole = client.outbox, client.transport.write, decoder.whole
         refrain = Refrain()
         known, predict, text = refrain.shapes.get, refrain.shape, refrain.text
@@ -266,21 +286,21 @@ class EventRelay:
                     return True
             else:
                 outbox.write(client.transport, data)
-            self.payload_bytes += size
-            self.payload_at = pace.now
+            passed.bytes += size
+            passed.at = pace.now
             return True
 
         self._shortcut = provider.shortcut = shortcut
 
     def _send(self, events: bytes) -> None:
         """Pass on, the client's head before it when that has not gone out: in one write, which is one wake-up."""
-        self.payload_bytes += len(events)
+        self._passed.bytes += len(events)
         if self.committed:
             if events:
                 self._client.write(events)
         else:
             self.committed = True
-            self._commit(events)
+            self._commit(self, events)
 
     def _begin_piecewise(self) -> None:
         """An event larger than the tail may grow passes in pieces (promise 26)."""

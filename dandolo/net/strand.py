@@ -78,7 +78,11 @@ class Waiter(Generic[T]):
         if not self.done:
             yield self
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                # Whoever keeps the error keeps this frame, which would keep the waiter, which keeps the error.
+                del self
         return self._value  # type: ignore[return-value]
 
 
@@ -142,6 +146,9 @@ class Strand:
         except BaseException as failure:
             self._coroutine = None
             self._on_done(failure)
+            # It has been told. The frames in it hold the error again, here and wherever it was handled: a circle
+            # with all that they worked with, which only a collection would find.
+            failure.__traceback__ = None
             if isinstance(failure, (KeyboardInterrupt, SystemExit)):
                 raise
         else:

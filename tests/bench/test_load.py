@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.load import generator, report, run
+from bench.load import generator, report, run, workers
 from bench.load.scenarios import SCENARIOS, Measure
 from bench.load.targets import PROVIDER_KEY, TARGETS, Place, ask, stub
 
@@ -161,3 +161,64 @@ def test_wrong_key_is_a_failure_and_not_a_fast_request(place):
         result = generator.load(words, core=place.load_core)
     assert result["requests"] == 0
     assert result["failed"].keys() == {"status"}
+
+
+# -- what a second worker gives --
+
+
+def alternated(one: float, beside: float, two: float) -> dict[str, dict[str, float] | None]:
+    """A round of three cases of plain requests, with these CPU times (µs)."""
+    times = {"one": one, "one_beside": beside, "two_double": two}
+    shares = {
+        "rate": 1000.0,
+        "control_us": 5.0,
+        "workers": 0.3,
+        "load": 0.1,
+        "stub": 0.1,
+        "control": 0.05,
+        "others": 0.02,
+        "wakes": 0.4,
+    }
+    return {name: {"worker_us": us, **shares} for name, us in times.items()}
+
+
+def test_two_workers_give_twice_as_much_where_a_request_costs_the_same():
+    found = workers.gains([alternated(40.0, 50.0, 45.0), alternated(40.0, 50.0, 50.0)])
+    assert found == {"plain requests": [2.0, 1.8]}
+
+
+def test_round_in_which_one_case_did_not_count_gives_no_gain():
+    broken = {**alternated(40.0, 50.0, 45.0), "one_beside": None}
+    assert workers.gains([broken]) == {}
+    assert workers.median([broken, alternated(40.0, 52.0, 45.0)], "one_beside", "worker_us") == 52.0
+
+
+def test_cases_of_a_gain_do_the_same_a_worker():
+    cases = {case.name: case for case in workers.CASES}
+    for _, two, ones in workers.GAINS:
+        for name in ones:
+            one, other = cases[name], cases[two]
+            assert (one.workers, other.workers, one.streams) == (1, 2, other.streams)
+            assert (one.amount is None) == (other.amount is None)
+            assert one.amount is None or one.amount * 2 == other.amount
+
+
+def test_table_of_workers_tells_gains_and_what_was_not_measured_not():
+    rounds = [alternated(40.0, 50.0, 45.0)]
+    machine = {"cpu": "One", "cores": 2, "kernel": "6", "date": "now", "dandolo": {}}
+    options = {"duration": 1.0, "streams": 10, "quick": False}
+    told = workers.markdown({"machine": machine, "options": options, "rounds": rounds, "gains": workers.gains(rounds)})
+    assert "| plain requests: 2.00 | 2.00–2.00 | ≥ 1.8 | holds |" in told
+    assert "| 1 KB | one worker | 1,000 | 40.0 | 0.40 | 5.00 |" in told
+    assert "proves nothing" not in told
+    assert "saturated" not in told
+    assert "allowed" not in told
+
+
+def test_run_beside_other_work_says_that_it_proves_nothing():
+    calm, busy = alternated(40.0, 50.0, 45.0), alternated(40.0, 50.0, 45.0)
+    for numbers in busy.values():
+        assert numbers is not None
+        numbers["others"] = 0.6
+    assert workers.disturbed([calm, calm, busy]) == 0.02
+    assert workers.disturbed([calm, busy, busy]) == 0.6
