@@ -1,7 +1,7 @@
 """What the control process keeps of money and promises: the ledger, the objectives, and how both are asked.
 
 A sink of records (`take`, `tick`), which is told in words on the log and by `alert` when the ledger cannot be
-written. Nothing here keeps the gateway from serving: without a folder to write to there is no ledger.
+written. Nothing here keeps the gateway from serving: without a folder to write to there is no ledger until it is there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dandolo.config import Config
 from dandolo.control import ledger_reading as reading
 from dandolo.control.exposition import Gauge
-from dandolo.control.ledger import FOLDER, Ledger
+from dandolo.control.ledger import Ledger
 from dandolo.control.route import Route
 from dandolo.control.usage import routes, slo_route
 from dandolo.mind.slo import WINDOWS_S, Objectives
@@ -32,14 +32,13 @@ class Accounting:
         self.ledger: Ledger | None = None
         settings = config.ledger
         if settings.enabled:
-            state = config.server.state_dir
-            try:
-                state.mkdir(mode=0o700, parents=True, exist_ok=True)
-                (state / FOLDER).mkdir(mode=0o700, exist_ok=True)
-            except OSError as error:
-                _log.warning("there is no ledger: %s cannot be made (%s)", state, error.strerror)
-            else:
-                self.ledger = Ledger(state, retention_s=settings.retention, requests_max=settings.requests, alert=alert)
+            # Where the folder cannot be made now, the ledger says so, and looks again.
+            self.ledger = Ledger(
+                config.server.state_dir,
+                retention_s=settings.retention,
+                requests_max=settings.requests,
+                alert=alert,
+            )
         self._loaded = False
         self._settled = False
         self.objectives = Objectives(config.slo, self.ledger.keep if self.ledger is not None else None)

@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
         from dandolo.cli.descriptors import within_descriptors
         from dandolo.control.provisions import Provisions
+        from dandolo.control.tenancy import Occupied, Tenancy
         from dandolo.net import succession
 
         config, said = within_descriptors(config)
@@ -113,6 +114,11 @@ def run(args: argparse.Namespace) -> int:
                 "admin listener: " + _cannot_listen(error, "choose another with --admin, or stop what uses it"),
                 EX_CANNOT_LISTEN,
             )
+        tenancy = Tenancy(config.server.state_dir)
+        try:
+            tenancy.take({one.pid for one in before})
+        except Occupied as error:
+            return _say(_occupied(error.pid, config), EX_CANNOT_LISTEN)
         access_form, program_form = args.log_format or _form(config, 1), args.log_format or _form(config, 2)
         provisions = Provisions(document, document.workers, held, program_form, name)
         from dandolo.cli.limits import Limits
@@ -124,7 +130,9 @@ def run(args: argparse.Namespace) -> int:
         from dandolo.cli.start import Start
 
         needed = True
-        return service.run(Start(config, choice, provisions, limits, access_form, program_form, admin, early, before))
+        return service.run(
+            Start(config, choice, provisions, limits, access_form, program_form, admin, early, before, tenancy)
+        )
     except ConfigError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -172,6 +180,14 @@ def _open(one: Listen) -> list[socket.socket]:
     from dandolo.net import listen
 
     return [listen.open_unix(one.path)] if one.kind == "unix" else listen.open_tcp(one.host, one.port)
+
+
+def _occupied(pid: int, config: Config) -> str:
+    who = f"process {pid}" if pid else "another process"
+    return (
+        f"{who} uses {config.server.state_dir} already, and two would spoil each other's budgets and ledger"
+        f" (stop it, take over from it with --upgrade, or choose another server.state_dir)"
+    )
 
 
 def _cannot_listen(error: OSError, in_use: str) -> str:

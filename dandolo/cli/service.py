@@ -114,6 +114,7 @@ class Process:
         self._reload = Reload(config, start.choice, start.provisions, self._changed, start.limits)
         self._held = start.provisions.held
         self._admin_sockets = start.admin
+        self._tenancy = start.tenancy
         self._access = LogWriter(1, form=start.access_form)
         self._program = configure_logging(start.program_form)
         self._metrics = Metrics()
@@ -230,6 +231,7 @@ class Process:
             self._followed.close()
         self._admin.draining = self._operators.draining = True
         if followed:
+            self._tenancy.close()
             self._close_listeners()
             # What our workers still write is for the successor to read, who waits for the ledger.
             self._accounting.settle()

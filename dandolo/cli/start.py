@@ -12,6 +12,7 @@ from dandolo.config import Config
 from dandolo.config.schema import LogFormat
 from dandolo.control.provisions import Provisions
 from dandolo.control.spawn import Spawned
+from dandolo.control.tenancy import Tenancy
 from dandolo.net.succession import Predecessor
 
 
@@ -30,3 +31,5 @@ class Start:
     """The first worker, which is loading already."""
     before: Sequence[Predecessor]
     """Who finishes once we serve."""
+    tenancy: Tenancy
+    """That nobody else uses the state folder."""

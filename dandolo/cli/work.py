@@ -22,6 +22,7 @@ import uvloop
 from dandolo.board import Board
 from dandolo.cli.gauges import gauges
 from dandolo.cli.heap import Heap, keep_memory
+from dandolo.cli.journaling import REOPEN_S, Journaling
 from dandolo.cli.planes import RETIRED_PERIOD_S, Planes, configuration, problems, unfit
 from dandolo.cli.reporting import Reporting
 from dandolo.cli.seen import Seen
@@ -30,7 +31,6 @@ from dandolo.config.schema import LogFormat
 from dandolo.control.logwriter import configure_logging
 from dandolo.errors import GatewayError
 from dandolo.frames import Frames, Kind, encode
-from dandolo.gateway.books import Books
 from dandolo.gateway.explanation import routes
 from dandolo.gateway.membership import membership_of
 from dandolo.gateway.worker import Worker
@@ -123,7 +123,7 @@ class Process:
         self._worker = Worker(config, self._reporting.take, self._beat, provision.slot, membership, board, policy)
         self._seen = Seen(self._worker, str(provision.slot), lambda: self._reporting.probes)
         gateway = self._worker.gateway
-        gateway.books = Books.open(config, gateway.request_prefix, provision.slot)
+        self._journaling = Journaling(gateway, config, provision.slot)
         self._planes = Planes(gateway, self._swapped, board, policy)
         self.answers: dict[str, Callable[[Any], Any]] = {
             "gauges": self._gauges,
@@ -162,6 +162,7 @@ class Process:
         self._loop.add_signal_handler(signal.SIGTERM, self._told_to_leave)
         self._every("retired", RETIRED_PERIOD_S, self._planes.tend)
         self._every("beat", BEAT_S, self._report)
+        self._every("journal", REOPEN_S, self._journaling.tend)
         self._timers["settle"] = self._loop.call_later(SETTLE_S, _settle)
         self._timers["probes"] = self._loop.call_later(SETTLE_S, self._probe)
         self._pipe.send(Kind.READY, b"")
@@ -183,9 +184,7 @@ class Process:
             _log.error("some tasks did not end within %g s", CLOSE_S)
         self._planes.close()
         self._reporting.settle()
-        books, self._worker.gateway.books = self._worker.gateway.books, None
-        if books is not None:
-            books.close()
+        self._journaling.close()
         pipe = self._pipe
         if pipe is not None and pipe.send(Kind.LAST, _encode(self._gauges(None))):
             await pipe.finish(CLOSE_S)
@@ -206,7 +205,8 @@ class Process:
         """Everything there is to know, after the records of what has finished."""
         self._worker.gateway.settle()
         self._reporting.settle()
-        return [*gauges(self._worker), *self._reporting.gauges(self._provision.slot)]
+        mine = self._reporting.gauges(self._provision.slot)
+        return [*gauges(self._worker), *mine, *self._journaling.gauges()]
 
     def _routes(self, query: Any) -> Any:
         gateway = self._worker.gateway

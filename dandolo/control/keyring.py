@@ -151,7 +151,29 @@ class Keyring:
             self._take(policy)
         if now >= self._save_at:
             self._save_at = now + SAVE_S
+            await self._catch_up(now)
             await self._save(now)
+
+    async def _catch_up(self, now: float) -> None:
+        """Charge keys with what the ledger has and the board has not: what workers without a control process spent
+        while this one came up and until they ended, what was set aside for calls of a worker that died, fractions of a
+        micro-dollar. A call is written down before it is charged, so the ledger is asked first."""
+        spent, keys, calendar = self._spent, self._budgeted(), self._calendar.at(now)
+        if spent is None or not keys:
+            return
+        periods = tuple(
+            zip((DAY, MONTH), (calendar.day, calendar.month), (calendar.day_stamp, calendar.month_stamp), strict=True)
+        )
+        began = calendar.began
+        told = await self._in_thread(lambda: [spent(since) for since in began])
+        for one in keys:
+            place = self._board.find(one.name)
+            if place is None:
+                continue
+            for (cell, period, stamp), by_key in zip(periods, told, strict=True):
+                missing = by_key.get(one.name, 0) - self._board.spent(place, cell, period)
+                if missing > 0:
+                    self._board.charge(place, cell, stamp, missing)
 
     def _take(self, policy: Policy) -> None:
         if policy is self.policy:

@@ -107,6 +107,8 @@ GAUGES: dict[str, tuple[Kind, str]] = {
     "dandolo_records_dropped_total": ("counter", "Records that never reached log and metrics: the pipe was full."),
     "dandolo_sink_failures_total": ("counter", "Batches of records that a part of the control process failed over."),
     "dandolo_ledger_up": ("gauge", "Whether the ledger can be written."),
+    "dandolo_journal_up": ("gauge", "Whether a worker can write down its calls; where not, budgets are refused."),
+    "dandolo_journal_unwritten_total": ("counter", "Calls and requests not written down: there was no journal."),
     "dandolo_ledger_rows_total": ("counter", "Rows of journals that were taken into the ledger."),
     "dandolo_ledger_dropped_total": ("counter", "Rows that are in no ledger: it, or a journal, was full."),
     "dandolo_slo_observed": ("gauge", "What an objective's target came to over a window: seconds, or a share."),

@@ -89,10 +89,19 @@ class Predecessor:
         sock.close()
         return None
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return _peer(self._sock)[0]
+
     def sockets(self) -> list[Given]:
         """The listening sockets that it holds, with their slots. Raises OSError."""
         self._sock.send(_SOCKETS)
         message, descriptors, _, _ = socket.recv_fds(self._sock, MESSAGE_BYTES_MAX, DESCRIPTORS_MAX)
+        for number in descriptors:
+            # What is received is inheritable, and a worker that had the admin listener's would keep its port from
+            # whoever comes after us.
+            os.set_inheritable(number, False)
         given = [socket.socket(fileno=number) for number in descriptors]
         try:
             slots = json.loads(message)

@@ -98,9 +98,7 @@ def chat(asked: Asked) -> Answer:
         asked_usage = isinstance(options, dict) and options.get("include_usage") is True
         shown = asked_usage or asked.dialect == "openrouter"
         events = _chat_events(asked, {**base, "object": "chat.completion.chunk"}, choices, calls, usage, shown)
-        return Answer(
-            events=events, content_type="text/event-stream", headers=headers, pieces=total, charge=charge
-        )
+        return Answer(events=events, content_type="text/event-stream", headers=headers, pieces=total, charge=charge)
     reasoning = "".join(reasoning_of(asked))
     base["choices"] = []
     for index, (pieces, finish) in enumerate(choices):
