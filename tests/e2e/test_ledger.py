@@ -462,6 +462,40 @@ def test_both_calls_of_a_hedge_are_written_down(tmp_path: Path, winner: str) -> 
         assert (one["provider"], one["attempts"], one["unsettled"]) == (winner, 2, [])
 
 
+def test_a_backup_has_all_that_was_written_down_until_then(tmp_path: Path) -> None:
+    sim = SimProvider("sim", script=Script(tokens=1))
+    toml = "[cache]\nlevels = []\n"
+    copies = iter(range(10))
+
+    def copied() -> tuple[int, str]:
+        """How many calls a new backup has, and what was said."""
+        into = tmp_path / f"backups{next(copies)}"
+        command = [sys.executable, "-m", "dandolo", "backup", str(into), "--config", str(gateway.config)]
+        environ = {**os.environ, "PROVIDER_KEY_0": "sk-provider-0123456789"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ)
+        assert done.returncode == 0, done.stderr
+        (folder,) = into.iterdir()
+        return reading.usage(folder / "ledger.db", reading.Question())["total"]["calls"], done.stderr
+
+    def many() -> None:
+        with gateway.client() as client:
+            for _ in range(50):
+                client.send(request(body={**CHAT, "temperature": 0.5}))
+                assert client.answer().status == 200
+
+    with SimThread(sim):
+        gateway = Gateway(tmp_path, [Provider(sim, models=PRICES)], toml=toml)
+        with gateway:
+            many()
+            assert copied() == (50, "")
+            # Nobody reads, and then everybody is dead: the backup does it itself.
+            os.kill(gateway.pid, signal.SIGSTOP)
+            many()
+            gateway.kill()
+        assert copied() == (100, "")
+        assert not list((tmp_path / "state/journal").iterdir())
+
+
 @pytest.mark.parametrize("winner", ["a", "b"])
 def test_a_key_is_charged_for_both_calls_of_a_hedge(tmp_path: Path, winner: str) -> None:
     a, b = SimProvider("a", script=Script(tokens=5)), SimProvider("b", script=Script(tokens=5))
