@@ -29,6 +29,7 @@ from dandolo.cli.view import View, sources
 from dandolo.cli.watching import REFRESH_S, Watching, budget_gauges
 from dandolo.config import Config
 from dandolo.control.admin import Admin
+from dandolo.control.afterwards import Afterwards
 from dandolo.control.basic import with_index
 from dandolo.control.callers import Callers
 from dandolo.control.child import Child, Sample
@@ -167,6 +168,7 @@ class Process:
             authenticate=self._callers.authenticate if config.keys else None,
             tasks=self._tasks,
         )
+        self._afterwards = Afterwards(self.records, self._gauges, self._tasks)
         self._census = Census(ADMIN_CONNECTIONS_MAX, ADMIN_CONNECTIONS_MAX)
         self._listeners: list[Listener] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -197,7 +199,7 @@ class Process:
             self._listeners.append(listener)
             listener.start()
         for one in self._before:
-            one.serving()
+            self._afterwards.hear(one)
         if self._name:
             self._followed = Followed(self._name, None, self._given, self._succeeded)
             self._followed.start()
@@ -259,6 +261,7 @@ class Process:
         self._close_listeners()
         close_all(self._held)
         self._admin.close()
+        self._afterwards.close()
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._watching.close()
@@ -290,7 +293,7 @@ class Process:
     def _dismiss(self) -> None:
         """Workers of a control process that has gone, should one have been overlooked at the start."""
         for one in orphans(self._name):
-            one.serving()
+            self._afterwards.hear(one)
 
     # -- workers ---------------------------------------------------------------------------------------
 

@@ -185,6 +185,8 @@ class Process:
         self._planes.close()
         self._reporting.settle()
         self._journaling.close()
+        if untold := self._reporting.untold:
+            _log.warning("%d records were told to nobody: no control process has followed", untold)
         pipe = self._pipe
         if pipe is not None and pipe.send(Kind.LAST, _encode(self._gauges(None))):
             await pipe.finish(CLOSE_S)
@@ -315,8 +317,21 @@ class Process:
     def _succeeded(self, pid: int) -> None:
         """Another control process has workers that serve."""
         _log.info("others serve now: this worker finishes what it has begun")
+        pipe = self._followed.take_pipe() if self._followed is not None else None
+        if pipe is not None:
+            self._tasks.spawn(self._tell_successor(pipe), "successor")
         server = self._worker.gateway.plane.config.server
         self._begin_drain(server.drain_delay, server.drain_timeout, replaced=True)
+
+    async def _tell_successor(self, sock: socket.socket) -> None:
+        """Tell what was kept since the control process went, and what is still finished."""
+        try:
+            pipe = await Pipe.over(sock, lambda kind, payload: None, self._orphaned)
+        except OSError:
+            sock.close()
+            return
+        self._pipe = pipe
+        self._reporting.go_on(pipe)
 
     def _every(self, name: str, seconds: float, call: Callable[[], object]) -> None:
         def again() -> None:

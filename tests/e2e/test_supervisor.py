@@ -211,6 +211,7 @@ def test_the_control_process_killed_and_started_again_loses_no_request(tmp_path:
             before = gateway.workers()
             os.kill(gateway.pid, signal.SIGKILL)
             assert gateway.wait() == -signal.SIGKILL
+            counted = load.answers + new.answers
             load.more(100)  # orphans serve
             gateway.start()
             after = gateway.workers()
@@ -218,6 +219,10 @@ def test_the_control_process_killed_and_started_again_loses_no_request(tmp_path:
             load.more(100)
         assert load.failures + new.failures == []
         assert not set(after) & set(before)
+        # What they told nobody meanwhile, they told the one who came.
+        missing = load.answers + new.answers - counted
+        until(lambda: total(gateway) >= missing, what="records of orphans are missing")
+        assert gateway.metrics()["dandolo_records_dropped_total"] == 0
 
 
 @pytest.mark.promise("54")
