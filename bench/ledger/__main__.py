@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import random
-import sqlite3
 import sys
 import tempfile
 import time
@@ -130,16 +129,12 @@ async def _found(
     bills = {name: one.bill for name, one in providers.items()}
     parts = reading.settlements(state / "ledger.db")
     settled = [(f"{part.prefix}{part.number:010x}", part.paid) for part in parts if part.fields[3] & CALL]
-    missing = {charge.request_id for bill in bills.values() for charge in bill} - dict(settled).keys()
-    unsettled = set()
-    for name in missing:
+    # As an operator sees them: listed together, and each by its id.
+    unsettled = {one["id"] for one in told["unsettled"]["newest"]}
+    for name in {charge.request_id for bill in bills.values() for charge in bill} - dict(settled).keys():
         one = await _asked(admin, f"/admin/requests/{name}")
-        if any(call["state"] == "lost" for call in one.get("unsettled", ())):
-            unsettled.add(name)
-    # Those that were lost before they had reached anybody: listed, and billed by nobody.
-    with contextlib.closing(sqlite3.connect(state / "ledger.db")) as ledger:
-        rows = ledger.execute("SELECT prefix, number FROM unsettled WHERE lost = 1").fetchall()
-        unsettled |= {f"{prefix}{number:010x}" for prefix, number in rows}
+        if [call["state"] for call in one.get("unsettled", ())] != ["lost"]:
+            unsettled.discard(name)
     return Found(
         bills=bills,
         prices={"listed": PRICE},

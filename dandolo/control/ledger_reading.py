@@ -24,7 +24,7 @@ from dandolo.journal import ANSWERED, CALL, NANO, REQUEST, SETTLED_SLOT, STREAM
 BY = ("key", "model", "provider", "tag", "owner", "hour", "endpoint", "account", "upstream_model", "day", "month")
 """What sums may be grouped by, and `tag:NAME` for the values of one tag."""
 ROWS_MAX = 10_000
-UNSETTLED_TOLD_MAX = 100
+UNSETTLED_TOLD_MAX = 1000
 BUSY_MS = 2000
 ID = re.compile(r"(req_[0-9a-f]{12})([0-9a-f]{10,16})")
 

@@ -104,7 +104,10 @@ GAUGES: dict[str, tuple[Kind, str]] = {
     "dandolo_worker_resident_memory_bytes": ("gauge", "Resident memory, by worker."),
     "dandolo_worker_page_faults_total": ("counter", "Page faults that waited for a disk, by worker."),
     "dandolo_worker_loop_lag_seconds": ("gauge", "How late the event loop last came to its beat, by worker."),
-    "dandolo_records_dropped_total": ("counter", "Records that never reached log and metrics: the pipe was full."),
+    "dandolo_records_dropped_total": (
+        "counter",
+        "Records that never reached log and metrics: no room in the pipe, or for its next reader.",
+    ),
     "dandolo_sink_failures_total": ("counter", "Batches of records that a part of the control process failed over."),
     "dandolo_ledger_up": ("gauge", "Whether the ledger can be written."),
     "dandolo_journal_up": ("gauge", "Whether a worker can write down its calls; where not, budgets are refused."),

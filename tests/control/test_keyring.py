@@ -299,6 +299,38 @@ def test_the_larger_of_the_ledgers_account_and_what_was_saved_counts(tmp_path: P
     run(story)
 
 
+def test_what_the_ledger_has_and_the_board_has_not_is_charged(tmp_path: Path) -> None:
+    async def story() -> None:
+        told = {"web": 100_000, "free": 5}
+        one = Ring(
+            tmp_path, in_file("web", "budget_usd_per_day = 1.0") + in_file("free", "", "2"), spent=lambda _: told
+        )
+        one.ring.load()
+        one.ring.restore()
+        calendar, place = Calendar(time.time()), one.board.find("web")
+        assert place is not None
+        for cell, stamp in ((DAY, calendar.day_stamp), (MONTH, calendar.month_stamp)):
+            add_spent(one.board.cells, one.board.at(place, 0) + cell, stamp, 250_000)
+
+        def spent() -> tuple[float, float]:
+            usage = one.ring.usage("web")
+            assert usage is not None
+            return usage["spent_usd_day"], usage["spent_usd_month"]
+
+        # The board is ahead of the ledger, as usual: nothing is charged.
+        await one.ring._catch_up(time.time())
+        assert spent() == (0.35, 0.35)
+        # Workers of another control process have spent, too.
+        told["web"] = 400_000
+        for _ in range(2):
+            await one.ring._catch_up(time.time())
+            assert spent() == (0.4, 0.4)
+        assert one.ring.usage("free") is None
+        await one.ring.close()
+
+    run(story)
+
+
 def test_too_many_changes_at_once_are_refused(tmp_path: Path) -> None:
     async def story() -> None:
         one = Ring(tmp_path)

@@ -588,6 +588,14 @@ def test_the_ledger_is_the_providers_bill_after_kill_9_but_for_what_was_under_wa
         left = tmp_path / "state/journal"
         until(lambda: len(list(left.glob("*.ring"))) <= 2, 30, "journals of the dead are not read")
         total = usage(gateway)
+        command = [sys.executable, "-m", "dandolo", "usage", "--unsettled", "--config", str(gateway.config)]
+        environ = {**os.environ, "PROVIDER_KEY_0": "sk-provider-0123456789"}
+        said = {
+            form: subprocess.run(
+                [*command, "--format", form], capture_output=True, text=True, timeout=30, env=environ, check=True
+            ).stdout
+            for form in ("table", "csv", "json")
+        }
     assert len(answered) > 200
     with sqlite3.connect(tmp_path / "state/ledger.db") as ledger:
         parts = reading.settlements(tmp_path / "state/ledger.db")
@@ -604,6 +612,10 @@ def test_the_ledger_is_the_providers_bill_after_kill_9_but_for_what_was_under_wa
     assert all(paid[name] == stub.bill[name] for name in paid)
     assert summed == (sum(paid.values()) * 1000, len(paid))
     assert total["unsettled"]["count"] == len(unsettled) <= 6 * 8
+    assert {one["id"] for one in total["unsettled"]["newest"]} == unsettled
+    assert {line.split()[1] for line in said["table"].splitlines()[1:]} == unsettled
+    assert {row["id"] for row in csv.DictReader(io.StringIO(said["csv"]))} == unsettled
+    assert {one["id"] for one in json.loads(said["json"])["newest"]} == unsettled
 
 
 def fixed() -> dict[str, object]:
