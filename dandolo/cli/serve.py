@@ -119,8 +119,9 @@ def run(args: argparse.Namespace) -> int:
             tenancy.take({one.pid for one in before})
         except Occupied as error:
             sockets.close_all(held)
-            for end in (*admin, *before):
-                end.close()
+            sockets.close_all(sockets.shared(admin))
+            for one in before:
+                one.close()
             return _say(_occupied(error.pid, config), EX_CANNOT_LISTEN)
         access_form, program_form = args.log_format or _form(config, 1), args.log_format or _form(config, 2)
         provisions = Provisions(document, document.workers, held, program_form, name)
