@@ -250,6 +250,9 @@ def spent(path: Path, since: float) -> dict[str, int]:
     """Micro-dollars by key since a time (whole hours), with what is reserved for calls that were never settled: where
     a budget goes on after a restart. Raises Unreadable."""
     with _reading(path) as connection:
+        if not connection.execute("PRAGMA user_version").fetchone()[0]:
+            # It is being made.
+            return {}
         found = dict(
             connection.execute(
                 "SELECT coalesce(key, ''), sum(paid) FROM hourly LEFT JOIN name ON name.id = hourly.name"
