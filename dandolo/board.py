@@ -317,6 +317,11 @@ class Board:
         self.cells[at + MONTH] = calendar.month_stamp | min(max(month, 0), AMOUNT_MAX)
         self._base_changed()
 
+    def charge(self, key: int, cell: int, stamp: int, micro: int) -> None:
+        """Add to what was spent in a period (`cell` DAY or MONTH) what no worker of this board knows of."""
+        add_spent(self.cells, self.at(key, self.workers) + cell, stamp, micro)
+        self._base_changed()
+
     def fold(self, slot: int, calendar: Calendar) -> None:
         """Take over the row of a worker that is dead, so that another can begin in its slot.
 

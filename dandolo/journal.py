@@ -56,9 +56,10 @@ FILES_MAX: Final = 64
 
 NAME, SETTLED, SKIP = 1, 3, 4
 
-CALL, REQUEST, ESTIMATED, STREAM, ANSWERED = 1, 2, 4, 8, 16
+CALL, REQUEST, ESTIMATED, STREAM, ANSWERED, ABSENT = 1, 2, 4, 8, 16, 32
 """Flags of a settlement: it carries what a call cost; it is the end of a client's request (both, usually); its tokens
-are our own count; a stream; the client was sent the answer of this call."""
+are our own count; a stream; the client was sent the answer of this call; it wanted a
+kept answer or none, and there was none."""
 
 CACHE_CODES: Final = {"": 0, "hit": 1, "miss": 2, "stale": 3, "collapsed": 4, "semantic": 5}
 NOBODY: Final = 2**64 - 1

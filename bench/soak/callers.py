@@ -129,14 +129,14 @@ class Callers:
     async def _slow(self, number: int) -> str:
         """Reads its stream a few bytes at a time over a small buffer."""
         async with self._fresh(receive_bytes=4096) as (reader, writer):
-            writer.write(_request("/v1/chat/completions", {**_chat(str(number)), "stream": True}))
-            return _judged_stream(await _read(reader, pause_s=0.005))
+            writer.write(request("/v1/chat/completions", {**_chat(str(number)), "stream": True}))
+            return _judged_stream(await read_answer(reader, pause_s=0.005))
 
     async def _leaves(self, number: int) -> str:
         """Goes away at some moment: within its request, while it waits, within the answer."""
         moment = self._chance.choice(("request", "wait", "answer", "reset"))
         async with self._fresh() as (reader, writer):
-            data = _request("/v1/chat/completions", {**_chat(str(number)), "stream": bool(number % 2)})
+            data = request("/v1/chat/completions", {**_chat(str(number)), "stream": bool(number % 2)})
             writer.write(data[: len(data) // 2] if moment == "request" else data)
             await writer.drain()
             if moment == "wait":
@@ -153,7 +153,7 @@ class Callers:
         data, expected = self._chance.choice(_WRONG)
         async with self._fresh() as (reader, writer):
             writer.write(data)
-            answer = await _read(reader)
+            answer = await read_answer(reader)
         if str(answer.status) != expected:
             raise Broken(f"expected {expected}, observed {answer.status}")
         return expected
@@ -168,8 +168,8 @@ class Callers:
         """Over a kept connection, or a new one; kept afterwards unless the answer says otherwise."""
         reader, writer = self._kept() or await self._open()
         try:
-            writer.write(_request(path, body))
-            answer = await _read(reader)
+            writer.write(request(path, body))
+            answer = await read_answer(reader)
         except BaseException:
             writer.close()
             raise
@@ -216,13 +216,16 @@ def _chat(text: str) -> dict[str, Any]:
     return {"model": "m", "messages": [{"role": "user", "content": text}], "temperature": 0.7}
 
 
-def _request(path: str, body: Any) -> bytes:
+def request(path: str, body: Any, key: str = "") -> bytes:
+    """A request; `body` None: a GET. `key` is presented as a client's."""
     payload = b"" if body is None else json.dumps(body).encode()
     line = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: localhost\r\n"
+    if key:
+        line += f"Authorization: Bearer {key}\r\n"
     return f"{line}Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n".encode() + payload
 
 
-async def _read(reader: asyncio.StreamReader, *, pause_s: float = 0.0) -> Answer:
+async def read_answer(reader: asyncio.StreamReader, *, pause_s: float = 0.0) -> Answer:
     """One answer. Raises Broken when it breaks HTTP, or there is none."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")

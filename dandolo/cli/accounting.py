@@ -1,7 +1,7 @@
 """What the control process keeps of money and promises: the ledger, the objectives, and how both are asked.
 
 A sink of records (`take`, `tick`), which is told in words on the log and by `alert` when the ledger cannot be
-written. Nothing here keeps the gateway from serving: without a folder to write to there is no ledger.
+written. Nothing here keeps the gateway from serving: without a folder to write to there is no ledger until it is there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dandolo.config import Config
 from dandolo.control import ledger_reading as reading
 from dandolo.control.exposition import Gauge
-from dandolo.control.ledger import FOLDER, Ledger
+from dandolo.control.ledger import Ledger
 from dandolo.control.route import Route
 from dandolo.control.usage import routes, slo_route
 from dandolo.mind.slo import WINDOWS_S, Kept, Objectives
@@ -45,19 +45,17 @@ class Accounting:
         self.objectives = Objectives(config.slo, self._keep)
 
     def _enable(self, config: Config) -> None:
-        settings, state = config.ledger, config.server.state_dir
+        settings = config.ledger
         self._enabled = settings.enabled
         if self.ledger is not None:
             self.ledger.adopt(retention_s=settings.retention, requests_max=settings.requests)
         elif settings.enabled:
-            try:
-                state.mkdir(mode=0o700, parents=True, exist_ok=True)
-                (state / FOLDER).mkdir(mode=0o700, exist_ok=True)
-            except OSError as error:
-                _log.warning("there is no ledger: %s cannot be made (%s)", state, error.strerror)
-                return
+            # Where the folder cannot be made now, the ledger says so, and looks again.
             self.ledger = Ledger(
-                state, retention_s=settings.retention, requests_max=settings.requests, alert=self._alert
+                config.server.state_dir,
+                retention_s=settings.retention,
+                requests_max=settings.requests,
+                alert=self._alert,
             )
             if self._started:
                 self.ledger.start()
@@ -88,6 +86,10 @@ class Accounting:
         still be asked, and reads what workers have written until they are replaced."""
         self.objectives.agree(config.slo)
         self._enable(config)
+
+    def caught_up(self, within_s: float) -> bool:
+        """Wait until what workers have written down by now is in the ledger; False when that takes too long. Blocks."""
+        return self.ledger is None or self.ledger.flush(within_s)
 
     def routes(self) -> list[Route]:
         """What the admin listener offers of it."""

@@ -56,8 +56,10 @@ def facts(processes: Iterable[Iterable[Gauge]]) -> Facts:
                 label = dict(labels)
                 budget = f"{label.get('key', '')}/{label.get('period', '')}"
                 budgets[budget] = max(value, budgets.get(budget, 0.0))
-            elif name == "dandolo_ledger_writable" and not value:
+            elif name == "dandolo_ledger_up" and not value:
                 trouble = "it cannot be written"
+            elif name == "dandolo_journal_up" and not value:
+                trouble = trouble or "a worker has no journal: keys with a budget are refused, other calls not counted"
         if states:
             open_.append(all(known and min(known) >= OPEN for known in states.values()))
     return Facts(

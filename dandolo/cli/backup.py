@@ -1,6 +1,7 @@
 """`dandolo backup DIR`: copies the state of a gateway, which may be running, into a new folder in DIR.
 
-With `--admin` the gateway that answers there makes one, in its own state folder: for operators on another machine.
+First what workers have written down by now is taken into the ledger, by the gateway, or here where none runs. With
+`--admin` the gateway that answers there makes one, in its own state folder: for operators on another machine.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from dandolo.cli import configured, operator
-from dandolo.config import ConfigError
-from dandolo.config.schema import default_state_dir
+from dandolo.config import Config, ConfigError
+from dandolo.config.schema import Server, default_state_dir
 from dandolo.config.units import show_size
 from dandolo.control.backup import back_up
+from dandolo.control.ledger_catchup import catch_up
+
+CATCH_UP_S = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,22 +41,30 @@ def run(args: argparse.Namespace) -> int:
     if args.admin is not None:
         return _asked(args)
     try:
-        state_dir = configured.find(args.config, os.environ).server.state_dir
+        config = configured.find(args.config, os.environ)
     except ConfigError as error:
         if args.config is not None or Path(configured.DEFAULT_FILE).exists():
             print(error, file=sys.stderr)
             return error.exit_code
-        state_dir = default_state_dir(os.environ)
+        config = Config(server=Server(state_dir=default_state_dir(os.environ)))
+    state_dir, ledger = config.server.state_dir, config.ledger
     if not state_dir.is_dir():
         print(f"dandolo backup: {state_dir} is not there: nothing has been kept yet", file=sys.stderr)
         return 1
     try:
+        left = catch_up(state_dir, CATCH_UP_S, retention_s=ledger.retention, requests_max=ledger.requests)
         folder, copied = back_up(state_dir, args.folder, time.time())
     except (OSError, ValueError) as error:
         why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         print(f"dandolo backup: nothing was copied: {why}", file=sys.stderr)
         return 1
     _list(copied)
+    if left:
+        print(
+            f"dandolo backup: the ledger is not whole: {show_size(left)} of journals have not been read within"
+            f" {CATCH_UP_S:g} s (does the gateway say that its ledger cannot be written?)",
+            file=sys.stderr,
+        )
     print(f"{state_dir} is copied to {folder}. To go back to it: stop the gateway, copy the files back, start it.")
     return 0
 

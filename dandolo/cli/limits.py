@@ -147,7 +147,10 @@ class Limits:
 def _ledger(folder: Path) -> Callable[[float], Mapping[str, int]]:
     """What the ledger says each key has spent since a time, in micro-USD; nothing where there is none to be read."""
 
+    well = True
+
     def spent(since: float) -> Mapping[str, int]:
+        nonlocal well
         # Needed only where a key has a budget.
         from dandolo.control import ledger_reading
         from dandolo.control.ledger import FILE
@@ -155,10 +158,15 @@ def _ledger(folder: Path) -> Callable[[float], Mapping[str, int]]:
         if not (folder / FILE).exists():
             return {}
         try:
-            return ledger_reading.spent(folder / FILE, since)
+            found = ledger_reading.spent(folder / FILE, since)
         except ledger_reading.Unreadable as error:
-            _log.error("what keys have spent is not known from the ledger: %s", error)
+            # It is asked every few seconds: said once.
+            if well:
+                _log.error("what keys have spent is not known from the ledger: %s", error)
+            well = False
             return {}
+        well = True
+        return found
 
     return spent
 

@@ -13,7 +13,7 @@ from dandolo.control.exposition import Gauge
 from dandolo.control.process import resident_bytes
 from dandolo.frames import Kind
 from dandolo.gateway.worker import Worker
-from dandolo.net.pipe import Pipe
+from dandolo.net.pipe import HELD_BYTES_MAX, Pipe
 from dandolo.provision import BEAT_S, Beat
 from dandolo.record import Record
 from dandolo.text import Text, pack
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 BATCH_MAX = 256
 """Records that wait for the next beat; beyond, they do not wait."""
+KEPT_BYTES_MAX = HELD_BYTES_MAX
+"""Of records kept for a successor of the control process, some ten thousand; what comes beyond them is dropped."""
 
 TEXTS_BYTES_MAX = 4 * 1024 * 1024
 """Of the texts of one beat."""
@@ -35,11 +37,12 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Reporting:
-    """Records on their way out, and the state that goes with them. Without a `pipe` records are dropped and counted."""
+    """Records on their way out, and the state that goes with them. Without a `pipe` they are kept for whoever comes
+    (`go_on`), as far as there is room; what a pipe does not take is dropped. Both are counted."""
 
     __slots__ = (
-        "_beat_at", "_lag_s", "_pending", "_prober", "_texts", "_texts_bytes", "_wells", "dropped", "pipe", "probes",
-        "texts_dropped",
+        "_beat_at", "_kept", "_kept_bytes", "_lag_s", "_pending", "_prober", "_texts", "_texts_bytes", "_wells",
+        "dropped", "pipe", "probes", "texts_dropped",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -49,6 +52,9 @@ class Reporting:
         self._texts: list[Text] = []
         self._texts_bytes = 0
         self.texts_dropped = 0
+        self._kept: list[tuple[int, bytes]] = []
+        """Batches for a successor: how many records, and they."""
+        self._kept_bytes = 0
         self._prober: Prober[ProbedAccount] | None = None
         self._wells: dict[str, bool] = {}
         """How the last probe of each account went."""
@@ -70,7 +76,13 @@ class Reporting:
         if not pending:
             return
         self._pending = []
-        if self.pipe is None or not self.pipe.send(Kind.RECORDS, _encode(pending), may_be_lost=True):
+        batch, pipe = _encode(pending), self.pipe
+        if pipe is not None and pipe.send(Kind.RECORDS, batch, may_be_lost=True):
+            return
+        if (pipe is None or pipe.closing) and self._kept_bytes + len(batch) <= KEPT_BYTES_MAX:
+            self._kept.append((len(pending), batch))
+            self._kept_bytes += len(batch)
+        else:
             self.dropped += len(pending)
 
     def take_text(self, text: Text) -> None:
@@ -90,6 +102,20 @@ class Reporting:
         pipe = self.pipe
         if pipe is None or pipe.held_bytes > TEXTS_HELD_MAX or not pipe.send(Kind.TEXTS, pack(texts), may_be_lost=True):
             self.texts_dropped += len(texts)
+
+    def go_on(self, pipe: Pipe) -> None:
+        """Another one listens: tell it what was kept, and what follows."""
+        kept, self._kept, self._kept_bytes = self._kept, [], 0
+        self.pipe = pipe
+        for count, batch in kept:
+            if not pipe.send(Kind.RECORDS, batch, may_be_lost=True):
+                self.dropped += count
+        self.settle()
+
+    @property
+    def untold(self) -> int:
+        """Records that are kept for nobody yet."""
+        return sum(count for count, _ in self._kept)
 
     def report(self, worker: Worker) -> None:
         """Every BEAT_S: that we live, and how. Its own lateness is the loop's."""

@@ -23,7 +23,7 @@ from dandolo.control.spawn import Spawned, provide, spawn
 if TYPE_CHECKING:
     import socket
 
-    from dandolo.config.schema import Listen
+    from dandolo.config.schema import Config, Listen
     from dandolo.control.provisions import Provisions
 
 EX_CANNOT_LISTEN = 1
@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
         from dandolo.cli.descriptors import within_descriptors
         from dandolo.control.provisions import Provisions
+        from dandolo.control.tenancy import Occupied, Tenancy
         from dandolo.net import succession
 
         config, said = within_descriptors(config)
@@ -114,6 +115,15 @@ def run(args: argparse.Namespace) -> int:
                 "admin listener: " + _cannot_listen(error, "choose another with --admin, or stop what uses it"),
                 EX_CANNOT_LISTEN,
             )
+        tenancy = Tenancy(config.server.state_dir)
+        try:
+            tenancy.take({one.pid for one in before})
+        except Occupied as error:
+            sockets.close_all(held)
+            sockets.close_all(sockets.shared(admin))
+            for one in before:
+                one.close()
+            return _say(_occupied(error.pid, config), EX_CANNOT_LISTEN)
         provisions = Provisions(document, document.workers, held, choice.form(config, 2), name)
         from dandolo.cli.limits import Limits
 
@@ -124,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
         from dandolo.cli.start import Start
 
         needed = True
-        return service.run(Start(config, choice, provisions, limits, admin, early, before))
+        return service.run(Start(config, choice, provisions, limits, admin, early, before, tenancy))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -165,6 +175,14 @@ def _open(one: Listen) -> list[socket.socket]:
     from dandolo.net import listen
 
     return [listen.open_unix(one.path)] if one.kind == "unix" else listen.open_tcp(one.host, one.port)
+
+
+def _occupied(pid: int, config: Config) -> str:
+    who = f"process {pid}" if pid else "another process"
+    return (
+        f"{who} uses {config.server.state_dir} already, and two would spoil each other's budgets and ledger"
+        f" (stop it, take over from it with --upgrade, or choose another server.state_dir)"
+    )
 
 
 def _cannot_listen(error: OSError, in_use: str) -> str:

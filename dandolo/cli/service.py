@@ -32,9 +32,11 @@ from dandolo.cli.start import Start
 from dandolo.cli.view import View, sources
 from dandolo.cli.watching import REFRESH_S, Watching, budget_gauges
 from dandolo.config import Config, ConfigError
+from dandolo.control.afterwards import Afterwards
 from dandolo.control.child import Child, Sample
 from dandolo.control.exposition import Gauge
 from dandolo.control.gauges import Gauges
+from dandolo.control.keyring_routes import routes as keyring_routes
 from dandolo.control.metrics import Metrics
 from dandolo.control.notify import Notifier, watchdog_interval_s
 from dandolo.control.sinks import Counted, Fanout
@@ -119,6 +121,7 @@ class Process:
         """Who hears of events: kind and text."""
         self._limits = start.limits
         self._reload = Reload(config, start.choice, start.provisions, self._changed, start.limits)
+        self._tenancy = start.tenancy
         self._logs = Logs(start.choice, config)
         self._metrics = Metrics()
         self._gauges = Gauges()
@@ -131,7 +134,7 @@ class Process:
         self._tasks = Tasks()
         self._loop = asyncio.get_running_loop()
         self.workers = Workers(start.provisions.workers, start.provisions.frame, self, self._tasks, start.early)
-        self._view = View(config.server.state_dir, self.workers, self._tasks)
+        self._view = View(config.server.state_dir, self.workers, self._tasks, self._accounting.caught_up)
         self.sinks.add(self._view)
         self.on_event.append(self._view.event)
         self.administration = Administration(config, start.admin, self._view.audit, self._tasks)
@@ -162,13 +165,14 @@ class Process:
         self.administration.offer(
             [
                 *self._operators.routes(),
-                *self._limits.keyring.routes(),
+                *keyring_routes(self._limits.keyring),
                 *self._accounting.routes(),
                 *self._texts.routes(),
                 *self._view.routes(),
                 *self._watching.routes(),
             ]
         )
+        self._afterwards = Afterwards(self.records, self._gauges, self._tasks)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._notifier = Notifier()
         self._where = ""
@@ -194,7 +198,7 @@ class Process:
         self._accounting.start()
         self.administration.start()
         for one in self._before:
-            one.serving()
+            self._afterwards.hear(one)
         if self._name:
             self._followed = Followed(self._name, None, self._given, self._succeeded)
             self._followed.start()
@@ -224,6 +228,7 @@ class Process:
         self._operators.draining = True
         self.administration.drain()
         if followed:
+            self._tenancy.close()
             self.administration.stop()
             # What our workers still write is for the successor to read, who waits for the ledger.
             self._accounting.settle()
@@ -249,6 +254,7 @@ class Process:
             timer.cancel()
         close_all(self._provisions.held)
         self.administration.close()
+        self._afterwards.close()
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._watching.close()
@@ -276,7 +282,7 @@ class Process:
     def _dismiss(self) -> None:
         """Workers of a control process that has gone, should one have been overlooked at the start."""
         for one in orphans(self._name):
-            one.serving()
+            self._afterwards.hear(one)
 
     # -- workers ---------------------------------------------------------------------------------------
 

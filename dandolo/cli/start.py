@@ -11,6 +11,7 @@ from dandolo.cli.limits import Limits
 from dandolo.config import Config
 from dandolo.control.provisions import Provisions
 from dandolo.control.spawn import Spawned
+from dandolo.control.tenancy import Tenancy
 from dandolo.net.succession import Predecessor
 
 
@@ -27,3 +28,5 @@ class Start:
     """The first worker, which is loading already."""
     before: Sequence[Predecessor]
     """Who finishes once we serve."""
+    tenancy: Tenancy
+    """That nobody else uses the state folder."""

@@ -21,7 +21,7 @@ from dandolo.cli import configured, operator
 from dandolo.config import Config, ConfigError
 from dandolo.control import ledger_reading as reading
 from dandolo.control.ledger import FILE
-from dandolo.control.usage import PARAMETERS, moment, question_of, table
+from dandolo.control.usage import PARAMETERS, inert, moment, question_of, table
 from dandolo.errors import RequestError
 from dandolo.mind import slo
 from dandolo.values import escaped
@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slo", action="store_true", help="how objectives were kept, of the last 30 days or since WHEN"
     )
+    parser.add_argument(
+        "--unsettled", action="store_true", help="single calls whose cost is not known, since their worker died"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
     except (operator.NotAnswered, reading.Unreadable) as error:
         print(f"dandolo usage: {error}", file=sys.stderr)
         return EX_UNAVAILABLE
-    if args.format == "json":
+    if args.unsettled:
+        _unsettled(args.format, told["unsettled"])
+    elif args.format == "json":
         print(json.dumps(told, indent=2))
     elif args.format == "csv":
         sys.stdout.write(table(told).decode().replace("\r\n", "\n"))
@@ -138,11 +143,29 @@ def _table(told: dict[str, Any]) -> Iterable[str]:
     if whole["unknown"]:
         yield f"{whole['unknown']} calls of unknown cost (no price is known: set it in [[providers.models]])"
     if unsettled["count"]:
-        yield f"{unsettled['count']} calls unsettled: their worker died (${unsettled['reserved_usd']:.6f} was reserved)"
+        reserved = f"${unsettled['reserved_usd']:.6f} was reserved"
+        yield f"{unsettled['count']} calls unsettled: their worker died ({reserved}; --unsettled lists them)"
     if told["dropped"]:
         yield f"{told['dropped']} rows were dropped: the ledger, or a journal, was full"
     if told["truncated"]:
         yield f"only the {len(told['rows'])} dearest rows are shown: ask for less"
+
+
+def _unsettled(form: str, told: dict[str, Any]) -> None:
+    """Print the newest calls that were never settled."""
+    calls, columns = told["newest"], ("time", "id", "key", "model", "provider", "reserved_usd")
+    if form == "json":
+        print(json.dumps(told, indent=2))
+        return
+    if form == "csv":
+        writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**one, **{name: inert(one[name]) for name in ("key", "model", "provider")}} for one in calls)
+        return
+    rows = [[*(_cell(one[name]) for name in columns[:-1]), f"{one['reserved_usd']:.6f}"] for one in calls]
+    print("\n".join(_aligned([[*columns[:-1], "reserved $"], *rows], len(columns) - 1)))
+    if told["count"] > len(calls):
+        print(f"only the newest {len(calls)} of {told['count']} are shown: ask for less with --since and --until")
 
 
 def _report(args: argparse.Namespace, now: float) -> int:

@@ -33,14 +33,21 @@ _log = logging.getLogger("dandolo")
 class View:
     """A sink of records (`control.sinks`). The owner calls `event` for what happens, and `close` at the end.
 
-    `snapshots.sources` takes what other parts of the control process tell; `audit` is for the admin listener.
+    `snapshots.sources` takes what other parts of the control process tell; `audit` is for the admin listener,
+    `caught_up` for backups (`control.backup_routes`).
     """
 
-    def __init__(self, state_dir: Path, workers: Workers, tasks: Tasks) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        workers: Workers,
+        tasks: Tasks,
+        caught_up: Callable[[float], bool] = lambda within_s: True,
+    ) -> None:
         self.snapshots = Snapshots(time.time())
         self.audit = AuditLog(state_dir, time.time)
         self._live = Live(self.snapshots)
-        self._backups = Backups(state_dir)
+        self._backups = Backups(state_dir, caught_up)
         self._workers = workers
         self._tasks = tasks
         self._asking = False

@@ -23,6 +23,7 @@ import uvloop
 from dandolo.board import Board
 from dandolo.cli.gauges import gauges
 from dandolo.cli.heap import Heap, keep_memory
+from dandolo.cli.journaling import REOPEN_S, Journaling
 from dandolo.cli.planes import RETIRED_PERIOD_S, Planes, configuration, problems, unfit
 from dandolo.cli.reporting import Reporting
 from dandolo.cli.seen import Seen
@@ -31,7 +32,6 @@ from dandolo.config.schema import LogFormat
 from dandolo.control.logwriter import change_form, configure_logging
 from dandolo.errors import GatewayError
 from dandolo.frames import Frames, Kind, encode
-from dandolo.gateway.books import Books
 from dandolo.gateway.explanation import routes
 from dandolo.gateway.membership import membership_of
 from dandolo.gateway.plane import Plane
@@ -126,7 +126,7 @@ class Process:
         self._worker = Worker(config, take, self._beat, provision.slot, membership, board, policy, take_text)
         self._seen = Seen(self._worker, str(provision.slot), lambda: self._reporting.probes)
         gateway = self._worker.gateway
-        gateway.books = Books.open(config, gateway.request_prefix, provision.slot)
+        self._journaling = Journaling(gateway, config, provision.slot)
         self._planes = Planes(gateway, self._swapped, board, policy)
         self.answers: dict[str, Callable[[Any], Any]] = {
             "gauges": self._gauges,
@@ -171,6 +171,7 @@ class Process:
         self._loop.add_signal_handler(signal.SIGTERM, self._told_to_leave)
         self._every("retired", RETIRED_PERIOD_S, self._planes.tend)
         self._every("beat", BEAT_S, self._report)
+        self._every("journal", REOPEN_S, self._journaling.tend)
         self._timers["settle"] = self._loop.call_later(SETTLE_S, _settle)
         self._timers["probes"] = self._loop.call_later(SETTLE_S, self._probe)
         self._pipe.send(Kind.READY, b"")
@@ -201,9 +202,9 @@ class Process:
         self._planes.close()
         self._reporting.settle()
         self._reporting.settle_texts()
-        books, self._worker.gateway.books = self._worker.gateway.books, None
-        if books is not None:
-            books.close()
+        self._journaling.close()
+        if untold := self._reporting.untold:
+            _log.warning("%d records were told to nobody: no control process has followed", untold)
         pipe = self._pipe
         if pipe is not None and pipe.send(Kind.LAST, _encode(self._gauges(None))):
             await pipe.finish(CLOSE_S)
@@ -225,7 +226,8 @@ class Process:
         """Everything there is to know, after the records of what has finished."""
         self._worker.gateway.settle()
         self._reporting.settle()
-        return [*gauges(self._worker), *self._reporting.gauges(self._provision.slot)]
+        mine = self._reporting.gauges(self._provision.slot)
+        return [*gauges(self._worker), *mine, *self._journaling.gauges()]
 
     def _routes(self, query: Any) -> Any:
         gateway = self._worker.gateway
@@ -352,8 +354,21 @@ class Process:
     def _succeeded(self, pid: int) -> None:
         """Another control process has workers that serve."""
         _log.info("others serve now: this worker finishes what it has begun")
+        pipe = self._followed.take_pipe() if self._followed is not None else None
+        if pipe is not None:
+            self._tasks.spawn(self._tell_successor(pipe), "successor")
         server = self._worker.gateway.plane.config.server
         self._begin_drain(server.drain_delay, server.drain_timeout, replaced=True)
+
+    async def _tell_successor(self, sock: socket.socket) -> None:
+        """Tell what was kept since the control process went, and what is still finished."""
+        try:
+            pipe = await Pipe.over(sock, lambda kind, payload: None, self._orphaned)
+        except OSError:
+            sock.close()
+            return
+        self._pipe = pipe
+        self._reporting.go_on(pipe)
 
     def _every(self, name: str, seconds: float, call: Callable[[], object]) -> None:
         def again() -> None:

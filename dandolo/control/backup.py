@@ -37,7 +37,7 @@ class StateFile(NamedTuple):
 
 STATE_FILES: list[StateFile] = [
     StateFile(keys.FILE, "database", "keys that were made while it ran"),
-    StateFile(ledger.FILE, "database", "the ledger; what is only in journals is not in a copy"),
+    StateFile(ledger.FILE, "database", "the ledger; what is only in journals is not in a copy (see `ledger_catchup`)"),
     StateFile(audit.OLDER, "plain", "what was changed on the admin listener, the older part"),
     StateFile(audit.FILE, "plain", "what was changed on the admin listener"),
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,13 +17,17 @@ FOLDER: Final = "backups"
 """In the state folder."""
 BACKUPS_MAX: Final = 8
 DEADLINE_S: Final = 600.0
+CATCH_UP_S: Final = 10.0
+_log = logging.getLogger("dandolo")
 
 
 class Backups:
-    """The backups of one state folder, one at a time."""
+    """The backups of one state folder, one at a time. `caught_up` takes what workers have written down so far into the
+    ledger, in so many seconds; False when that took too long (it is called in a thread)."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, caught_up: Callable[[float], bool] = lambda within_s: True) -> None:
         self._state_dir = state_dir
+        self._caught_up = caught_up
         self._running = False
 
     def routes(self) -> list[Route]:
@@ -60,6 +66,8 @@ class Backups:
                     status=409,
                     code="too_many_backups",
                 )
+            if not self._caught_up(CATCH_UP_S):
+                _log.warning("a backup is made of a ledger that is not whole: journals were not read in time")
             return back_up(self._state_dir, into, time.time())
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

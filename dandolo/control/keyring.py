@@ -19,10 +19,9 @@ import msgspec
 
 from dandolo.board import DAY, IN_FLIGHT, MONTH, REQUESTS, RESERVED, TOKENS, Board, Calendar
 from dandolo.config.schema import Key
-from dandolo.control.keys import FILE, OVERLAP_S, TERMS, Kept, Keys, read_terms
+from dandolo.control.keys import FILE, Kept, Keys, read_terms
 from dandolo.control.listing import listing, shown_key
 from dandolo.control.places import Places
-from dandolo.control.route import JSON, Answer, Asked, Route
 from dandolo.errors import GatewayError, Refusal, RequestError
 from dandolo.policy import NO_POLICY, KeyTerms, Policy, effective, terms
 
@@ -39,34 +38,6 @@ BUDGETS_S: Final = 30.0
 
 T = TypeVar("T")
 _log = logging.getLogger("dandolo")
-_encode = msgspec.json.Encoder().encode
-_NAME = {"type": "string", "description": "1 to 64 letters, digits, dots, dashes, underscores"}
-_COUNT = {"type": "integer", "minimum": 1}
-_USD = {"type": "number", "exclusiveMinimum": 0}
-_CREATE = {
-    "type": "object",
-    "required": ["name"],
-    "additionalProperties": False,
-    "properties": {
-        "name": _NAME,
-        "priority": {"enum": ["high", "normal", "low"]},
-        "rpm": _COUNT,
-        "tpm": _COUNT,
-        "concurrent": _COUNT,
-        "budget_usd_per_day": _USD,
-        "budget_usd_per_month": _USD,
-        "models": {"type": "array", "items": {"type": "string"}},
-        "cache_scope": {"enum": ["key", "shared"]},
-        "privacy": {"type": "boolean"},
-        "tags": {"type": "object", "additionalProperties": {"type": "string"}},
-    },
-}
-_ROTATE = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {"overlap_s": {"type": "number", "minimum": 0, "description": "how long the old key stays valid"}},
-}
-
 Spent = Callable[[float], Mapping[str, int]]
 """Of a ledger: micro-USD that each key has spent since a Unix time, by its name."""
 
@@ -164,10 +135,32 @@ class Keyring:
             self._take(policy)
         if now >= self._save_at:
             self._save_at = now + SAVE_S
+            await self._catch_up(now)
             await self._save(now)
         if now >= self._tend_at:
             self._tend_at = now + TEND_S
             self._tend()
+
+    async def _catch_up(self, now: float) -> None:
+        """Charge keys with what the ledger has and the board has not: what workers without a control process spent
+        while this one came up and until they ended, what was set aside for calls of a worker that died, fractions of a
+        micro-dollar. A call is written down before it is charged, so the ledger is asked first."""
+        spent, keys, calendar = self._spent, self._budgeted(), self._calendar.at(now)
+        if spent is None or not keys:
+            return
+        periods = tuple(
+            zip((DAY, MONTH), (calendar.day, calendar.month), (calendar.day_stamp, calendar.month_stamp), strict=True)
+        )
+        began = calendar.began
+        told = await self._in_thread(lambda: [spent(since) for since in began])
+        for one in keys:
+            place = self._board.find(one.name)
+            if place is None:
+                continue
+            for (cell, period, stamp), by_key in zip(periods, told, strict=True):
+                missing = by_key.get(one.name, 0) - self._board.spent(place, cell, period)
+                if missing > 0:
+                    self._board.charge(place, cell, stamp, missing)
 
     def _take(self, policy: Policy) -> None:
         if policy is self.policy:
@@ -217,43 +210,18 @@ class Keyring:
 
     # -- for the admin listener --------------------------------------------------------------------------
 
-    def routes(self) -> list[Route]:
-        """What may be done with keys."""
-        return [
-            Route("GET", b"/admin/keys", self._list, "all keys: where each comes from, what it may, what it has used"),
-            Route(
-                "POST",
-                b"/admin/keys",
-                self._create,
-                "make a key, which is shown this once",
-                schema=_CREATE,
-                facts=("name", *TERMS),
-            ),
-            Route(
-                "POST",
-                b"/admin/keys/",
-                self._rotate,
-                "put a new key, shown this once, in the place of one",
-                schema=_ROTATE,
-                facts=("overlap_s",),
-                rest="name",
-            ),
-            Route("DELETE", b"/admin/keys/", self._revoke, "make a key of the database invalid for good", rest="name"),
-        ]
-
-    async def _list(self, asked: Asked) -> Answer:
+    async def listed(self) -> list[dict[str, Any]]:
+        """All keys, those that are revoked too: where each comes from, what it may, what it has used."""
         kept: list[Kept] = []
         if self._keys is not None or (self._folder / FILE).exists():
             kept = await self._in_thread(lambda: self._open().listed())
         file, without = self._file(), self._places.without
         # Ten thousand keys take a second and a half, for which nobody else here should wait.
-        return await self._in_thread(lambda: _answer(200, {"keys": listing(file, kept, self.usage, without)}))
+        return await self._in_thread(lambda: listing(file, kept, self.usage, without))
 
-    async def _create(self, asked: Asked) -> Answer:
-        given = _object(asked.body)
-        name = given.pop("name", None)
-        if not isinstance(name, str):
-            raise RequestError("the field 'name' is missing or no text", param="name")
+    async def create(self, name: str, given: Mapping[str, Any]) -> tuple[str, Kept]:
+        """Make a key of these terms, as text and as it is kept. Raises RequestError for terms that are none, for a name
+        that is taken, and where no place is left."""
         if any(key.name.casefold() == name.casefold() for key in self._file()):
             raise RequestError(
                 f"the configuration's file has a key '{name}', which wins; choose another name",
@@ -268,20 +236,15 @@ class Keyring:
                 status=409,
                 code="too_many_keys",
             )
-        key, kept = await self._change(lambda: self._open().create(name, given, time.time()))
-        return _answer(201, {"key": key, **shown_key(kept.terms, "database", kept)})
+        return await self._change(lambda: self._open().create(name, given, time.time()))
 
-    async def _rotate(self, asked: Asked) -> Answer:
-        given = _object(asked.body) if asked.body else {}
-        overlap_s = given.pop("overlap_s", OVERLAP_S)
-        if given or isinstance(overlap_s, bool) or not isinstance(overlap_s, (int, float)):
-            raise RequestError("expected an object with overlap_s (seconds) or without anything", param="overlap_s")
-        key, kept = await self._change(lambda: self._open().rotate(_text(asked.rest), float(overlap_s), time.time()))
-        return _answer(200, {"key": key, **shown_key(kept.terms, "database", kept)})
+    async def rotate(self, name: str, overlap_s: float) -> tuple[str, Kept]:
+        """Put a new key in the place of one. Raises RequestError for one that is not there."""
+        return await self._change(lambda: self._open().rotate(name, overlap_s, time.time()))
 
-    async def _revoke(self, asked: Asked) -> Answer:
-        kept = await self._change(lambda: self._open().revoke(_text(asked.rest), time.time()))
-        return _answer(200, shown_key(kept.terms, "database", kept))
+    async def revoke(self, name: str) -> Kept:
+        """Make a key invalid for good. Raises RequestError for one that is not there."""
+        return await self._change(lambda: self._open().revoke(name, time.time()))
 
     def usage(self, name: str) -> dict[str, Any] | None:
         """What a key has used by now, of all workers; None for one of which nothing is counted."""
@@ -420,25 +383,3 @@ class Keyring:
             return await asyncio.get_running_loop().run_in_executor(self._thread, call)
         finally:
             self._waiting -= 1
-
-
-def _answer(status: int, content: Any) -> Answer:
-    return Answer(status, JSON, _encode(content))
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(body)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise RequestError("expected a JSON object")
-    return value
-
-
-def _text(raw: bytes) -> str:
-    """A name of a path; what is no name is none of a key's."""
-    try:
-        return raw.decode("ascii")
-    except UnicodeDecodeError:
-        return "?"

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from dandolo.control.ledger_ring import Intent, Slot
 from dandolo.journal import (
+    ABSENT,
     ANSWERED,
     CACHE_CODES,
     CALL,
@@ -166,7 +167,8 @@ class Batch:
                     sums[_DIRECT] += saved
                 if flags & REQUEST:
                     sums[_REQUESTS] += 1
-                    if status >= 400:
+                    if status >= 400 and not flags & ABSENT:
+                        # A kept answer that was not there is a miss, and nobody's failure.
                         sums[_FAILED if status >= 500 else _CANCELLED if status == 499 else _REFUSED] += 1
                     if cache:
                         sums[_MISSES if cache == _MISS else _HITS] += 1

@@ -24,7 +24,7 @@ from dandolo.journal import ANSWERED, CALL, NANO, REQUEST, SETTLED_SLOT, STREAM
 BY = ("key", "model", "provider", "tag", "owner", "hour", "endpoint", "account", "upstream_model", "day", "month")
 """What sums may be grouped by, and `tag:NAME` for the values of one tag."""
 ROWS_MAX = 10_000
-UNSETTLED_TOLD_MAX = 100
+UNSETTLED_TOLD_MAX = 1000
 BUSY_MS = 2000
 ID = re.compile(r"(req_[0-9a-f]{12})([0-9a-f]{10,16})")
 
@@ -250,6 +250,9 @@ def spent(path: Path, since: float) -> dict[str, int]:
     """Micro-dollars by key since a time (whole hours), with what is reserved for calls that were never settled: where
     a budget goes on after a restart. Raises Unreadable."""
     with _reading(path) as connection:
+        if not connection.execute("PRAGMA user_version").fetchone()[0]:
+            # It is being made.
+            return {}
         found = dict(
             connection.execute(
                 "SELECT coalesce(key, ''), sum(paid) FROM hourly LEFT JOIN name ON name.id = hourly.name"

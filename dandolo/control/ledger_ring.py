@@ -73,16 +73,17 @@ class Spoiled(Exception):
 
 
 class Ring:
-    """An open journal. Raises Spoiled, or OSError when it cannot be opened at all."""
+    """An open journal. Raises Spoiled, or OSError when it cannot be opened at all. It must be its reader's own, or that
+    of the user `owner`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, owner: int | None = None) -> None:
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             found = os.fstat(self._file)
             if not stat.S_ISREG(found.st_mode):
                 raise Spoiled("foreign", "there is something that is no file")
-            if found.st_uid != os.geteuid():
+            if found.st_uid != (os.geteuid() if owner is None else owner):
                 raise Spoiled("foreign", "it belongs to another user")
             head = os.pread(self._file, HEADER.size + 4, 0)
             if len(head) < HEADER.size + 4 or head[:8] != MAGIC:

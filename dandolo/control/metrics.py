@@ -29,6 +29,7 @@ from dandolo.control.exposition import (
     label_value,
     sample,
 )
+from dandolo.control.families import BREAKER, BREAKER_STATES, GAUGES
 from dandolo.record import Record
 from dandolo.stats import Histogram
 from dandolo.tally import Group, groups_of
@@ -56,82 +57,10 @@ OPERATIONS = {
 }
 """gen_ai.operation.name by endpoint; the rest go by the endpoint's own name."""
 
-_BREAKER = "dandolo_breaker_state"
-_BREAKER_STATES = {"closed": 0, "half-open": 1, "open": 2}
-
-GAUGES: dict[str, tuple[Kind, str]] = {
-    "dandolo_connections": ("gauge", "Connections of clients."),
-    "dandolo_tasks": ("gauge", "Tasks of the event loop: dials, probes and whatever else waits by itself."),
-    "dandolo_request_body_bytes": ("gauge", "Bytes of request bodies held in memory."),
-    "dandolo_requests_in_flight": ("gauge", "Requests under way."),
-    "dandolo_slots_in_use": ("gauge", "Calls under way, by account."),
-    "dandolo_slots_limit": ("gauge", "Calls that may be under way at a time, by account."),
-    "dandolo_slots_waiting": ("gauge", "Requests that wait for a slot, by account."),
-    "dandolo_idle_connections": ("gauge", "Open connections to a provider that are not in use, by account."),
-    _BREAKER: ("gauge", "Breaker by account and model: 0 closed (calls flow), 1 half-open, 2 open."),
-    "dandolo_cache_entries": ("gauge", "Answers kept in memory."),
-    "dandolo_cache_bytes": ("gauge", "Memory that they take."),
-    "dandolo_cache_hits_total": ("counter", "Look-ups that found an answer in memory."),
-    "dandolo_cache_misses_total": ("counter", "Look-ups that found none."),
-    "dandolo_cache_evicted_total": ("counter", "Answers that made room for others."),
-    "dandolo_cache_hit_rate_at_double": ("gauge", "The hit rate that twice the entries would have, estimated."),
-    "dandolo_cache_repeats": ("gauge", "Requests that are answered from memory without being read when they repeat."),
-    "dandolo_cache_refusals": ("gauge", "Refusals of providers that are repeated for some seconds."),
-    "dandolo_cache_tier_up": ("gauge", "Whether a tier beyond memory can be used, by tier: l2 Redis, l3 disk."),
-    "dandolo_cache_tier_breaker_open": ("gauge", "Whether a tier is passed by after failures, by tier."),
-    "dandolo_cache_tier_hits_total": ("counter", "Answers found in a tier beyond memory, by tier."),
-    "dandolo_cache_tier_misses_total": (
-        "counter",
-        "Look-ups that a tier could not answer, by tier.",
-    ),
-    "dandolo_cache_tier_corrupt_total": ("counter", "Values that were no entries of ours, removed, by tier."),
-    "dandolo_cache_writes_waiting": ("gauge", "Answers that wait to be written to tiers beyond memory."),
-    "dandolo_cache_writes_dropped_total": ("counter", "Answers not written there, because too many waited."),
-    "dandolo_cache_peers": ("gauge", "Other processes that share the cache, as configured."),
-    "dandolo_cache_peers_up": ("gauge", "Those of them that are connected and answer in time."),
-    "dandolo_cache_peer_questions_total": ("counter", "Requests for whose answer the key's owner was asked."),
-    "dandolo_cache_peer_hits_total": ("counter", "Those of them that a peer had the answer to."),
-    "dandolo_cache_peer_follows_total": ("counter", "Those for which a peer was making the call already."),
-    "dandolo_cache_peer_unanswered_total": ("counter", "Those that nobody answered in time."),
-    "dandolo_cache_peer_served_total": ("counter", "Answers given to peers."),
-    "dandolo_cache_peer_flushes_total": ("counter", "Times that all was dropped because a purge may have been missed."),
-    "dandolo_flights": ("gauge", "Calls under way that identical requests may share."),
-    "dandolo_probe_well": ("gauge", "Whether the last health probe of an account went well, by account."),
-    "dandolo_config_reload_successful": ("gauge", "Whether the last reload was taken (1 before the first)."),
-    "dandolo_workers": ("gauge", "Worker processes that accept connections."),
-    "dandolo_worker_restarts_total": ("counter", "Workers that ended unasked and were brought back."),
-    "dandolo_worker_cpu_seconds_total": ("counter", "User and system CPU time, by worker."),
-    "dandolo_worker_resident_memory_bytes": ("gauge", "Resident memory, by worker."),
-    "dandolo_worker_page_faults_total": ("counter", "Page faults that waited for a disk, by worker."),
-    "dandolo_worker_loop_lag_seconds": ("gauge", "How late the event loop last came to its beat, by worker."),
-    "dandolo_records_dropped_total": ("counter", "Records that never reached log and metrics: the pipe was full."),
-    "dandolo_sink_failures_total": ("counter", "Batches of records that a part of the control process failed over."),
-    "dandolo_prompt_log_texts": ("gauge", "Texts of requests that are kept for operators."),
-    "dandolo_prompt_log_bytes": ("gauge", "Bytes of memory that they take."),
-    "dandolo_prompt_log_forgotten_total": ("counter", "Texts that made room for others."),
-    "dandolo_prompt_log_dropped_total": ("counter", "Texts that never reached the control process: too many at once."),
-    "dandolo_keys_without_place": ("gauge", "Keys of the database that are not let in: too many have limits."),
-    "dandolo_ledger_up": ("gauge", "Whether the ledger can be written."),
-    "dandolo_ledger_rows_total": ("counter", "Rows of journals that were taken into the ledger."),
-    "dandolo_ledger_dropped_total": ("counter", "Rows that are in no ledger: it, or a journal, was full."),
-    "dandolo_slo_observed": ("gauge", "What an objective's target came to over a window: seconds, or a share."),
-    "dandolo_slo_burn_rate": ("gauge", "How fast an error budget goes: 1 uses it up in just the window."),
-    "dandolo_slo_error_budget_remaining": ("gauge", "Share of an error budget that is left, negative: overdrawn."),
-    "dandolo_log_lines_dropped_total": ("counter", "Lines of the log that could not be written."),
-    "dandolo_alert_firing": ("gauge", "Incidents under way, by alert."),
-    "dandolo_alert_notices_total": ("counter", "Notices: an incident's beginning and its end are one each."),
-    "dandolo_alert_deliveries_total": ("counter", "Notices by what became of them at webhooks and commands."),
-    "dandolo_error_budget_burn_rate": ("gauge", "How many times as fast as it may the error budget burns, by window."),
-    "dandolo_budget_used_share": ("gauge", "Share of a budget that is spent, by key and period."),
-    "dandolo_otel_requests_total": ("counter", "Requests whose spans were due at the collector, by outcome."),
-    **process.FAMILIES,
-}
-"""What `Gauge`s may be called. Another name is written as untyped."""
-
 
 def breaker_gauge(account: str, model: str, state: str) -> Gauge:
     """A breaker's sample; `state` is "closed", "half-open" or "open"."""
-    return Gauge(_BREAKER, _BREAKER_STATES[state], (("account", account), ("model", model)))
+    return Gauge(BREAKER, BREAKER_STATES[state], (("account", account), ("model", model)))
 
 
 class _Count:
@@ -435,7 +364,7 @@ class Metrics:
         samples.sort(key=lambda one: -one.value)
         rest = samples[most - 1 :]
         values = [one.value for one in rest]
-        value = max(values) if rest[0].name == _BREAKER else sum(values)
+        value = max(values) if rest[0].name == BREAKER else sum(values)
         labels = tuple((name, OTHER) for name, _ in rest[0].labels)
         return [*samples[: most - 1], Gauge(rest[0].name, value, labels)]
 

@@ -126,11 +126,11 @@ def table(told: Mapping[str, Any]) -> bytes:
     numbers = list(told["total"])
     writer.writerow([*told["by"], *numbers])
     for row in told["rows"]:
-        writer.writerow([*(_inert(row[one]) for one in told["by"]), *(row[one] for one in numbers)])
+        writer.writerow([*(inert(row[one]) for one in told["by"]), *(row[one] for one in numbers)])
     return out.getvalue().encode()
 
 
-def _inert(text: str) -> str:
+def inert(text: str) -> str:
     """A text that no spreadsheet takes for a formula: model names come from callers."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 

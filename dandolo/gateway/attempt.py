@@ -17,7 +17,6 @@ from dandolo.api.call import Call
 from dandolo.api.faults import Fault, Kind
 from dandolo.api.merge import LISTS
 from dandolo.errors import GatewayError, InternalError, UpstreamInvalid, UpstreamUnavailable
-from dandolo.gateway.books import ledger_full
 from dandolo.gateway.pins import remember
 from dandolo.gateway.streaming import relay_events
 from dandolo.gateway.waiting import MISSING, grace_s
@@ -83,6 +82,11 @@ class Attempt:
         else:
             self._number, self._epoch = candidate.begin(_now(), call.stream)
 
+    @property
+    def asked(self) -> bool:
+        """Whether the provider has the request, and has not refused it."""
+        return self._asked
+
     async def run(self, others: bool, begun: Begun | None = None) -> None:
         """Ask the account and pass its answer on. `others`: somebody else could still take over.
 
@@ -129,7 +133,7 @@ class Attempt:
             self._hides_usage = self._call.injects_usage(runtime.takes_usage_option(model))
         books = exchange.gateway.books
         if books is not None and begun is None and not books.intend(exchange, self._target):
-            raise ledger_full()
+            raise books.no_room()
         first_byte_s = self._first_byte_s(others)
         stale_allowed = True
         option_dropped = False

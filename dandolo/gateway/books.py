@@ -22,7 +22,9 @@ from dandolo.api.usage import COST_USD_MAX, Usage
 from dandolo.config.schema import Config
 from dandolo.errors import Refusal
 from dandolo.gateway.summary import estimated
+from dandolo.gateway.unwritten import Unwritten
 from dandolo.journal import (
+    ABSENT,
     ANSWERED,
     CACHE_CODES,
     CALL,
@@ -34,6 +36,7 @@ from dandolo.journal import (
     Journal,
     Name,
 )
+from dandolo.record import NOT_CACHED
 from dandolo.route.catalog import Target
 from dandolo.values import cut
 
@@ -65,7 +68,7 @@ class Books:
 
     __slots__ = ("_intent", "_names", "_oldest", "_settle", "journal")
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal | Unwritten) -> None:
         self.journal = journal
         self._intent, self._settle = journal.intent, journal.settle
         self._oldest = 0
@@ -73,10 +76,11 @@ class Books:
         self._names: dict[tuple[int, str, str, str], tuple[int, Target | None]] = {}
 
     @classmethod
-    def open(cls, config: Config, request_prefix: bytes, slot: int = 0) -> Books | None:
-        """The books of one worker under a configuration; None where there are to be none, or can be none.
+    def open(cls, config: Config, request_prefix: bytes, slot: int = 0, *, quiet: bool = False) -> Books | None:
+        """The books of one worker under a configuration; None where there are to be none.
 
-        Then the log says why, and serving goes on. The journal's size is set aside on the disk at once.
+        Where there can be none the log says why (unless `quiet`), and they are not `written`: keys with a budget are
+        refused, everybody else is served. The journal's size is set aside on the disk at once.
         """
         if not config.ledger.enabled:
             return None
@@ -84,8 +88,30 @@ class Books:
         try:
             return cls(Journal(folder, request_prefix, label=str(slot), capacity=config.ledger.journal_bytes))
         except OSError as error:
-            _log.error("there is no journal, and nothing is entered into the ledger: %s", error)
-            return None
+            if not quiet:
+                _log.error(
+                    "there is no journal: nothing is entered into the ledger, and keys with a budget are refused: %s",
+                    error,
+                )
+            return cls(Unwritten(error.strerror or str(error)))
+
+    @property
+    def written(self) -> bool:
+        """Whether there is a journal."""
+        return isinstance(self.journal, Journal)
+
+    def no_room(self) -> Refusal:
+        """What a key with a budget is told when its spending cannot be written down."""
+        journal = self.journal
+        if isinstance(journal, Unwritten):
+            why = f"there is no journal ({journal.reason})"
+        else:
+            why = "the journal is full of what the control process has not read"
+        return Refusal(
+            f"spending of this key is bounded and cannot be written down now: {why}; try again later",
+            code="ledger_full",
+            retry_after_s=RETRY_AFTER_S,
+        )
 
     def close(self) -> None:
         """Nothing more will come: the ledger reads what is there, and deletes the file."""
@@ -127,10 +153,12 @@ class Books:
         usage = exchange.usage or _NOTHING
         if booked is None:
             target, model = exchange.target, exchange.model
+            at, number, flags = -1, int(exchange.encoded_id[ID_PREFIX_BYTES:], 16), REQUEST
             if target is None and exchange.status >= 400:
                 # A name that nobody has is the caller's invention.
                 model = ""
-            at, number, flags = -1, int(exchange.encoded_id[ID_PREFIX_BYTES:], 16), REQUEST
+                if exchange.status == 504 and exchange.code == NOT_CACHED:
+                    flags |= ABSENT
             known = self._names.get((id(target), exchange.admitted.tenant.name, exchange.endpoint.name, model))
             name = (
                 known[0]
@@ -306,13 +334,3 @@ class Books:
 def _nano(usd: float | None) -> int:
     """Nano-dollars of what a kept answer cost; it may come from a store that others write to."""
     return int(usd * 1e9 + 0.5) if usd is not None and 0.0 <= usd < COST_USD_MAX else UNKNOWN
-
-
-def ledger_full() -> Refusal:
-    """What a key with a budget is told when its spending cannot be written down."""
-    return Refusal(
-        "spending of this key is bounded and cannot be written down now: the journal is full of what the control"
-        " process has not read; try again later",
-        code="ledger_full",
-        retry_after_s=RETRY_AFTER_S,
-    )

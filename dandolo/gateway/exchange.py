@@ -30,7 +30,7 @@ from dandolo.gateway.heads import answer_head, relayed_head
 from dandolo.gateway.leading import Lone
 from dandolo.gateway.progress import Progress
 from dandolo.gateway.shortly import begin_shortly
-from dandolo.gateway.spending import must_learn, reserve
+from dandolo.gateway.spending import must_learn, reserve, settle
 from dandolo.gateway.waiting import COOL_DOWN, give_up_trial, grace_s, next_candidate, others
 from dandolo.gateway.ways import Lane
 from dandolo.net.strand import Strand
@@ -271,6 +271,10 @@ class Exchange(Progress):
             # What was asked first has the request, too.
             books.failed(self, asked=True)
             self.booked, hedge.booked = hedge.booked, None
+        if self.held is not None:
+            # And its key is charged for both.
+            settle(self, answered=False, left=self.attempting or self.begun is not None)
+            self.held, hedge.held = hedge.held, None
         self.committed = True
         self.status = hedge.status
         self.target = hedge.target

@@ -3,6 +3,9 @@
 A `Hedge` is an exchange of its own with the client of another, of one attempt, held back until its first content.
 Then it is adopted: the other's attempt is given up as outrun and its story waits for the end of this one. When the
 first is the quicker after all, or the client leaves, this one is given up. Hedges and retries draw on one budget.
+
+Both may cost: what a second call may take of its key's tokens and money is set aside too, and where there is no room
+for that there is no hedge. The one that was outrun is charged for what it was sent.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from dandolo.errors import GatewayError
 from dandolo.gateway.attempt import Attempt, Outrun
 from dandolo.gateway.choice import Ask
 from dandolo.gateway.exchange import Exchange
+from dandolo.gateway.spending import reserve, settle
 from dandolo.gateway.waiting import give_up_trial, grace_s
 from dandolo.net.strand import Strand, Waiter
 from dandolo.net.sweep import NEVER
@@ -46,6 +50,12 @@ def begin_hedge(exchange: Exchange, silent: Candidate) -> Hedge | None:
         give_up_trial(candidate)
         return None
     hedge = Hedge(exchange, lane, candidate)
+    try:
+        reserve(hedge, call, route, now)
+    except GatewayError:
+        candidate.limit.slots.leave(now, tenant)
+        give_up_trial(candidate)
+        return None
     exchange.attempts += 1
     exchange.tried = [*tried, candidate]
     exchange.hedge = hedge
@@ -74,6 +84,7 @@ class Hedge(Exchange):
         self.started = beside.started
         self.queue_s = beside.queue_s
         self._beside = beside
+        self._attempt: Attempt | None = None
         self._won = False
 
     @property
@@ -90,7 +101,8 @@ class Hedge(Exchange):
     async def _tell(self) -> None:
         assert self.call is not None
         assert self.lane is not None
-        await Attempt(self, self.call, self.lane, self.candidate, None).run(True)
+        attempt = self._attempt = Attempt(self, self.call, self.lane, self.candidate, None)
+        await attempt.run(True)
 
     def plan_hedge(self, silent: Candidate, now: float) -> None:
         """Never a third beside the second."""
@@ -116,6 +128,8 @@ class Hedge(Exchange):
         self.ended = True
         self.deadline = NEVER
         self.gateway.sweep.items.discard(self)
+        if self.held is not None:
+            settle(self, answered=False, left=self._attempt is not None and self._attempt.asked)
         if error is None:
             self.done.set(None)
         elif isinstance(error, (GatewayError, asyncio.CancelledError)) or self._won:

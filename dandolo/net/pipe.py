@@ -49,6 +49,11 @@ class Pipe(asyncio.Protocol):
         """What the other end has not taken yet."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
+    @property
+    def closing(self) -> bool:
+        """Whether it takes nothing any more."""
+        return self.lost or self._transport is None or self._transport.is_closing()
+
     def send(self, kind: Kind, payload: bytes, *, may_be_lost: bool = False) -> bool:
         """Send a frame; whether it is on its way."""
         transport = self._transport

@@ -9,6 +9,7 @@ ends must be of the same user: abstract addresses have no owner.
       "sockets"     →
                     ←      slots of the sockets, and the sockets
       "serving"     →      (begins to drain)
+      + a pipe             what it has still to tell
 """
 
 from __future__ import annotations
@@ -89,10 +90,19 @@ class Predecessor:
         sock.close()
         return None
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return _peer(self._sock)[0]
+
     def sockets(self) -> list[Given]:
         """The listening sockets that it holds, with their slots. Raises OSError."""
         self._sock.send(_SOCKETS)
         message, descriptors, _, _ = socket.recv_fds(self._sock, MESSAGE_BYTES_MAX, DESCRIPTORS_MAX)
+        for number in descriptors:
+            # What is received is inheritable, and a worker that had the admin listener's would keep its port from
+            # whoever comes after us.
+            os.set_inheritable(number, False)
         given = [socket.socket(fileno=number) for number in descriptors]
         try:
             slots = json.loads(message)
@@ -104,10 +114,11 @@ class Predecessor:
                 sock.close()
             raise OSError(errno.EPROTO, "what came is no list of sockets") from None
 
-    def serving(self) -> None:
-        """Say that we accept: it finishes now."""
+    def serving(self, pipe: socket.socket | None = None) -> None:
+        """Say that we accept: it finishes now, and may tell what it has to through `pipe`, of which it is given a
+        copy."""
         with contextlib.suppress(OSError):
-            self._sock.send(_SERVING)
+            socket.send_fds(self._sock, [_SERVING], [] if pipe is None else [pipe.fileno()])
         self._sock.close()
 
     def close(self) -> None:
@@ -124,7 +135,9 @@ def orphans(name: str) -> list[Predecessor]:
 
 class Followed:
     """Lets itself be followed: listens under a name, gives its sockets, and calls `on_followed` with the process id
-    of the successor once that one serves. The name is taken as soon as it is free."""
+    of the successor once that one serves. The name is taken as soon as it is free.
+
+    While `on_followed` is called, `take_pipe` gives what the successor listens to."""
 
     def __init__(
         self,
@@ -140,6 +153,12 @@ class Followed:
         self._sock: socket.socket | None = None
         self._callers: set[socket.socket] = set()
         self._retry: asyncio.TimerHandle | None = None
+        self._pipe: socket.socket | None = None
+
+    def take_pipe(self) -> socket.socket | None:
+        """A stream socket to the successor; None where it listens to nothing, or it was taken already."""
+        pipe, self._pipe = self._pipe, None
+        return pipe
 
     def start(self) -> None:
         """Take the name, now or when it becomes free."""
@@ -180,8 +199,12 @@ class Followed:
         self._loop.add_reader(caller.fileno(), self._said, caller)
 
     def _said(self, caller: socket.socket) -> None:
+        pipe: socket.socket | None = None
         try:
-            word = caller.recv(64)
+            word, descriptors, _, _ = socket.recv_fds(caller, 64, 1)
+            if descriptors:
+                os.set_inheritable(descriptors[0], False)
+                pipe = socket.socket(fileno=descriptors[0])
             if word == _SOCKETS:
                 given = self._sockets()
                 slots = json.dumps([one.slot for one in given]).encode()
@@ -195,7 +218,11 @@ class Followed:
         self._let_go(caller)
         if word == _SERVING:
             self.close()
+            self._pipe = pipe
             self._on_followed(pid)
+            pipe = self.take_pipe()
+        if pipe is not None:
+            pipe.close()
 
     def _let_go(self, caller: socket.socket) -> None:
         self._callers.discard(caller)

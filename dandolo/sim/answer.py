@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
@@ -58,10 +58,22 @@ class Event:
     hidden: bool = False
 
 
+class Charge(NamedTuple):
+    """What a provider bills for one answer: to whose request (the `x-request-id` it came with, the body's `user`),
+    for how many tokens, and the cost as far as its dialect tells one (USD, None: by a price list)."""
+
+    request_id: str
+    user: str
+    stream: bool
+    tokens_in: int
+    tokens_out: int
+    cost_usd: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A whole answer. `events` makes it a stream, otherwise `body` counts. `pieces` is the number of
-    generated pieces, for which a plain answer takes time."""
+    generated pieces, for which a plain answer takes time. `charge` is what it is billed at (chat only)."""
 
     status: int = 200
     body: bytes = b""
@@ -69,6 +81,7 @@ class Answer:
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
     pieces: int = 0
+    charge: Charge | None = None
 
 
 @dataclass(frozen=True, slots=True)

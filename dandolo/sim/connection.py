@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 import h11
 
-from dandolo.sim.answer import Asked
+from dandolo.sim.answer import Asked, Charge
 from dandolo.sim.limits import RateLimit
 from dandolo.sim.play import Pace, before_answer, client_leaves, decide, perform
 from dandolo.sim.script import Dialect, Fault, FaultQueue, Script, Then
@@ -75,6 +75,7 @@ class House(Protocol):
     def closed(self, connection: Connection) -> None: ...
     def next_sequence(self) -> int: ...
     def record(self, received: Received) -> None: ...
+    def charge(self, charge: Charge) -> None: ...
     def begun(self) -> int: ...
     def ended(self) -> None: ...
     def note_protocol_error(self, message: str) -> None: ...
@@ -261,6 +262,9 @@ class Connection(asyncio.Protocol):
                     wall=time.time(),
                 )
                 received.status = answer.status
+                if answer.charge is not None:
+                    # As real ones do: for the work, whoever is still there to take the answer.
+                    house.charge(answer.charge)
                 then = await perform(self, asked, answer, fault, pace)
             if then == "hang":
                 await client_leaves()

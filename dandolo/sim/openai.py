@@ -12,6 +12,7 @@ from typing import Any
 from dandolo.sim.answer import (
     Answer,
     Asked,
+    Charge,
     Event,
     Json,
     Refused,
@@ -84,12 +85,20 @@ def chat(asked: Asked) -> Answer:
         base["provider"] = asked.provider
     total = sum(len(pieces) for pieces, _ in choices) + asked.script.reasoning_tokens
     headers = provider_headers(asked, model)
+    charge = Charge(
+        asked.headers.get("x-request-id", ""),
+        str(body.get("user", "")),
+        body.get("stream") is True,
+        usage["prompt_tokens"],
+        usage["completion_tokens"],
+        _venice_cost(usage)["usd"] if asked.dialect == "venice" else usage.get("cost"),
+    )
     if body.get("stream") is True:
         options = body.get("stream_options")
         asked_usage = isinstance(options, dict) and options.get("include_usage") is True
         shown = asked_usage or asked.dialect == "openrouter"
         events = _chat_events(asked, {**base, "object": "chat.completion.chunk"}, choices, calls, usage, shown)
-        return Answer(events=events, content_type="text/event-stream", headers=headers, pieces=total)
+        return Answer(events=events, content_type="text/event-stream", headers=headers, pieces=total, charge=charge)
     reasoning = "".join(reasoning_of(asked))
     base["choices"] = []
     for index, (pieces, finish) in enumerate(choices):
@@ -106,7 +115,7 @@ def chat(asked: Asked) -> Answer:
     if asked.dialect == "venice":
         base["cost"] = _venice_cost(usage)
         base["venice_parameters"] = body.get("venice_parameters") or {}
-    return Answer(body=encode(base), headers=headers, pieces=total)
+    return Answer(body=encode(base), headers=headers, pieces=total, charge=charge)
 
 
 def _chat_events(

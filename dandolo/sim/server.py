@@ -7,10 +7,12 @@ import contextlib
 import os
 import socket
 import threading
+from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+from dandolo.sim.answer import Charge
 from dandolo.sim.connection import Connection, Received
 from dandolo.sim.limits import RateLimit
 from dandolo.sim.script import Dialect, FaultQueue, Script
@@ -23,6 +25,9 @@ REQUESTS_MAX: Final = 1_000
 
 RECORDED_BYTES_MAX: Final = 256 << 20
 """Bodies remembered, in bytes; beyond it the oldest requests are forgotten earlier."""
+
+CHARGES_MAX: Final = 100_000
+"""Charges remembered; the oldest is forgotten first."""
 
 PROTOCOL_ERRORS_MAX: Final = 100
 BACKLOG: Final = 1_024
@@ -69,6 +74,7 @@ class SimProvider:
         self._ssl = ssl
         self._lock = threading.Lock()
         self._requests: list[Received] = []
+        self._charges: deque[Charge] = deque(maxlen=CHARGES_MAX)
         self._recorded_bytes = 0
         self._protocol_errors: list[str] = []
         self._sequence = 0
@@ -110,6 +116,12 @@ class SimProvider:
             return list(self._requests)
 
     @property
+    def bill(self) -> list[Charge]:
+        """What it charged for the last answers, oldest first: each as soon as it was asked (a copy)."""
+        with self._lock:
+            return list(self._charges)
+
+    @property
     def protocol_errors(self) -> list[str]:
         """What clients did against HTTP, the last hundred."""
         with self._lock:
@@ -134,7 +146,7 @@ class SimProvider:
         return self._sequence
 
     def forget(self) -> None:
-        """Forget the requests received so far; counters and sequence numbers go on."""
+        """Forget the requests received so far; the bill, counters and sequence numbers go on."""
         with self._lock:
             self._requests.clear()
             self._recorded_bytes = 0
@@ -216,6 +228,10 @@ class SimProvider:
                 self._recorded_bytes > RECORDED_BYTES_MAX and len(self._requests) > 1
             ):
                 self._recorded_bytes -= len(self._requests.pop(0).body)
+
+    def charge(self, charge: Charge) -> None:
+        with self._lock:
+            self._charges.append(charge)
 
     def begun(self) -> int:
         self._in_flight += 1

@@ -59,13 +59,15 @@ def test_tiers_budgets_and_the_ledger_are_read():
             [Gauge("dandolo_cache_tier_up", 1, (("tier", tier),)) for tier in ("l2", "l3")],
             [
                 Gauge("dandolo_budget_used_share", 0.9, (("key", "ci"), ("period", "day"))),
-                Gauge("dandolo_ledger_writable", 0),
+                Gauge("dandolo_ledger_up", 0),
             ],
         ]
     )
     assert found.tiers_down == ("l2",)
     assert found.budgets == {"ci/day": 0.9}
-    assert found.ledger
+    assert found.ledger == "it cannot be written"
+    assert not facts([[Gauge("dandolo_ledger_up", 1)], [Gauge("dandolo_journal_up", 1)]]).ledger
+    assert "journal" in facts([[Gauge("dandolo_ledger_up", 1)], [Gauge("dandolo_journal_up", 0)]]).ledger
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from dandolo.control.exposition import Gauge
-from dandolo.control.metrics import GAUGES, Metrics
+from dandolo.control.families import GAUGES
+from dandolo.control.metrics import Metrics
 
 HOME = Path(__file__).parents[2] / "systemd"
 DASHBOARD = json.loads((HOME / "grafana.json").read_text())

@@ -15,6 +15,7 @@ import pytest
 from dandolo.board import DAY, MONTH, RESERVED, Board, Calendar, add_spent
 from dandolo.config import Config, parse
 from dandolo.control.keyring import WAITING_MAX, Keyring
+from dandolo.control.keyring_routes import routes
 from dandolo.control.keys import FILE, Keys
 from dandolo.control.route import Answer, Asked
 from dandolo.errors import GatewayError, InternalError, Refusal
@@ -42,7 +43,7 @@ class Ring:
 
     async def ask(self, method: str, path: str, content: Any = None) -> tuple[int, Any]:
         """Ask the route of a path, as the listener would."""
-        for route in self.ring.routes():
+        for route in routes(self.ring):
             at = route.path.decode()
             if route.method == method and (path == at or (at.endswith("/") and path.startswith(at))):
                 body = (
@@ -294,6 +295,38 @@ def test_the_larger_of_the_ledgers_account_and_what_was_saved_counts(tmp_path: P
         assert usage is not None
         assert (usage["spent_usd_day"], usage["spent_usd_month"]) == (0.15, 0.9)
         assert tuple(asked) == began
+        await one.ring.close()
+
+    run(story)
+
+
+def test_what_the_ledger_has_and_the_board_has_not_is_charged(tmp_path: Path) -> None:
+    async def story() -> None:
+        told = {"web": 100_000, "free": 5}
+        one = Ring(
+            tmp_path, in_file("web", "budget_usd_per_day = 1.0") + in_file("free", "", "2"), spent=lambda _: told
+        )
+        one.ring.load()
+        one.ring.restore()
+        calendar, place = Calendar(time.time()), one.board.find("web")
+        assert place is not None
+        for cell, stamp in ((DAY, calendar.day_stamp), (MONTH, calendar.month_stamp)):
+            add_spent(one.board.cells, one.board.at(place, 0) + cell, stamp, 250_000)
+
+        def spent() -> tuple[float, float]:
+            usage = one.ring.usage("web")
+            assert usage is not None
+            return usage["spent_usd_day"], usage["spent_usd_month"]
+
+        # The board is ahead of the ledger, as usual: nothing is charged.
+        await one.ring._catch_up(time.time())
+        assert spent() == (0.35, 0.35)
+        # Workers of another control process have spent, too.
+        told["web"] = 400_000
+        for _ in range(2):
+            await one.ring._catch_up(time.time())
+            assert spent() == (0.4, 0.4)
+        assert one.ring.usage("free") is None
         await one.ring.close()
 
     run(story)

@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families as read_plai
 
 from dandolo.control.basic import basic_routes
 from dandolo.control.exposition import Gauge, _bound, wants_openmetrics
-from dandolo.control.metrics import GAUGES, Metrics
+from dandolo.control.families import GAUGES
+from dandolo.control.metrics import Metrics
 from dandolo.control.route import Answer, Asked
 from dandolo.record import Record
 

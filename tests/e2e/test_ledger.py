@@ -307,11 +307,12 @@ def test_the_command_line_answers_with_and_without_a_running_gateway(tmp_path: P
             where = ["--admin", f"127.0.0.1:{gateway.admin_port}"]
             table = run("--by", "model", *where)
             assert table.split("\n")[1].split()[:2] == [MODEL, "1"]
-        assert run("--by", "model", "--admin", "127.0.0.1:1") == table
-        told = json.loads(run("--format", "json", "--admin", "127.0.0.1:1"))
+        # The file of this machine is asked where its own gateway does not run, and never for another that is named.
+        assert run("--by", "model") == table
+        told = json.loads(run("--format", "json"))
         assert told["total"]["requests"] == 1
-        assert "sim" in run("--by", "provider", "--format", "csv", "--admin", "127.0.0.1:1")
-        report = run("--slo", "--admin", "127.0.0.1:1")
+        assert "sim" in run("--by", "provider", "--format", "csv")
+        report = run("--slo")
         assert "kept" in report
         assert "availability" in report
 
@@ -321,9 +322,68 @@ def test_the_start_does_not_fail_for_the_ledgers_sake(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
     with SimThread(sim), Gateway(tmp_path, [Provider(sim)], errors_expected=True) as gateway:
         ask(gateway, temperature=0.5)
-        assert gateway.admin("/admin/usage").status == 404
+        assert gateway.admin("/admin/usage").status == 503
         assert gateway.admin("/admin/slo").status == 200
-    assert "no ledger" in gateway.said()
+        until(lambda: gateway.metrics()["dandolo_ledger_up"] == 0)
+        # As soon as there is a place for it, it begins.
+        (tmp_path / "state").unlink()
+        until(lambda: gateway.metrics()['dandolo_journal_up{worker="0"}'] == 1)
+        ask(gateway, temperature=0.5)
+        until(lambda: gateway.metrics()["dandolo_ledger_up"] == 1)
+        assert usage(gateway)["total"]["requests"] == 1
+    assert "the ledger cannot be written" in gateway.said()
+
+
+def test_without_a_journal_only_keys_with_a_budget_are_refused(tmp_path: Path) -> None:
+    sim = SimProvider("sim", script=Script(tokens=10))
+    other = "sk-other-0123456789abcdef0123456789abcdef"
+    keys = [{"key": other, "name": "free"}, {"key": KEY, "name": "bounded", "budget_usd_per_day": 1000.0}]
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/journal").write_text("a file where the folder should be")
+    with SimThread(sim), Gateway(tmp_path, [Provider(sim, models=PRICES)], keys=keys, errors_expected=True) as gateway:
+        for stream in (False, True):
+            body = {**CHAT, "temperature": 0.5, "stream": stream}
+            refused = gateway.ask(request(body=body, key=KEY))
+            assert (refused.status, refused.error["code"]) == (503, "ledger_full")
+            assert "there is no journal" in refused.error["message"]
+            assert gateway.ask(request(body=body, key=other)).status == 200
+        metrics = gateway.metrics()
+        assert metrics['dandolo_journal_up{worker="0"}'] == 0
+        assert metrics['dandolo_journal_unwritten_total{worker="0"}'] >= 2
+        assert sim.received == 2
+        (tmp_path / "state/journal").unlink()
+        until(lambda: gateway.ask(request(body={**CHAT, "temperature": 0.5}, key=KEY)).status == 200)
+        rows = {row["key"]: row for row in usage(gateway, "by=key")["rows"]}
+        assert rows["bounded"]["calls"] == 1
+
+
+def test_without_a_ledger_budgets_hold_by_the_board_and_what_was_saved(tmp_path: Path) -> None:
+    sim = SimProvider("sim", script=Script(tokens=1000))
+    keys = [{"key": KEY, "name": "bounded", "budget_usd_per_day": 0.02, "admin": True}]
+    toml = "[ledger]\nenabled = false\n"
+    with SimThread(sim):
+        gateway = Gateway(tmp_path, [Provider(sim, models=PRICES)], keys=keys, toml=toml)
+        body = {**CHAT, "temperature": 0.5, "max_tokens": 2000}
+        with gateway, gateway.client() as client:
+            for _ in range(100):
+                client.send(request(body=body, key=KEY))
+                answer = client.answer()
+                if answer.status != 200:
+                    break
+            assert (answer.status, answer.error["code"]) == (402, "budget_exceeded")
+        # An orderly end keeps it.
+        with gateway:
+            assert gateway.ask(request(body=body, key=KEY)).status == 402
+
+
+def test_a_kept_answer_that_is_not_there_is_no_failure(tmp_path: Path) -> None:
+    sim = SimProvider("sim", script=Script(tokens=10))
+    with SimThread(sim), Gateway(tmp_path, [Provider(sim, models=PRICES)]) as gateway:
+        only = {"Cache-Control": "only-if-cached"}
+        absent = gateway.ask(request(body={**CHAT, "temperature": 0}, headers=only))
+        assert (absent.status, absent.error["code"]) == (504, "not_cached")
+        row = usage(gateway)["total"]
+        assert (row["requests"], row["failed"], row["refused"], row["cache_hits"], row["calls"]) == (1, 0, 0, 0, 0)
 
 
 def test_nothing_is_written_where_the_ledger_is_off(tmp_path: Path) -> None:
@@ -403,6 +463,76 @@ def test_both_calls_of_a_hedge_are_written_down(tmp_path: Path, winner: str) -> 
         assert (one["provider"], one["attempts"], one["unsettled"]) == (winner, 2, [])
 
 
+def test_a_backup_has_all_that_was_written_down_until_then(tmp_path: Path) -> None:
+    sim = SimProvider("sim", script=Script(tokens=1))
+    toml = "[cache]\nlevels = []\n"
+    copies = iter(range(10))
+
+    def copied() -> tuple[int, str]:
+        """How many calls a new backup has, and what was said."""
+        into = tmp_path / f"backups{next(copies)}"
+        command = [sys.executable, "-m", "dandolo", "backup", str(into), "--config", str(gateway.config)]
+        environ = {**os.environ, "PROVIDER_KEY_0": "sk-provider-0123456789"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ)
+        assert done.returncode == 0, done.stderr
+        (folder,) = into.iterdir()
+        return reading.usage(folder / "ledger.db", reading.Question())["total"]["calls"], done.stderr
+
+    def many() -> None:
+        with gateway.client() as client:
+            for _ in range(50):
+                client.send(request(body={**CHAT, "temperature": 0.5}))
+                assert client.answer().status == 200
+
+    with SimThread(sim):
+        gateway = Gateway(tmp_path, [Provider(sim, models=PRICES)], toml=toml)
+        with gateway:
+            many()
+            assert copied() == (50, "")
+            # Nobody reads, and then everybody is dead: the backup does it itself.
+            os.kill(gateway.pid, signal.SIGSTOP)
+            many()
+            gateway.kill()
+        assert copied() == (100, "")
+        assert not list((tmp_path / "state/journal").iterdir())
+
+
+@pytest.mark.parametrize("winner", ["a", "b"])
+def test_a_key_is_charged_for_both_calls_of_a_hedge(tmp_path: Path, winner: str) -> None:
+    a, b = SimProvider("a", script=Script(tokens=5)), SimProvider("b", script=Script(tokens=5))
+    providers = [Provider(a, models=PRICES), Provider(b, models=PRICES)]
+    keys = [{"key": KEY, "name": "bounded", "budget_usd_per_day": 0.009, "admin": True}]
+    # Without a ledger: the board is told by nobody else.
+    toml = "[ledger]\nenabled = false\n"
+    with (
+        SimThread(a),
+        SimThread(b),
+        Gateway(tmp_path, providers, keys=keys, routing={"hedge": True}, toml=toml) as gateway,
+    ):
+
+        def streamed(**fields: object) -> tuple[str | None, float]:
+            """Who answered, and what the key was charged for it."""
+            before = gateway.admin("/admin/keys").json["keys"][0]["usage"]["spent_usd_day"]
+            body = {**CHAT, "temperature": 0.5, "stream": True, "max_tokens": 1000, **fields}
+            answer = gateway.ask(request(body=body, key=KEY))
+            assert answer.status == 200, answer.body
+            until(lambda: gateway.admin("/admin/keys").json["keys"][0]["usage"]["reserved_usd"] == 0)
+            after = gateway.admin("/admin/keys").json["keys"][0]["usage"]["spent_usd_day"]
+            return answer.header("x-dandolo-provider"), after - before
+
+        usual = [streamed()[1] for _ in range(30)][-1]
+        a.script = Script(tokens=5, first_token_s=30.0 if winner == "b" else 0.8)
+        b.script = Script(tokens=5, first_token_s=30.0 if winner == "a" else 0.0)
+        who, charged = streamed()
+        assert (who, b.received) == (winner, 1)
+        # One is charged for its answer, the other for what it was sent.
+        assert usual + 10e-6 < charged < 4 * usual
+        # Where two calls could cost more than is left, there is one.
+        a.script, b.script = Script(tokens=5, first_token_s=0.8), Script(tokens=5)
+        assert streamed(max_tokens=3500)[0] == "a"
+        assert b.received == 1
+
+
 # -- kill −9 -------------------------------------------------------------------------------------------------------
 
 
@@ -459,6 +589,14 @@ def test_the_ledger_is_the_providers_bill_after_kill_9_but_for_what_was_under_wa
         left = tmp_path / "state/journal"
         until(lambda: len(list(left.glob("*.ring"))) <= 2, 30, "journals of the dead are not read")
         total = usage(gateway)
+        command = [sys.executable, "-m", "dandolo", "usage", "--unsettled", "--config", str(gateway.config)]
+        environ = {**os.environ, "PROVIDER_KEY_0": "sk-provider-0123456789"}
+        said = {
+            form: subprocess.run(
+                [*command, "--format", form], capture_output=True, text=True, timeout=30, env=environ, check=True
+            ).stdout
+            for form in ("table", "csv", "json")
+        }
     assert len(answered) > 200
     with sqlite3.connect(tmp_path / "state/ledger.db") as ledger:
         parts = reading.settlements(tmp_path / "state/ledger.db")
@@ -475,6 +613,10 @@ def test_the_ledger_is_the_providers_bill_after_kill_9_but_for_what_was_under_wa
     assert all(paid[name] == stub.bill[name] for name in paid)
     assert summed == (sum(paid.values()) * 1000, len(paid))
     assert total["unsettled"]["count"] == len(unsettled) <= 6 * 8
+    assert {one["id"] for one in total["unsettled"]["newest"]} == unsettled
+    assert {line.split()[1] for line in said["table"].splitlines()[1:]} == unsettled
+    assert {row["id"] for row in csv.DictReader(io.StringIO(said["csv"]))} == unsettled
+    assert {one["id"] for one in json.loads(said["json"])["newest"]} == unsettled
 
 
 def fixed() -> dict[str, object]:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -210,6 +211,7 @@ def test_the_control_process_killed_and_started_again_loses_no_request(tmp_path:
             before = gateway.workers()
             os.kill(gateway.pid, signal.SIGKILL)
             assert gateway.wait() == -signal.SIGKILL
+            counted = load.answers + new.answers
             load.more(100)  # orphans serve
             gateway.start()
             after = gateway.workers()
@@ -217,6 +219,10 @@ def test_the_control_process_killed_and_started_again_loses_no_request(tmp_path:
             load.more(100)
         assert load.failures + new.failures == []
         assert not set(after) & set(before)
+        # What they told nobody meanwhile, they told the one who came.
+        missing = load.answers + new.answers - counted
+        until(lambda: total(gateway) >= missing, what="records of orphans are missing")
+        assert gateway.metrics()["dandolo_records_dropped_total"] == 0
 
 
 @pytest.mark.promise("54")
@@ -449,3 +455,44 @@ def test_replaced_workers_and_reloads_take_up_a_renewed_certificate(tmp_path: Pa
         until(lambda: "changed server.tls" in gateway.said())
         assert served(gateway.port) not in (before, second)
         assert gateway.workers() == workers
+
+
+# -- one for a state folder ----------------------------------------------------------------------------------------
+
+
+def test_a_second_one_on_a_state_folder_is_refused(tmp_path: Path) -> None:
+    with running(tmp_path) as gateway:
+        text = gateway.config.read_text()
+        other = tmp_path / "other.toml"
+        other.write_text(text)
+        command = [sys.executable, "-m", "dandolo", "serve", "--config", str(other)]
+        environ = {**os.environ, "PROVIDER_KEY_0": "sk-provider-0123456789"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environ)
+        assert done.returncode == 1
+        assert f"process {gateway.pid} uses {tmp_path / 'state'} already" in done.stderr
+        assert "server.state_dir" in done.stderr
+        assert gateway.ask(request()).status == 200
+        gateway.kill()
+        # Nothing is left of the dead.
+        gateway.start()
+        assert gateway.ask(request()).status == 200
+
+
+def test_who_takes_over_has_the_state_folder(tmp_path: Path) -> None:
+    lock = tmp_path / "state/serve.lock"
+    with running(tmp_path, fixed=True, errors_expected=True) as gateway:
+        assert lock.read_text() == f"{gateway.pid}\n"
+        successor = Gateway.beside(gateway, "--upgrade")
+        with successor:
+            gateway.wait()
+            until(lambda: lock.read_text() == f"{successor.pid}\n")
+            # Killed alone: its workers go on, and hold nothing.
+            process = successor._process
+            assert process is not None
+            process.kill()
+            process.wait()
+            assert successor.ask(request()).status == 200
+            successor._process = None
+            successor.start()
+            assert lock.read_text() == f"{successor.pid}\n"
+            assert successor.ask(request()).status == 200

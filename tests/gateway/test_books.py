@@ -169,5 +169,17 @@ def test_books_are_kept_where_they_are_wanted_and_can_be(tmp_path: Path, caplog:
     books.close()
     (tmp_path / "state" / "journal").rename(tmp_path / "away")
     (tmp_path / "state" / "journal").write_text("no folder")
-    assert Books.open(config(), PREFIX) is None
+    unwritten = Books.open(config(), PREFIX)
+    assert unwritten is not None
+    assert not unwritten.written
     assert "no journal" in caplog.text
+    refusal = unwritten.no_room()
+    assert (refusal.status, refusal.code) == (503, "ledger_full")
+    assert "there is no journal" in refusal.message
+    # Whoever ends is counted as not written down.
+    unwritten.ended(exchange(status=404, model="invented", cache=""))
+    assert unwritten.journal.dropped == 1
+    unwritten.close()
+    caplog.clear()
+    Books.open(config(), PREFIX, quiet=True)
+    assert not caplog.text
