@@ -100,7 +100,7 @@ def landed(exchange: Exchange, error: BaseException | None) -> None:
     entry: Entry | None = None
     if caching is not None and call is not None and not unwanted:
         if error is None and body is not None and exchange.target is not None:
-            if exchange.looking is None:
+            if exchange.looking is None or (flight is None and exchange.looking.ours):
                 caching.draft(exchange, plan, call, body)
             else:
                 entry = _keep(exchange, caching, plan, call, body)

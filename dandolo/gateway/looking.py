@@ -79,6 +79,13 @@ class Looking:
         if not self.exchange.ended:
             self.exchange.over(error or asyncio.CancelledError())
 
+    @property
+    def ours(self) -> bool:
+        """Whether the answer is for memory here only, and for whoever asks this process for it."""
+        if self.exchange.gateway.tiers is not None:
+            return False
+        return self._shares is None or self._shares.peers.owner(self.key) is None
+
     def landed(self, entry: Entry | None) -> None:
         """The call is over; `entry` is its answer as it is kept, which those who own the key are told."""
         self._entry = entry

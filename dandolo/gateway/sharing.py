@@ -93,7 +93,11 @@ class Sharing:
     def value(self, key: bytes) -> Value | None:
         """The answer under a key."""
         caching = self._gateway.plane.caching
-        if caching is None or key not in caching.memory:
+        if caching is None:
+            return None
+        if caching.drafts and key in caching.drafts:
+            caching.settle()
+        if key not in caching.memory:
             return None
         kept = caching.memory.get(key, _now() + STEADY_OFFSET_S)
         if kept is None:
