@@ -4,6 +4,10 @@ Transports are replaced by objects that drop what they are given, so that only p
 the exchange, usage and the record remain. `python -m bench.micro.path [--limits] [--workers N] [--ledger] [--profile]`;
 with `--limits` the key has every limit there is, none of which is reached; `--workers` has it read what so many workers
 have counted; `--ledger` writes the journal too, which is emptied between rounds.
+
+`--levels memory,redis` asks for what may be kept, each time something new, with these tiers (none of them is
+started: they decline at once, and of a tier beyond memory only our own way to it is counted); `--siblings` besides
+with a sibling to share with, who is not there, so that each key is our own. `--off` is the same without a cache.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import cProfile
 import gc
+import itertools
 import json
 import mmap
 import os
@@ -23,10 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from dandolo.board import Board
+from dandolo.cache.peers.place import Membership
 from dandolo.config import parse
+from dandolo.config.address import Listen
 from dandolo.control.log import format_record
 from dandolo.gateway.books import Books
+from dandolo.gateway.caching import secret_of
 from dandolo.gateway.gateway import Gateway
+from dandolo.gateway.sharing import Sharing
 from dandolo.journal import CURSOR_AT, Journal
 from dandolo.net.downstream import Downstream
 from dandolo.net.upstream import Upstream
@@ -67,6 +76,9 @@ ANSWER_HEAD = (
 )
 
 
+ROUNDS = 8
+
+
 class NullTransport:
     """A transport that takes everything and keeps nothing."""
 
@@ -100,7 +112,7 @@ class NullTransport:
     def abort(self) -> None: ...
 
 
-def body(size: int, messages: int, number: int) -> bytes:
+def body(size: int, messages: int, number: int, temperature: float = 0.7) -> bytes:
     """A chat completion of about `size` bytes."""
     text = 'the quick "brown" fox\njumps over the lazy dog and réflects upon its choice of path; '
     share = max(1, (size - 120) // messages // len(text.encode()))
@@ -108,7 +120,7 @@ def body(size: int, messages: int, number: int) -> bytes:
         {
             "model": "bench-model",
             "messages": [{"role": "user", "content": f"{number:08d} " + text * share} for _ in range(messages)],
-            "temperature": 0.7,
+            "temperature": temperature,
             "max_tokens": 256,
         },
         ensure_ascii=False,
@@ -119,6 +131,13 @@ def body(size: int, messages: int, number: int) -> bytes:
 async def main() -> None:
     os.environ.update(BENCH_KEY="bench-key-0123456789abcdef", BENCH_PROVIDER_KEY="provider")
     text = CONFIG.replace("LIMITS", LIMITS if "--limits" in sys.argv else "")
+    levels = sys.argv[sys.argv.index("--levels") + 1].split(",") if "--levels" in sys.argv else []
+    kept = bool(levels) or "--off" in sys.argv
+    folder = Path(tempfile.mkdtemp())
+    if kept:
+        text += f"[server]\nstate_dir = {json.dumps(str(folder))}\n[cache]\nlevels = {json.dumps(levels)}\n"
+        if "redis" in levels:
+            text += '[cache.redis]\nurl = "redis://127.0.0.1:9/0"\n'
     config = parse(text, "bench", os.environ)
     lines: list[bytes] = []
 
@@ -132,8 +151,14 @@ async def main() -> None:
     gateway = Gateway(config, take, board=Board(mmap.mmap(fd, 0), 0, gives_places=True))
     journal: Journal | None = None
     if "--ledger" in sys.argv:
-        journal = Journal(Path(tempfile.mkdtemp()), gateway.request_prefix)
+        journal = Journal(folder, gateway.request_prefix)
         gateway.books = Books(journal)
+    if gateway.tiers is not None and gateway.tiers.redis is not None:
+        gateway.tiers.redis._loop = asyncio.get_running_loop()
+    if "--siblings" in sys.argv:
+        members = Membership("a", (Listen("unix", path=str(folder / "a")),), (Listen("unix", path=str(folder / "b")),))
+        gateway.sharing = Sharing(gateway, members, secret_of(config))
+        gateway.sharing.peers._loop = asyncio.get_running_loop()
     client = Downstream(gateway, "127.0.0.1")
     client.connection_made(NullTransport())  # type: ignore[arg-type]
     runtime = next(iter(gateway.plane.fleet))
@@ -162,18 +187,26 @@ async def main() -> None:
         (32 * 1024, 20, 1000),
         (256 * 1024, 40, 200),
     ):
-        requests = []
-        for number in range(count):
-            content = body(size, messages, number)
-            requests.append(REQUEST_HEAD.format(number, len(content)).encode() + content)
+        # Where answers are kept, each round asks for what nobody has asked for before.
+        rounds = []
+        for turn in range(ROUNDS if kept else 1):
+            requests = []
+            for number in range(count):
+                content = body(size, messages, number + turn * count, 0.0 if kept else 0.7)
+                requests.append(REQUEST_HEAD.format(number, len(content)).encode() + content)
+            rounds.append(requests)
+        turns = itertools.cycle(rounds)
         answers = [(ANSWER_HEAD.format(len(answer), number)).encode() + answer for number in range(count)]
 
         def once() -> None:
-            for request, reply in zip(requests, answers, strict=True):  # noqa: B023
+            for request, reply in zip(next(turns), answers, strict=True):  # noqa: B023
                 client._requests = 0
                 client.data_received(request)
                 provider.data_received(reply)
             gateway.settle()
+            if gateway.tiers is not None:
+                # Written behind, by somebody who has no turn here.
+                gateway.tiers._queue.clear()
             if journal is not None:
                 struct.pack_into("<Q", journal._map, CURSOR_AT, journal._at)
 
@@ -182,7 +215,7 @@ async def main() -> None:
             for _ in range(int(sys.argv[sys.argv.index("--fixed") + 1])):
                 once()
             break
-        best = min(_timed(once) for _ in range(7)) / count
+        best = min(_timed(once) for _ in range(ROUNDS - 1)) / count
         print(f"{len(requests[0]):7d} bytes: {best * 1e6:7.2f} µs a request")
         if "--profile" in sys.argv and size == 1024:
             profile = cProfile.Profile()

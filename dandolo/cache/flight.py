@@ -23,11 +23,19 @@ H = TypeVar("H")
 class Follower(Protocol):
     """Whoever waits for a flight."""
 
-    place: int
-    """How many pieces it has taken."""
+    @property
+    def place(self) -> int:
+        """How many pieces it has taken."""
 
     def moved(self) -> None:
         """There is a head, another piece, or the end."""
+
+
+class Row(Protocol):
+    """Whoever hands pieces on to several followers together."""
+
+    def moved(self) -> None:
+        """There is another piece."""
 
 
 class Leading(Protocol):
@@ -54,8 +62,8 @@ class Flight(Generic[H]):
     """
 
     __slots__ = (
-        "_followers", "_trimmed", "bytes", "entry", "error", "head", "kept", "key", "landed", "leader", "paid",
-        "pieces", "unwanted", "whole",
+        "_apart", "_followers", "_trimmed", "bytes", "entry", "error", "head", "kept", "key", "landed", "leader",
+        "paid", "pieces", "rows", "unwanted", "whole",
     )  # fmt: skip
 
     def __init__(self, key: bytes) -> None:
@@ -77,8 +85,12 @@ class Flight(Generic[H]):
         """It was purged meanwhile: its answer is not to be kept."""
         self.paid = False
         """Whether its cost is on somebody's record."""
+        self.rows: list[Row] = []
+        """Whoever is told of pieces in the stead of followers (`join_row`)."""
         self._trimmed = 0
-        self._followers: list[Follower] = []
+        # In the order in which they came; those apart are told of pieces one by one.
+        self._followers: dict[Follower, None] = {}
+        self._apart: dict[Follower, None] = {}
 
     @property
     def followers(self) -> int:
@@ -92,19 +104,32 @@ class Flight(Generic[H]):
 
     def join(self, follower: Follower) -> None:
         """Wait for it too. The follower looks at once at what is there."""
-        self._followers.append(follower)
+        self._followers[follower] = None
+        self._apart[follower] = None
+
+    def join_row(self, follower: Follower) -> None:
+        """One of `rows` hands it what comes: it is told of the end only, until `leave_row`."""
+        self._apart.pop(follower, None)
+
+    def leave_row(self, follower: Follower) -> None:
+        """It goes at its own pace again."""
+        if follower in self._followers:
+            self._apart[follower] = None
 
     def leave(self, follower: Follower) -> bool:
         """Wait no longer. True when nobody is left, and the call is of no use to anybody who is here."""
-        if follower in self._followers:
-            self._followers.remove(follower)
+        self._followers.pop(follower, None)
+        self._apart.pop(follower, None)
         self.let_go()
         return not self._followers
 
     def let_go(self) -> None:
-        """Forget who made the call, once it has landed and nobody waits: each knows the other."""
+        """Forget who made the call and who told of it, once it has landed and nobody waits: each knows the other."""
+        if not self.landed or self._followers:
+            return
+        self.rows.clear()
         leader = self.leader
-        if leader is not None and self.landed and not self._followers:
+        if leader is not None:
             self.leader = None
             leader.let_go()
 
@@ -117,7 +142,11 @@ class Flight(Generic[H]):
         """Another piece of its answer."""
         self.pieces.append(piece)
         self.bytes += len(piece)
-        self._tell()
+        for row in self.rows:
+            row.moved()
+        if self._apart:
+            for follower in tuple(self._apart):
+                follower.moved()
 
     def trim(self) -> int:
         """Let go of pieces that everybody has; how many bytes the slowest is behind."""

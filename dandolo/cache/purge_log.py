@@ -2,9 +2,10 @@
 
 Whoever purges notes it there; the others are told by invalidation (`CLIENT TRACKING`), or where a server does not
 tell look every second. Until the log has been read, and again after a gap in what is told, nothing of the shared
-tier may be given: a purge might be among what is not known. Fields are `kind NUL name NUL soft`, values Unix seconds;
-what is older than any answer is swept out by whoever reads it. Clocks of hosts that share a tier must agree (NTP): an
-answer made by a clock that is ahead of the purger's outlives the purge by the difference.
+tier may be given: a purge might be among what is not known. Where the key holds something else, or the server refuses
+to show it, that is logged once and asked again every second, until it is mended. Fields are `kind NUL name NUL soft`,
+values Unix seconds; what is older than any answer is swept out by whoever reads it. Clocks of hosts that share a tier
+must agree (NTP): an answer made by a clock that is ahead of the purger's outlives the purge by the difference.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dandolo.cache.lifetime import DAY_S
 from dandolo.cache.policy import TTL_S_MAX
 from dandolo.cache.purges import PURGES_MAX
 from dandolo.cache.redis.connection import Failure, Outcome
+from dandolo.cache.redis.tier import PREFIX
 from dandolo.wire.resp import ErrorReply
 
 _log = logging.getLogger("dandolo")
@@ -57,6 +59,7 @@ class PurgeLog:
         self._wanted = True
         self._reading = False
         self._changes = 0
+        self._refused = ""
         self.known = False
 
     def changed(self) -> None:
@@ -67,7 +70,11 @@ class PurgeLog:
 
     def due(self, now: float) -> bool:
         """Whether to `read` now (monotonic seconds)."""
-        return not self._reading and (self._wanted or (not self._asks.tracks and now - self._read_at >= POLL_S))
+        if self._reading:
+            return False
+        if self._wanted and not self._refused:
+            return True
+        return (self._wanted or not self._asks.tracks) and now - self._read_at >= POLL_S
 
     async def read(self, now: float, unix: float) -> bool:
         """Read the log and apply what it says; whether it could be read."""
@@ -83,7 +90,11 @@ class PurgeLog:
             # Not told, and not reached: nothing of it may be given until it is.
             self.known = False
             self._wanted = True
+            self._note_refusal(reply)
             return False
+        if self._refused:
+            self._refused = ""
+            _log.info("the list of purges in Redis can be read again")
         old = []
         told: dict[bytes, float] = {}
         for field, value in fields.items():
@@ -110,6 +121,29 @@ class PurgeLog:
             self._wanted = False
             self.known = True
         return True
+
+    def _note_refusal(self, reply: Outcome) -> None:
+        """Say once that the server is there and the list cannot be read, and what is to be done about it."""
+        if isinstance(reply, Failure):
+            # The connection's own trouble, which its breaker tells of; whatever was refused is asked anew after it.
+            return
+        code = reply.code.decode("ascii", "replace")[:32] if isinstance(reply, ErrorReply) else "no list"
+        if code == self._refused:
+            return
+        self._refused = code
+        name = (PREFIX + KEY).decode("ascii")
+        if code == "WRONGTYPE":
+            advice = "it is somebody else's key; `UNLINK` or rename it"
+        elif code == "NOPERM":
+            advice = "our Redis user needs the rights to +hgetall, +hset and +hdel it"
+        else:
+            advice = "it must be a hash that we may read"
+        _log.error(
+            "the key %s in Redis cannot be read as our list of purges (%s), and without it the shared cache is off: %s",
+            name,
+            code,
+            advice,
+        )
 
     async def _tell_again(self, told: dict[bytes, float], unix: float) -> None:
         """What we know and the log does not: a server that went back to what it had saved has forgotten purges, and

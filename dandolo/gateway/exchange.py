@@ -68,6 +68,9 @@ class Exchange(Progress):
             if isinstance(self.flight.leader, Lone):
                 self.flight.leader.abandoned = True
             return
+        if self.looking is not None and self.looking.waits:
+            self.looking.cancel()
+            return
         strand = self.tell_on()
         if self.hedge is not None and self.hedge.running:
             self.hedge.cancel()
@@ -76,6 +79,9 @@ class Exchange(Progress):
 
     def interrupt(self, error: GatewayError) -> None:
         """End the story with `error` where it waits (a drain whose time is up)."""
+        if self.looking is not None and self.looking.waits:
+            self.looking.cancel(error)
+            return
         strand = self.tell_on()
         if strand is not None:
             strand.throw(error)
@@ -112,12 +118,13 @@ class Exchange(Progress):
         if call.json is not None and is_auto(plane, call.model):
             select(self, call)
         lane = self.lane = self._lane(call)
-        if self.begun is None and plane.caching is not None and not (call.stream and self.annotates):
+        fresh = self.begun is None and not self.leads
+        if fresh and plane.caching is not None and not (call.stream and self.annotates):
             plan = self.plan = self.plan or plane.caching.plan(self, call, lane)
             if plan is not None:
                 await self.gateway.fly(self, call, lane, plan)
                 return
-        if self.begun is None and call.endpoint.name in LISTS and plane.config.routing.batch_window:
+        if fresh and call.endpoint.name in LISTS and plane.config.routing.batch_window:
             await self.gateway.batches.ask(self, call, lane)
         else:
             await self.ask(call, lane)

@@ -2,7 +2,8 @@
 
 The call is a `Detached` one, so that the first who asked may leave without harm to the others; whoever is left last
 cancels it. Every follower is served at its own pace from the pieces of the flight: in the form in which they come,
-or, where it asked for the other form, when the whole answer is there.
+or, where it asked for the other form, when the whole answer is there. Those that have all the pieces there are get the
+next together (`gateway.rows`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dandolo.api.call import Call
-from dandolo.api.usage import Usage, facts
+from dandolo.api.usage import Usage
 from dandolo.cache import headers
 from dandolo.cache.flight import Flight
 from dandolo.cache.headers import Outcome, forwarded
@@ -21,14 +22,17 @@ from dandolo.gateway.answers import STREAM
 from dandolo.gateway.keeping import STEADY_OFFSET_S
 from dandolo.gateway.leading import Begun, Lone
 from dandolo.gateway.making import Leader, Tiered
+from dandolo.gateway.rows import Row, row_of
 from dandolo.net.strand import Waiter
-from dandolo.wire import sse
 from dandolo.wire.client import Response
 
 if TYPE_CHECKING:
     from dandolo.gateway.exchange import Exchange
     from dandolo.gateway.keeping import Plan
     from dandolo.gateway.ways import Lane
+
+REPLAY_BYTES = 64 * 1024
+"""Pieces that came before a follower did are sent together, so much at a time."""
 
 _now = time.monotonic
 
@@ -90,12 +94,23 @@ class Following:
         self._flight = flight
         self._sending = False
         self._paused = False
-        self.place = 0
-        """How many pieces of the flight it has been sent."""
-        self.payload_bytes = 0
+        self._row: Row | None = None
+        """With whom it is sent the next pieces, once it has all before."""
+        self._place = 0
+        self._payload_bytes = 0
         self._began_at = 0.0
         self.done: Waiter[bool] = Waiter()
         """True: it has its answer; False: it must ask alone."""
+
+    @property
+    def place(self) -> int:
+        """How many pieces of the flight it has been sent."""
+        return self._place if self._row is None else self._row.place
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of content that it has been sent."""
+        return self._payload_bytes if self._row is None else self._payload_bytes + self._row.sent_bytes
 
     async def follow(self) -> None:
         """Be served by the flight. Raises GatewayError."""
@@ -113,6 +128,7 @@ class Following:
                     return
             raise
         finally:
+            self._leave_row()
             if flight.leave(self) and not flight.landed and flight.leader is not None:
                 flight.leader.left()
         tiered, caching = flight.kept, exchange.plane.caching
@@ -144,9 +160,8 @@ class Following:
             return
         live = begun is not None and not begun.whole and begun.events == self._call.stream
         if begun is not None and live:
-            if not self._sending:
-                self._begin(begun)
-            self._send_on()
+            if self._row is None:
+                self._send_on(begun)
             if flight.landed and self.place == len(flight.pieces) and not self._paused:
                 self._end()
         elif flight.landed:
@@ -155,7 +170,7 @@ class Following:
             else:
                 self._whole(begun)
 
-    def _begin(self, begun: Begun) -> None:
+    def _begin(self, begun: Begun, first: bytes) -> None:
         exchange = self._exchange
         self._sending = True
         self._began_at = _now()
@@ -165,23 +180,49 @@ class Following:
         head = exchange.lent_head()
         if begun.events:
             head += STREAM
-        exchange.client.begin_stream(begun.status, head, self, begun.length)
+        exchange.client.begin_stream(begun.status, head, self, begun.length, first)
 
-    def _send_on(self) -> None:
-        pieces, client = self._flight.pieces, self._exchange.client
-        hides = self._call.stream and not self._call.usage_wanted
-        while self.place < len(pieces) and not self._paused and not client.lost:
-            piece = pieces[self.place]
-            self.place += 1
-            if hides and piece.find(b'"usage"') >= 0:
-                piece = _without_usage(piece)
-            if piece:
-                self.payload_bytes += len(piece)
-                client.write(piece)
-        exchange = self._exchange
+    def _send_on(self, begun: Begun) -> None:
+        """Send what there is beyond its place, the head before it if that has not gone out."""
+        flight, exchange = self._flight, self._exchange
+        pieces, client = flight.pieces, exchange.client
+        hides = begun.events and not self._call.usage_wanted
+        row: Row | None = None
+        while (self._place < len(pieces) or not self._sending) and not self._paused and not client.lost:
+            batch: list[bytes] = []
+            size = 0
+            while self._place < len(pieces) and size < REPLAY_BYTES:
+                piece = pieces[self._place]
+                if hides and piece.find(b'"usage"') >= 0:
+                    row = row or row_of(flight, client, hides=True)
+                    piece = row.shown(self._place)
+                batch.append(piece)
+                size += len(piece)
+                self._place += 1
+            content = batch[0] if len(batch) == 1 else b"".join(batch)
+            self._payload_bytes += size
+            if not self._sending:
+                self._begin(begun, content)
+            elif content:
+                client.write(content)
         if exchange.first_token_at is None and (first := self._leader().first_token_at) is not None:
             # Of the call, or of what this client was sent of it, if it came later.
             exchange.first_token_at = max(first, self._began_at)
+        if (
+            exchange.first_token_at is not None
+            and self._place == len(pieces)
+            and not (self._paused or flight.landed or client.lost)
+        ):
+            row = self._row = row_of(flight, client, hides=hides)
+            self._payload_bytes -= row.sent_bytes
+            row.enter(self, client.transport)
+
+    def _leave_row(self) -> None:
+        row = self._row
+        if row is not None:
+            self._place, self._payload_bytes = self.place, self.payload_bytes
+            self._row = None
+            row.leave(self)
 
     def _end(self) -> None:
         exchange, flight = self._exchange, self._flight
@@ -215,7 +256,7 @@ class Following:
         exchange.relay = self
         if exchange.lent is not None:
             exchange.lent = _of_kind(exchange.lent, b"text/event-stream")
-        self.payload_bytes = len(events)
+        self._payload_bytes = len(events)
         exchange.client.begin_stream(begun.status, exchange.lent_head() + STREAM, self, first=events)
         exchange.client.end_stream()
         self.done.set(True)
@@ -243,6 +284,7 @@ class Following:
     def pause(self) -> None:
         """The client is slow."""
         self._paused = True
+        self._leave_row()
 
     def resume(self) -> None:
         """The client has caught up."""
@@ -256,16 +298,3 @@ class Following:
 def _of_kind(response: Response, kind: bytes) -> Response:
     """A provider's head for an answer that is sent in another form than it came in."""
     return Response(response.status, response.minor, {**response.fields, b"content-type": kind})
-
-
-def _without_usage(piece: bytes) -> bytes:
-    """Events without those that hold nothing but usage."""
-    kept: list[bytes] = []
-    for event in sse.split(piece):
-        data = sse.parse(event)[1]
-        if data is not None and data.find(b'"usage"') >= 0:
-            found = facts(data)
-            if found is not None and found.choices == [] and found.usage is not None:
-                continue
-        kept.append(event)
-    return b"".join(kept)

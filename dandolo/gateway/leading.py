@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 from dandolo.api.call import Call
 from dandolo.api.usage import Usage
 from dandolo.errors import GatewayError, InternalError
+from dandolo.gateway.keeping import Times
 
 if TYPE_CHECKING:
+    from dandolo.cache.entry import Entry
+    from dandolo.gateway.caching import Caching
     from dandolo.gateway.exchange import Exchange
     from dandolo.gateway.keeping import Plan
 
@@ -64,13 +67,11 @@ class Lone:
 
 
 def may_lead(exchange: Exchange, call: Call, plan: Plan) -> bool:
-    """Whether a call may be made the short way though its answer is to be kept: nothing is there to be looked at."""
+    """Whether a call may be made the short way though its answer is to be kept: memory has nothing to be looked at."""
     gateway, caching, permission = exchange.gateway, exchange.plane.caching, plan.permission
     return (
         caching is not None
         and not call.stream
-        and gateway.tiers is None
-        and gateway.sharing is None
         and caching.aliases is None
         and permission.lookup
         and permission.store
@@ -99,13 +100,20 @@ def landed(exchange: Exchange, error: BaseException | None) -> None:
         gateway.flights.end(flight)
         unwanted = flight.unwanted
         flight.paid = True
+    entry: Entry | None = None
     if caching is not None and call is not None and not unwanted:
         if error is None and body is not None and exchange.target is not None:
-            caching.draft(exchange, plan, call, body)
+            if exchange.looking is None or (flight is None and exchange.looking.ours):
+                caching.draft(exchange, plan, call, body)
+            else:
+                entry = _keep(exchange, caching, plan, call, body)
         elif isinstance(error, GatewayError):
             caching.keep_refusal(plan, call, error, _now())
+    if exchange.looking is not None:
+        exchange.looking.landed(entry)
     if flight is not None:
         exchange.flight = None
+        flight.entry = entry
         if error is None and body is not None:
             flight.begin(Begun(200, events=False, whole=True))
             flight.add(body)
@@ -113,3 +121,15 @@ def landed(exchange: Exchange, error: BaseException | None) -> None:
         if error is not None and not isinstance(error, GatewayError):
             told = InternalError("an error within the gateway; it was logged with another request's id")
         flight.land(told)
+
+
+def _keep(exchange: Exchange, caching: Caching, plan: Plan, call: Call, body: bytes) -> Entry | None:
+    """Keep a plain answer in every tier, judged at once, since others are given it as an entry."""
+    assert exchange.target is not None
+    at = Times(exchange.started, _now(), caching.tags.get(exchange.tenant.name, ()))
+    provider = exchange.target.provider.encoded_name
+    entry = caching.keep(plan, call, 200, body, offsets=(), provider=provider, usage=exchange.costs(), at=at)
+    tiers = exchange.gateway.tiers
+    if entry is not None and tiers is not None:
+        tiers.keep(entry, plan.permission.scope)
+    return entry

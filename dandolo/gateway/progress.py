@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dandolo.gateway.gateway import Admitted, Gateway
     from dandolo.gateway.hedging import Hedge
     from dandolo.gateway.keeping import Plan
+    from dandolo.gateway.looking import Looking
     from dandolo.gateway.shortly import Begun
     from dandolo.gateway.spending import Held
     from dandolo.gateway.ways import Lane
@@ -67,6 +68,8 @@ class Progress(Timed):
     """Whether its stream goes to several clients, of whom some want to see its usage."""
     leads = False
     """Whether it makes its call under a plan, as one that others may join."""
+    looking: Looking | None = None
+    """Where it looks for an answer beyond memory, and who may follow it there."""
     flight: Flight[Any] | None = None
     """Through which others have joined."""
     whole: bytes | None = None

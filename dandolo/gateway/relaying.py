@@ -12,6 +12,7 @@ from dandolo.wire import sse
 
 if TYPE_CHECKING:
     from dandolo.gateway.leading import Begun
+    from dandolo.gateway.looking import Looking
     from dandolo.gateway.making import Leader
     from dandolo.gateway.seeking import Seeking
 
@@ -22,7 +23,7 @@ class Relaying:
 
     __slots__ = ("_began", "_flight", "_outlet", "_seeking", "place")
 
-    def __init__(self, seeking: Seeking, outlet: Outlet) -> None:
+    def __init__(self, seeking: Seeking | Looking, outlet: Outlet) -> None:
         self._seeking = seeking
         self._flight = seeking.leader.flight
         self._outlet = outlet

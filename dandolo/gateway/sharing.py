@@ -22,6 +22,7 @@ from dandolo.gateway.seeking import Seeking
 
 if TYPE_CHECKING:
     from dandolo.gateway.gateway import Gateway
+    from dandolo.gateway.looking import Looking
 
 _now = time.monotonic
 
@@ -32,7 +33,7 @@ class Sharing:
     def __init__(self, gateway: Gateway, membership: Membership, secret: bytes) -> None:
         """Opens the listening sockets. Raises OSError."""
         self._gateway = gateway
-        self._seeking: dict[bytes, Seeking] = {}
+        self._seeking: dict[bytes, Seeking | Looking] = {}
         self.peers = Peers(membership, secret, self)
 
     def start(self) -> None:
@@ -66,6 +67,10 @@ class Sharing:
             self._seeking[leader.plan.key] = seeking
         seeking.begin(without)
 
+    def register(self, looking: Looking) -> None:
+        """A call made the short way looks for its answer here; `forget` must follow."""
+        self._seeking[looking.key] = looking
+
     def value_of(self, entry: Entry, scope: str) -> Value | None:
         """An answer as peers may have it."""
         caching = self._gateway.plane.caching
@@ -78,7 +83,7 @@ class Sharing:
             return None
         return Value(record, scope) if len(record) <= RECORD_BYTES_MAX else None
 
-    def forget(self, seeking: Seeking) -> None:
+    def forget(self, seeking: Seeking | Looking) -> None:
         """It is over."""
         if self._seeking.get(seeking.key) is seeking:
             del self._seeking[seeking.key]
@@ -88,7 +93,11 @@ class Sharing:
     def value(self, key: bytes) -> Value | None:
         """The answer under a key."""
         caching = self._gateway.plane.caching
-        if caching is None or key not in caching.memory:
+        if caching is None:
+            return None
+        if caching.drafts and key in caching.drafts:
+            caching.settle()
+        if key not in caching.memory:
             return None
         kept = caching.memory.get(key, _now() + STEADY_OFFSET_S)
         if kept is None:

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dandolo.api import faults, usage
-from dandolo.api.call import read
+from dandolo.api.call import Call, read
 from dandolo.cache.headers import Outcome, forwarded
 from dandolo.gateway.attempt import FIRST_BYTE
 from dandolo.gateway.choice import Ask
@@ -40,8 +40,7 @@ MISSED = forwarded(Outcome.MISS, stored=True)
 
 def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
     """Send the first attempt at once; False when the story has to be told from its beginning."""
-    plane, admitted = exchange.plane, exchange.admitted
-    candidate: Candidate | None = None
+    plane = exchange.plane
     try:
         # Whatever may be refused is judged before anything is taken that would have to be given back.
         call = exchange.call = read(exchange.endpoint, exchange.request.body, b"")
@@ -59,6 +58,23 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
                     return True
                 if not may_lead(exchange, call, plan):
                     return False
+                if exchange.gateway.tiers is not None or exchange.gateway.sharing is not None:
+                    # Loaded only where there is more than memory; it goes on with `send_shortly`.
+                    from dandolo.gateway.looking import Looking
+
+                    Looking(exchange, call, plan, lane).begin()
+                    return True
+    except Exception as error:
+        exchange.over(error)
+        return True
+    return send_shortly(exchange, lane, call, now)
+
+
+def send_shortly(exchange: Exchange, lane: Lane, call: Call, now: float) -> bool:
+    """Send the first attempt of a call that nothing is kept for; False when its story has to be told."""
+    plane, admitted = exchange.plane, exchange.admitted
+    candidate: Candidate | None = None
+    try:
         route = lane.route
         pool = route.pool
         only = pool.single
@@ -102,7 +118,7 @@ def begin_shortly(exchange: Exchange, lane: Lane) -> bool:
         exchange.chosen = candidate
         return False
     plan = exchange.plan
-    if plan is not None:
+    if plan is not None and not exchange.leads:
         exchange.leads = True
         exchange.gateway.flights.lead(plan.key, exchange)
         exchange.cache = "miss"

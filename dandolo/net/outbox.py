@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from weakref import WeakKeyDictionary
 
 _log = logging.getLogger("dandolo")
@@ -52,6 +53,21 @@ class Outbox:
         pending.append((transport, data))
         if len(pending) >= WRITES_MAX or len(data) >= LARGE_BYTES:
             self.flush()
+
+    def spread(self, transports: Collection[asyncio.WriteTransport], data: bytes) -> None:
+        """Send the same to many, now, after what waits: they are a turn's writes by themselves."""
+        self.writes += len(transports)
+        self.flush()
+        if self._flushing:
+            # In the middle of a flush, which goes on until nothing is left.
+            self.pending.extend((transport, data) for transport in transports)
+            return
+        for transport in transports:
+            if not transport.is_closing():
+                try:
+                    transport.write(data)
+                except Exception:
+                    _log.exception("a write failed; the others of its row go on")
 
     def beat(self) -> None:
         """Tell what the traffic is like, every tenth of a second: when it is thin, writes go out at once.

@@ -75,6 +75,61 @@ def test_identical_requests_on_three_processes_are_one_call(trio: Trio, stream: 
     assert sorted(answer.header("x-cache") or "" for answer in answers) == ["COLLAPSED"] * 5 + ["MISS"]
 
 
+def test_calls_made_the_short_way_are_shared_too(trio: Trio) -> None:
+    workers, sim = trio
+    with clients(*workers, *workers) as open_:
+
+        def at_once(text: str) -> list[str | None]:
+            for client in open_:
+                client.send(body(text))
+            answers = [client.answer() for client in open_]
+            assert len({text_of(answer) for answer in answers}) == 1
+            return [answer.header("x-cache") for answer in answers]
+
+        # A connection that has asked before takes the short way, if a provider's is at hand.
+        for number, client in enumerate(open_):
+            client.send(body(f"warm  {number}"))
+            assert client.answer().status == 200
+        sim.script = Script(first_token_s=0.2)
+        sim.forget()
+        for number in range(4):
+            assert sorted(map(str, at_once(f"short {number}"))) == ["COLLAPSED"] * 5 + ["MISS"]
+        assert len(sim.requests) == 4
+        # What one has, the others find, whoever owns the key.
+        sim.script = Script()
+        for number in range(8):
+            first, *others = (open_[(number + step) % 3] for step in range(3))
+            first.send(body(f"found {number}"))
+            assert first.answer().header("x-cache") == "MISS"
+            for client in others:
+                client.send(body(f"found {number}"))
+                assert client.answer().status == 200
+        assert len(sim.requests) <= 4 + 8 + 1
+    until(lambda: sim.in_flight == 0)
+
+
+@pytest.mark.parametrize("held", ["by its client", "by others only"])
+def test_short_call_whose_client_leaves_goes_on_for_other_processes(trio: Trio, held: str) -> None:
+    workers, sim = trio
+    with clients(*workers) as open_:
+        for number, client in enumerate(open_):
+            client.send(body(f"warm {held} {number}"))
+            assert client.answer().status == 200
+        sim.script = Script(first_token_s=0.6)
+        sim.forget()
+        first, second, third = open_
+        first.send(body(f"left {held} ."))
+        until(lambda: sim.in_flight == 1)
+        second.send(body(f"left {held} ."))
+        third.send(body(f"left {held} ."))
+        time.sleep(0.2)
+        if held == "by others only":
+            first.reset()
+        answers = [client.answer() for client in ((second, third) if first.socket.fileno() < 0 else open_)]
+        assert len({text_of(answer) for answer in answers}) == 1
+        assert len(sim.requests) == 1
+
+
 def test_mixed_forms_are_one_call(trio: Trio) -> None:
     workers, sim = trio
     sim.script = Script(first_token_s=0.2, tokens_per_s=400, tokens=20)

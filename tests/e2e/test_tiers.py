@@ -477,6 +477,26 @@ def test_purge_that_redis_forgot_is_told_again(tmp_path: Path, told: bool) -> No
                 assert outcome(ask(two))[0] == "MISS"
 
 
+@needs_redis
+def test_somebody_elses_key_under_the_name_of_the_purges_is_told_and_harms_nobody(tmp_path: Path) -> None:
+    levels = ["memory", "redis"]
+    with RealRedis(tmp_path) as server, provider() as sim:
+        server.ask("SET", "dandolo:!purges", "mine")
+        with gateway(tmp_path / "a", sim, levels, redis(server), errors_expected=True) as one:
+            said = until(lambda: [line for line in one.errors() if "dandolo:!purges" in str(line)])
+            assert "UNLINK" in str(said[0])
+            assert outcome(ask(one))[0] == "MISS"
+            assert outcome(ask(one)) == ("HIT", "l1")
+            assert one.metrics()['dandolo_cache_tier_up{tier="l2"}'] == 0.0
+            failed = purge(one, {"model": "sim/m"})
+            assert (failed.status, outcome(ask(one))[0]) == (207, "MISS")
+            server.ask("UNLINK", "dandolo:!purges")
+            connected(one)
+            # What could not be told then is told now.
+            until(lambda: server.ask("EXISTS", "dandolo:!purges") == 1)
+            assert len([line for line in one.errors() if "cannot be read" in str(line)]) == 1
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [

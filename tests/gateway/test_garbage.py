@@ -7,6 +7,7 @@ import gc
 import json
 import socket
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -45,11 +46,13 @@ async def ask(port: int, path: str, body: dict[str, object], *, leave: bool = Fa
     writer.close()
 
 
-async def garbage(sim: SimProvider, kind: str, *, leave: bool = False) -> Counter[str]:
-    """What a collection finds after EACH requests of a kind, by type."""
+async def garbage(
+    sim: SimProvider, kind: str, *, leave: bool = False, at_once: int = 1, cache: str = ""
+) -> Counter[str]:
+    """What a collection finds after EACH requests of a kind, by type; each asked by so many clients at once."""
     path, fields, fault = KINDS[kind]
     config = parse(
-        f'[[providers]]\nname = "sim"\nbase_url = "{sim.base_url}"\n[routing]\nbreaker = false\n', "test", {}
+        f'[[providers]]\nname = "sim"\nbase_url = "{sim.base_url}"\n[routing]\nbreaker = false\n{cache}', "test", {}
     )
     sock = socket.create_server(("127.0.0.1", 0))
     port = sock.getsockname()[1]
@@ -63,7 +66,7 @@ async def garbage(sim: SimProvider, kind: str, *, leave: bool = False) -> Counte
             number += 1
             messages = [{"role": "user", "content": f"{kind} {leave} {number}"}]
             asked = {"model": "m", **({"messages": messages} if "input" not in fields else {}), **fields}
-            await ask(port, path, asked, leave=leave)
+            await asyncio.gather(*(ask(port, path, asked, leave=leave) for _ in range(at_once)))
         async with asyncio.timeout(10.0):
             while worker.gateway.admission.in_flight:
                 await asyncio.sleep(0.01)
@@ -91,9 +94,9 @@ def sim():
         yield provider
 
 
-def found(sim: SimProvider, kind: str, *, leave: bool = False) -> Counter[str]:
+def found(sim: SimProvider, kind: str, *, leave: bool = False, at_once: int = 1, cache: str = "") -> Counter[str]:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(garbage(sim, kind, leave=leave))
+        return runner.run(garbage(sim, kind, leave=leave, at_once=at_once, cache=cache))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,3 +109,19 @@ def test_a_request_that_is_over_is_no_garbage(sim: SimProvider, kind: str) -> No
 def test_a_client_that_leaves_its_stream_leaves_no_garbage(sim: SimProvider) -> None:
     left = found(sim, "a stream", leave=True)
     assert left[Exchange.__name__] + left[EventRelay.__name__] <= GARBAGE_MAX, left
+
+
+@pytest.mark.parametrize("kind", ["kept", "a stream that is kept", "a stream that is cut"])
+def test_a_call_that_several_share_is_no_garbage(sim: SimProvider, kind: str) -> None:
+    left = found(sim, kind, at_once=3)
+    assert left[Exchange.__name__] + left["Detached"] + left["Flight"] + left["Row"] <= GARBAGE_MAX, left
+
+
+@pytest.mark.parametrize("kind", ["kept", "a stream that is kept", "a failure"])
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_call_whose_answer_goes_to_the_disk_is_no_garbage(
+    sim: SimProvider, tmp_path: Path, kind: str, at_once: int
+) -> None:
+    cache = f'[server]\nstate_dir = "{tmp_path}"\n[cache]\nlevels = ["memory", "sqlite"]\n'
+    left = found(sim, kind, at_once=at_once, cache=cache)
+    assert left[Exchange.__name__] + left["Detached"] + left["Flight"] + left["Looking"] <= GARBAGE_MAX, left

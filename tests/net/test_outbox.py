@@ -178,6 +178,27 @@ def test_a_real_transport_that_was_lost_harms_nobody(run: Run, caplog: pytest.Lo
     assert not caplog.records
 
 
+def test_what_is_for_many_follows_what_waits_and_leaves_at_once(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        rig = Rig()
+        broken, closing = Transport("broken", rig.log), Transport("closing", rig.log)
+        broken.error, closing.closing = RuntimeError("gone"), True
+        row = [cast(asyncio.WriteTransport, one) for one in (rig.a, broken, closing, rig.b)]
+        rig.write(rig.b, b"before")
+        rig.outbox.spread(row, b"all")
+        assert rig.log == [("b", b"before"), ("a", b"all"), ("b", b"all")]
+        # In the middle of a flush its rest comes first.
+        rig.log.clear()
+        rig.write(rig.a, b"1")
+        rig.write(rig.b, b"2")
+        rig.a.on_write = lambda: rig.outbox.spread(row[3:], b"3")
+        rig.outbox.flush()
+        assert rig.log == [("a", b"1"), ("b", b"2"), ("b", b"3")]
+
+    run(story())
+    assert len(caplog.records) == 1
+
+
 def test_each_loop_has_one(run: Run) -> None:
     seen: list[Outbox] = []
 
