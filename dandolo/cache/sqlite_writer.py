@@ -32,9 +32,9 @@ BATCHES_PER_TURN = 8
 CHUNKS_PER_TURN = 8
 RETRY_S = 30.0
 HELD_RETRY_S = 1.0
-HELD_S = 60.0
-"""How long another process may have the file before that is a fault: a worker that was replaced still finishes."""
 """A process that is replaced still has the file for as long as it drains."""
+HELD_S = 60.0
+"""How long another process may have the file before that is a fault."""
 TICK_S = 1.0
 PAUSE_S = 0.002
 """Between turns while there is more to delete: the disk is others' too."""

@@ -53,12 +53,8 @@ class Reload:
         self._choice = choice
         self._provisions = provisions
         self._on_changed = on_changed
-        self._files: dict[str, bytes] | None = None
-        """Those of the configuration in force."""
-
-    async def start(self) -> None:
-        """Take note of the files that the configuration names: reloads tell by them what was renewed."""
-        self._files = await _in_thread(files, self.config)
+        self._files = files(config)
+        """Those that the configuration in force names: a reload tells by them what was renewed."""
 
     async def once(self, workers: Workers) -> list[str]:
         """Read and change; what speaks against it (then everything stays as it was)."""
@@ -76,7 +72,7 @@ class Reload:
             self._limits.check(config)
             now = await _in_thread(files, config)
             changed = changes(self.config, config)
-            changed += [key for key, digest in now.items() if self._files and self._files[key] != digest]
+            changed += [key for key, digest in now.items() if self._files[key] != digest]
             changed = list(dict.fromkeys(changed))
             await self._prepare(workers, document)
             if wants_workers(changed):

@@ -413,7 +413,6 @@ class Process:
         gc.collect()
         gc.freeze()
         gc.enable()
-        self._tasks.spawn(self._reload.start(), "files of the configuration")
         self._tasks.spawn(clear(self._reload.config, self.workers), "files of workers")
 
     def _tick(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from dandolo.cache import sqlite_writer
 from dandolo.cache.generations import Marks
 from dandolo.cache.sqlite import Put, Sqlite
 from dandolo.cache.sqlite_file import APPLICATION_ID, VERSION
@@ -351,9 +352,13 @@ def test_a_file_beyond_a_lowered_bound_is_begun_anew(path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("held_s", [60.0, 0.0], ids=["for a while", "for too long"])
 def test_one_process_at_a_time_has_the_file_and_the_next_takes_over(
-    path: Path, caplog: pytest.LogCaptureFixture
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, held_s: float
 ) -> None:
+    monkeypatch.setattr(sqlite_writer, "HELD_S", held_s)
+    caplog.set_level(logging.INFO, "dandolo")
+
     async def main() -> None:
         async with started(path) as first:
             await first.put_many(puts(range(10)))
@@ -368,7 +373,9 @@ def test_one_process_at_a_time_has_the_file_and_the_next_takes_over(
                 assert await whole(second, range(10)) == list(range(10))
 
     asyncio.run(main())
-    assert len(alerts(caplog)) == 1
+    # Whoever is replaced has it for a while yet.
+    assert len(alerts(caplog)) == (0 if held_s else 1)
+    assert ("off until another process is done" in caplog.text) is bool(held_s)
 
 
 def a_folder(path: Path) -> None:
