@@ -54,7 +54,7 @@ CAPACITY_MIN: Final = 64 * 1024
 FILES_MAX: Final = 64
 """Journals that wait to be read; beyond, a new worker gets none (they are of dead ones, and nobody reads)."""
 
-NAME, SETTLED, SKIP = 1, 3, 4
+NAME, SETTLED, SKIP, REPEATED = 1, 3, 4, 5
 
 CALL, REQUEST, ESTIMATED, STREAM, ANSWERED, ABSENT = 1, 2, 4, 8, 16, 32
 """Flags of a settlement: it carries what a call cost; it is the end of a client's request (both, usually); its tokens
@@ -84,6 +84,14 @@ to the first token in seconds (UNKNOWN)."""
 SETTLED_WHOLE: Final = struct.Struct("<I" + SETTLED_SLOT.format[1:])
 """The same with the checksum before it."""
 SETTLED_BYTES: Final = 4 + SETTLED_SLOT.size
+REPEATED_SLOT: Final = struct.Struct("<HBBQIHBxQQQQqQd")
+"""Requests that were answered alike from memory, for which nobody was called: size, kind, flags, position; name, how
+many, cache; tokens in, out, cached, reasoning and what the cache saved (nano-USD), of each; the first one's number and
+start. Of each an entry follows (`REPEATED_ENTRY`), and padding."""
+REPEATED_ENTRY: Final = struct.Struct("<IIf")
+"""What is to be added to the first one's number and, in microseconds, to its start; duration in seconds."""
+REPEATED_MAX: Final = 256
+"""In one slot."""
 NAME_BYTES_MAX: Final = 4096
 SLACK_BYTES: Final = 4 * NAME_BYTES_MAX
 """Kept free beside what intents reserve, for the ends of laps."""
@@ -93,6 +101,7 @@ NAMES_MAX: Final = 4096
 """Names at one time; beyond, numbering goes on anew, so that no caller's inventions fill the memory."""
 
 assert SETTLED_BYTES % 16 == PREFIX.size % 16 == 0, "a lap must end between slots"
+assert 4 + REPEATED_SLOT.size + REPEATED_MAX * REPEATED_ENTRY.size <= NAME_BYTES_MAX, "no slot is longer"
 
 _cell = struct.Struct("<Q")
 _crc = struct.Struct("<I")
@@ -267,9 +276,38 @@ class Journal:
             self._free.append(intent)
         return True
 
-    def drop(self) -> None:
-        """Count a row that is lost, where the reader sees it."""
-        self.dropped += 1
+    def repeated(
+        self,
+        name: int,
+        cache: int,
+        tokens_in: int,
+        tokens_out: int,
+        tokens_cached: int,
+        tokens_reasoning: int,
+        saved_nano_usd: int,
+        number: int,
+        started: float,
+        entries: bytes,
+    ) -> bool:
+        """Note requests that were answered alike from memory, at most REPEATED_MAX; `entries` are REPEATED_ENTRYs, of
+        the first one too. False, and each counted, when there is no room."""
+        count = len(entries) // REPEATED_ENTRY.size
+        size = 4 + REPEATED_SLOT.size + len(entries)
+        size += -size % 16
+        at = self._room(self._at, size)
+        if at < 0:
+            self.drop(count)
+            return False
+        slot = REPEATED_SLOT.pack(
+            size, REPEATED, REQUEST, at, name, count, cache, tokens_in, tokens_out, tokens_cached, tokens_reasoning,
+            saved_nano_usd, number, started,
+        ) + entries  # fmt: skip
+        self._put(at, slot + bytes(size - 4 - len(slot)), size)
+        return True
+
+    def drop(self, count: int = 1) -> None:
+        """Count rows that are lost, where the reader sees it."""
+        self.dropped += count
         _cell.pack_into(self._map, DROPPED_AT, self.dropped)
 
     def close(self) -> None:

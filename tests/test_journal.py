@@ -24,6 +24,10 @@ from dandolo.journal import (
     NAME,
     NAMES_MAX,
     NOBODY,
+    REPEATED,
+    REPEATED_ENTRY,
+    REPEATED_MAX,
+    REPEATED_SLOT,
     REQUEST,
     SETTLED,
     SETTLED_BYTES,
@@ -77,6 +81,39 @@ def test_what_is_written_is_read_as_it_was(journal: Journal, ring: Ring) -> None
     assert ring.open_calls() == {}
     assert ring.read(cursor, 1 << 20) == ([], cursor)
     assert (ring.prefix, ring.id, ring.pid) == (PREFIX.decode(), journal.id, os.getpid())
+
+
+def repeated(journal: Journal, number: int, count: int) -> bool:
+    entries = b"".join(REPEATED_ENTRY.pack(n, 1000 * n, 0.5) for n in range(count))
+    return journal.repeated(3, 1, 10, 20, 4, 5, 600, number, 7.0, entries)
+
+
+def test_requests_that_were_answered_alike_are_one_slot_through_many_laps(journal: Journal, ring: Ring) -> None:
+    rng, cursor, written, read = random.Random(2), 0, [], []
+    for n in range(3000):
+        count = rng.choice((1, 2, 3, REPEATED_MAX))
+        assert repeated(journal, n, count)
+        written.append((3, count, 1, 10, 20, 4, 5, 600, n, 7.0))
+        if rng.random() < 0.3:
+            assert settle(journal, -1, n)
+        slots, cursor = ring.read(cursor, 1 << 20)
+        ring.release(cursor)
+        for kind, fields, inner in slots:
+            if kind == REPEATED:
+                read.append(fields[4:])
+                entries = inner[REPEATED_SLOT.size :][: fields[5] * REPEATED_ENTRY.size]
+                assert list(REPEATED_ENTRY.iter_unpack(entries)) == [(n, 1000 * n, 0.5) for n in range(fields[5])]
+    assert read == written
+    assert cursor > 10 * CAPACITY_MIN
+    assert journal.dropped == 0
+
+
+def test_requests_that_were_answered_alike_count_each_where_there_is_no_room(journal: Journal, ring: Ring) -> None:
+    for count in (REPEATED_MAX, 5):
+        before = journal.dropped
+        while repeated(journal, 1, count):
+            pass
+        assert journal.dropped == ring.dropped() == before + count
 
 
 def test_the_file_is_the_users_alone_and_all_of_it_is_there(journal: Journal) -> None:

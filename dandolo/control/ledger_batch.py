@@ -23,6 +23,9 @@ from dandolo.journal import (
     COUNT_MAX,
     ESTIMATED,
     NAMES_MAX,
+    REPEATED,
+    REPEATED_ENTRY,
+    REPEATED_SLOT,
     REQUEST,
     SETTLED,
     Name,
@@ -97,9 +100,12 @@ class Names:
 @dataclass(slots=True)
 class Chunk:
     """Settlements of one journal that are kept together, so that one request costs no row: `slots` as they stood,
-    `names` those that they refer to by number, `low` and `high` the bounds of their requests' numbers."""
+    `repeated` those of several requests, `names` those that they refer to by number, `low` and `high` the bounds of
+    their requests' numbers."""
 
     slots: list[bytes] = field(default_factory=list)
+    repeated: list[bytes] = field(default_factory=list)
+    requests: int = 0
     names: dict[int, Known] = field(default_factory=dict)
     low: int = 2**63 - 1
     high: int = 0
@@ -175,10 +181,30 @@ class Batch:
                 put(inner)
                 low = number if number < low else low
                 high = number if number > high else high
+            elif kind == REPEATED:
+                (_, _, _, _, name_number, count, _, _, _, _, _, saved, number, started) = fields
+                name = chunk.names[name_number] = known.get(name_number) or self.known(source, name_number)
+                last_name = name_number
+                began = started + offset_s
+                if not 0.0 <= began < TIME_MAX:
+                    began = 0.0
+                last_key = key = (int(began) // 3600, name.id)
+                sums = hourly.get(key) or hourly.setdefault(key, [0] * len(SUMS))
+                sums[_REQUESTS] += count
+                sums[_HITS] += count
+                if 0 < saved <= COST_MAX:
+                    sums[_SAVED] += saved * count
+                    sums[_DIRECT] += saved * count
+                chunk.repeated.append(inner)
+                chunk.requests += count
+                low = min(number, low)
+                # They are in the order of their numbers.
+                high = max(number + REPEATED_ENTRY.unpack_from(inner, _last_entry(count))[0], high)
             else:
                 hear(source, fields, inner)
                 self.known(source, fields)
-        if chunk.slots:
+        chunk.requests += len(chunk.slots)
+        if chunk.requests:
             chunk.low, chunk.high = min(low, NUMBER_MAX), min(high, NUMBER_MAX)
             self.chunks[journal] = chunk
         self.cursors[journal] = cursor
@@ -279,6 +305,10 @@ def cost_of(fields: Sequence[Any], name: Known) -> tuple[int, int]:
     if not 0.0 <= cost <= COST_MAX:
         return 0, UNKNOWN_COST
     return round(cost), OWN_ESTIMATE if flags & ESTIMATED else LIST
+
+
+def _last_entry(count: int) -> int:
+    return REPEATED_SLOT.size + (count - 1) * REPEATED_ENTRY.size
 
 
 def hear(source: Source, number: int, name: Name) -> None:

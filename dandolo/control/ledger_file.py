@@ -51,6 +51,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         " cell BLOB NOT NULL, PRIMARY KEY (hour, key, model, kind)) WITHOUT ROWID",
         "CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     ),
+    ("ALTER TABLE chunk ADD COLUMN repeated BLOB NOT NULL DEFAULT x''",),
 )
 """What makes each version of the one before it; version 0 is an empty file."""
 VERSION = len(MIGRATIONS)
@@ -197,11 +198,11 @@ class LedgerFile:
             )
             self._rows(_HOURLY, [(*key, *(min(one, SUM_MAX) for one in sums)) for key, sums in batch.hourly.items()])
             many(
-                "INSERT INTO chunk (prefix, low, high, requests, written, offset_s, names, slots)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO chunk (prefix, low, high, requests, written, offset_s, names, slots, repeated)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (source.prefix, one.low, one.high, len(one.slots), now, source.offset_s, _encode(one.names),
-                     b"".join(one.slots))
+                    (source.prefix, one.low, one.high, one.requests, now, source.offset_s, _encode(one.names),
+                     b"".join(one.slots), b"".join(one.repeated))
                     for source in sources
                     if (one := batch.chunks.get(source.id)) is not None
                 ],

@@ -19,7 +19,19 @@ import msgspec
 
 from dandolo.clock import timestamp
 from dandolo.control.ledger_batch import CACHE, NUMBER_MAX, SOURCES, SUMS, Known, cost_of
-from dandolo.journal import ANSWERED, CALL, NANO, REQUEST, SETTLED_SLOT, STREAM
+from dandolo.journal import (
+    ANSWERED,
+    CALL,
+    NANO,
+    NOBODY,
+    REPEATED_ENTRY,
+    REPEATED_SLOT,
+    REQUEST,
+    SETTLED,
+    SETTLED_SLOT,
+    STREAM,
+    UNKNOWN,
+)
 
 BY = ("key", "model", "provider", "tag", "owner", "hour", "endpoint", "account", "upstream_model", "day", "month")
 """What sums may be grouped by, and `tag:NAME` for the values of one tag."""
@@ -191,14 +203,14 @@ def settlements(path: Path) -> list[Part]:
 
 def _parts(connection: sqlite3.Connection, prefix: str | None = None, number: int = 0) -> Iterator[Part]:
     """Settlements in order; with a prefix those of chunks in which a request may be."""
-    columns = "SELECT prefix, offset_s, names, slots FROM chunk"
+    columns = "SELECT prefix, offset_s, names, slots, repeated FROM chunk"
     if prefix is None:
         rows = connection.execute(f"{columns} ORDER BY n")
     else:
         rows = connection.execute(
             f"{columns} WHERE prefix = ? AND high >= ? AND low <= ? ORDER BY n", (prefix, number, number)
         )
-    for of, offset_s, names, slots in rows:
+    for of, offset_s, names, slots, repeated in rows:
         try:
             known = {at: Known(*one) for at, one in _names.decode(names).items()}
         except (msgspec.DecodeError, TypeError):
@@ -208,6 +220,29 @@ def _parts(connection: sqlite3.Connection, prefix: str | None = None, number: in
             name = known.get(fields[7]) or Known(0, None, None, None, None)
             paid, source = cost_of(fields, name) if fields[3] & CALL else (0, 0)
             yield Part(of, fields[6], name.id, paid, source, fields, fields[17] + offset_s)
+        for fields in _repeated(repeated):
+            name = known.get(fields[7]) or Known(0, None, None, None, None)
+            yield Part(of, fields[6], name.id, 0, 0, fields, fields[17] + offset_s)
+
+
+def _repeated(slots: bytes) -> Iterator[tuple[Any, ...]]:
+    """Requests that were answered alike, each as its own settlement."""
+    place = 0
+    while place + REPEATED_SLOT.size <= len(slots):
+        (size, _, flags, position, name, count, cache, *tokens, saved, number, started) = REPEATED_SLOT.unpack_from(
+            slots, place
+        )
+        first = place + REPEATED_SLOT.size
+        entries = slots[first : first + count * REPEATED_ENTRY.size]
+        for more, after_us, took_s in REPEATED_ENTRY.iter_unpack(
+            entries[: len(entries) // REPEATED_ENTRY.size * REPEATED_ENTRY.size]
+        ):
+            yield (
+                0, size, SETTLED, flags, position, NOBODY, number + more, name, 200, cache, 0, *tokens, UNKNOWN, saved,
+                started + after_us / 1e6, took_s, -1.0,
+            )  # fmt: skip
+        # Its checksum is not kept.
+        place += max(size - 4, REPEATED_SLOT.size)
 
 
 def _whole(connection: sqlite3.Connection, parts: Sequence[Part]) -> dict[str, Any]:

@@ -31,6 +31,9 @@ from dandolo.journal import (
     NAME_BYTES_MAX,
     NAME_HEAD,
     PREFIX,
+    REPEATED,
+    REPEATED_ENTRY,
+    REPEATED_SLOT,
     SETTLED,
     SETTLED_BYTES,
     SETTLED_WHOLE,
@@ -55,8 +58,8 @@ _SETTLED_HEAD = SETTLED_BYTES.to_bytes(2, "little") + bytes((SETTLED,))
 _HEAD_AT = 4
 
 Slot = tuple[int, Any, Any]
-"""(SETTLED, fields, bytes) or (NAME, number, Name). Fields are those of `journal.SETTLED_WHOLE`; bytes are a
-settlement as it stands, without its checksum."""
+"""(SETTLED, fields, bytes), (REPEATED, fields, bytes) or (NAME, number, Name). Fields are those of
+`journal.SETTLED_WHOLE` or `journal.REPEATED_SLOT`; bytes are the slot as it stands, without its checksum."""
 
 Intent = tuple[int, int, int, int, float, int]
 """The fields of a cell (`journal.CELL`)."""
@@ -242,6 +245,10 @@ def _slots(data: bytes, at: int, left: int, into: list[Slot]) -> int:
         if kind == NAME and size >= NAME_HEAD.size:
             number, length = NAME_HEAD.unpack_from(data, place)[5:]
             put((NAME, number, _named(inner[NAME_HEAD.size - 4 :][:length])))
+        elif kind == REPEATED and size >= 4 + REPEATED_SLOT.size:
+            fields = REPEATED_SLOT.unpack_from(inner)
+            if 0 < fields[5] <= (len(inner) - REPEATED_SLOT.size) // REPEATED_ENTRY.size:
+                put((REPEATED, fields, inner))
         elif kind == SKIP:
             return left
         place += size

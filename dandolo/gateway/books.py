@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import struct
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,6 +31,8 @@ from dandolo.journal import (
     CALL,
     ESTIMATED,
     NAMES_MAX,
+    REPEATED_ENTRY,
+    REPEATED_MAX,
     REQUEST,
     STREAM,
     UNKNOWN,
@@ -61,6 +64,7 @@ SETTLED: Booked = (-1, -1, -1)
 """What stands for the call of an exchange that has been settled with its request."""
 _log = logging.getLogger("dandolo")
 _now = time.monotonic
+_entry = REPEATED_ENTRY.pack
 
 
 class Books:
@@ -262,23 +266,43 @@ class Books:
             flags |= ESTIMATED
         self._call(exchange, usage or _NOTHING, flags)
 
-    def hit(self, hit: Hit) -> None:
-        """A request that repeats one was answered as that was: what the answer cost once is saved again."""
-        repeat = hit.repeat
+    def hits(self, hits: Sequence[Hit]) -> None:
+        """Requests that repeat one were answered as that was: what the answer cost once is saved again, by each.
+        In the order in which they came."""
+        alike: dict[int, list[Hit]] = {}
+        for hit in hits:
+            key = id(hit.repeat)
+            same = alike.get(key)
+            if same is None:
+                alike[key] = [hit]
+            else:
+                same.append(hit)
+        for same in alike.values():
+            for at in range(0, len(same), REPEATED_MAX):
+                self._hits(same[at : at + REPEATED_MAX])
+
+    def _hits(self, hits: Sequence[Hit]) -> None:
+        first = hits[0]
+        repeat = first.repeat
         tenant, usage, saved = repeat.admitted.tenant, repeat.usage, repeat.kept.entry.cost_usd
         known = self._names.get((id(None), tenant.name, repeat.endpoint, repeat.model))
         name = known[0] if known is not None else self._name(tenant, repeat.endpoint, repeat.model, None, None)
         if name < 0:
-            self.journal.drop()
+            self.journal.drop(len(hits))
             return
+        number, started, prefix = int(first.encoded_id[ID_PREFIX_BYTES:], 16), first.at, ID_PREFIX_BYTES
         try:
-            self._settle(
-                -1, int(hit.encoded_id[ID_PREFIX_BYTES:], 16), name, REQUEST, 200, CACHE_CODES["hit"], 0,
-                usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens, UNKNOWN,
-                _nano(saved), hit.at, hit.took_s, -1.0,
+            self.journal.repeated(
+                name, CACHE_CODES["hit"], usage.input_tokens, usage.output_tokens, usage.cached_tokens,
+                usage.reasoning_tokens, _nano(saved), number, started,
+                b"".join([
+                    _entry(int(one.encoded_id[prefix:], 16) - number, int((one.at - started) * 1e6), one.took_s)
+                    for one in hits
+                ]),
             )  # fmt: skip
         except struct.error:
-            self.journal.drop()
+            # Of a kept answer, from a store that others may write to: no count can be so.
+            self.journal.drop(len(hits))
 
     def _call(self, exchange: Exchange, usage: Usage, flags: int) -> None:
         booked, exchange.booked = exchange.booked, None

@@ -340,8 +340,8 @@ class Gateway:
             hits, self._hits = self._hits, []
             for one in hits:
                 self._take(one.record(self._unix_offset))
-                if self.books is not None:
-                    self.books.hit(one)
+            if self.books is not None:
+                self.books.hits(hits)
 
     def hit(self, hit: Hit) -> None:
         """Record a repeated request at the next beat."""

@@ -31,9 +31,13 @@ class Unwritten:
         self.dropped += 1
         return False
 
-    def drop(self) -> None:
-        """Count a row that is lost."""
-        self.dropped += 1
+    def repeated(self, *row: object) -> bool:
+        """No room. Without a number for their name nobody comes here."""
+        return False
+
+    def drop(self, count: int = 1) -> None:
+        """Count rows that are lost."""
+        self.dropped += count
 
     def close(self) -> None:
         """Nothing to let go of."""

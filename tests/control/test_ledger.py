@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,17 @@ from dandolo.control import ledger_file
 from dandolo.control import ledger_reading as reading
 from dandolo.control.ledger import FILE, FOLDER, Ledger
 from dandolo.control.ledger_reading import Question, Unreadable
-from dandolo.journal import ANSWERED, CALL, CELL_BYTES, ESTIMATED, REQUEST, Journal, Name
+from dandolo.journal import (
+    ANSWERED,
+    CACHE_CODES,
+    CALL,
+    CELL_BYTES,
+    ESTIMATED,
+    REPEATED_ENTRY,
+    REQUEST,
+    Journal,
+    Name,
+)
 
 PREFIX = b"req_0123456789ab"
 BOTH = CALL | REQUEST | ANSWERED
@@ -98,6 +109,29 @@ def test_sums_requests_and_names_come_out_as_they_went_in(tmp_path: Path) -> Non
         )
         assert reading.request(ledger.path, "req_0123456789ab00000000ff") is None
         assert reading.request(ledger.path, "x' OR 1=1") is None
+
+
+def test_requests_that_were_answered_alike_are_counted_and_found_one_by_one(tmp_path: Path) -> None:
+    with running(tmp_path) as ledger, journal_in(tmp_path) as journal:
+        call(journal, 0, cost=7_000)
+        started = time.monotonic()
+        entries = b"".join(REPEATED_ENTRY.pack(3 * n, 500_000 * n, 0.25) for n in range(5))
+        assert journal.repeated(0, CACHE_CODES["hit"], 10, 20, 4, 0, 7_000, 8, started, entries)
+        assert journal.repeated(0, CACHE_CODES["hit"], 10, 20, 4, 0, -1, 30, started, entries[:12])
+        assert ledger.flush(10)
+        row = total(tmp_path)
+        assert (row["requests"], row["calls"], row["cache_hits"], row["tokens_in"]) == (7, 1, 6, 10)
+        assert (row["paid_usd"], row["saved_cache_usd"], row["direct_usd"]) == (7e-6, 35e-6, 42e-6)
+        for number, after_s in ((8, 0.0), (11, 0.5), (20, 2.0)):
+            one = reading.request(ledger.path, f"{PREFIX.decode()}{number:010x}")
+            assert one is not None
+            assert (one["cache"], one["paid_usd"], one["saved_cache_usd"], one["status"]) == ("hit", 0, 7e-6, 200)
+            assert (one["tokens_in"], one["tokens_out"], one["duration_ms"], one["key"]) == (10, 20, 250.0, NAME.key)
+            began = datetime.fromisoformat(one["time"]).timestamp()
+            assert began == pytest.approx(started + after_s + time.time() - time.monotonic(), abs=0.1)
+        for number in (9, 21, 31):
+            assert reading.request(ledger.path, f"{PREFIX.decode()}{number:010x}") is None
+        assert len(reading.settlements(ledger.path)) == 7
 
 
 def test_hours_come_in_their_order_and_everything_else_the_dearest_first(tmp_path: Path) -> None:
