@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dandolo.api.call import Call
 from dandolo.api.usage import Usage
 from dandolo.cache import headers
-from dandolo.cache.flight import Flight
+from dandolo.cache.flight import PIECES_BYTES_MAX, Flight
 from dandolo.cache.headers import Outcome, forwarded
 from dandolo.cache.replay import prepare
 from dandolo.errors import GatewayError, UpstreamInvalid
@@ -175,6 +175,9 @@ class Following:
                 self._send_on(begun)
             if flight.landed and self.place == len(flight.pieces) and not self._paused:
                 self._end()
+        elif begun is not None and not begun.whole and flight.bytes > PIECES_BYTES_MAX:
+            # Too long to be made whole for who asked for the other form, and not to be held up by who takes nothing.
+            self.done.set(False)
         elif flight.landed:
             if flight.error is not None:
                 self.done.fail(flight.error)

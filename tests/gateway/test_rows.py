@@ -102,9 +102,9 @@ class Stage:
         next(iter(self.gateway.plane.fleet)).pool._idle.append(self.provider)
         self.begun = False
 
-    def join(self, *, minor: int = 1, usage: bool = False) -> Transport:
+    def join(self, *, minor: int = 1, usage: bool = False, stream: bool = True) -> Transport:
         """Another client asks."""
-        asked: dict[str, Any] = {"model": "m", "temperature": 0, "stream": True}
+        asked: dict[str, Any] = {"model": "m", "temperature": 0, "stream": stream}
         asked["messages"] = [{"role": "user", "content": "hi"}]
         if usage:
             asked["stream_options"] = {"include_usage": True}
@@ -363,5 +363,26 @@ def test_a_long_stream_waits_no_longer_for_who_has_left(more: int) -> None:
         assert stage.wire.reading
         stage.end()
         assert quick.sent.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+    run(story)
+
+
+def test_a_long_stream_does_not_wait_for_who_wants_it_whole() -> None:
+    async def story(stage: Stage) -> None:
+        quick = stage.join()
+        stage.say(event("first"))
+        whole = stage.join(stream=False)
+        assert len(stage.gateway.flights) == 1
+        for number in range(200):
+            stage.say(event(f"{number} " + "word " * 6_000))
+            assert stage.wire.reading
+        stage.end()
+        assert quick.sent.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        # It asks alone, as a connection is dialled which nobody answers here.
+        assert not whole.sent
+        assert whole.client is not None
+        whole.client.connection_lost(None)
+        stage.gateway.settle()
+        assert sorted(record.status for record in stage.records) == [200, 499]
 
     run(story)
