@@ -149,11 +149,13 @@ class Flight(Generic[H]):
                 follower.moved()
 
     def trim(self) -> int:
-        """Let go of pieces that everybody has; how many bytes the slowest is behind."""
+        """Let go of pieces that everybody has, but the last; how many bytes the slowest is behind."""
         slowest = min((follower.place for follower in self._followers), default=len(self.pieces))
-        for index in range(self._trimmed, slowest):
+        # The last one tells whether the answer broke off within an event.
+        unneeded = min(slowest, len(self.pieces) - 1)
+        for index in range(self._trimmed, unneeded):
             self.pieces[index] = b""
-        self._trimmed = max(self._trimmed, slowest)
+        self._trimmed = max(self._trimmed, unneeded)
         return sum(map(len, self.pieces[slowest:]))
 
     def find(self, kept: object) -> None:

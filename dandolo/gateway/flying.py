@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dandolo.api.call import Call
 from dandolo.api.usage import Usage
 from dandolo.cache import headers
-from dandolo.cache.flight import Flight
+from dandolo.cache.flight import PIECES_BYTES_MAX, Flight
 from dandolo.cache.headers import Outcome, forwarded
 from dandolo.cache.replay import prepare
 from dandolo.errors import GatewayError, UpstreamInvalid
@@ -24,6 +24,7 @@ from dandolo.gateway.leading import Begun, Lone
 from dandolo.gateway.making import Leader, Tiered
 from dandolo.gateway.rows import Row, row_of
 from dandolo.net.strand import Waiter
+from dandolo.wire import sse
 from dandolo.wire.client import Response
 
 if TYPE_CHECKING:
@@ -84,7 +85,6 @@ class Following:
     """One client of a flight: what it has been sent, and whether it can take more."""
 
     streams = True
-    oversized = False
 
     def __init__(self, exchange: Exchange, call: Call, lane: Lane, plan: Plan, flight: Flight[Begun]) -> None:
         self._exchange = exchange
@@ -112,6 +112,12 @@ class Following:
         """Bytes of content that it has been sent."""
         return self._payload_bytes if self._row is None else self._payload_bytes + self._row.sent_bytes
 
+    @property
+    def oversized(self) -> bool:
+        """Whether what has come ends within an event (one so large that it passes in pieces)."""
+        pieces = self._flight.pieces
+        return bool(pieces) and not sse.ends_event(pieces[-1])
+
     async def follow(self) -> None:
         """Be served by the flight. Raises GatewayError."""
         exchange, flight = self._exchange, self._flight
@@ -129,8 +135,13 @@ class Following:
             raise
         finally:
             self._leave_row()
-            if flight.leave(self) and not flight.landed and flight.leader is not None:
-                flight.leader.left()
+            nobody_left, leader = flight.leave(self), flight.leader
+            if not flight.landed and leader is not None:
+                if nobody_left:
+                    leader.left()
+                elif isinstance(leader, Leader):
+                    # It may have been the one that the others waited for.
+                    leader.moved_on()
         tiered, caching = flight.kept, exchange.plane.caching
         if isinstance(tiered, Tiered) and not self._sending and caching is not None:
             kept, now = tiered.kept, _now()
@@ -164,6 +175,9 @@ class Following:
                 self._send_on(begun)
             if flight.landed and self.place == len(flight.pieces) and not self._paused:
                 self._end()
+        elif begun is not None and not begun.whole and flight.bytes > PIECES_BYTES_MAX:
+            # Too long to be made whole for who asked for the other form, and not to be held up by who takes nothing.
+            self.done.set(False)
         elif flight.landed:
             if flight.error is not None:
                 self.done.fail(flight.error)

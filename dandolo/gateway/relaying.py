@@ -71,8 +71,12 @@ class Relaying:
     def left(self) -> None:
         """Nobody listens there any more."""
         flight = self._flight
-        if flight.leave(self) and not flight.landed and flight.leader is not None:
+        nobody_left = flight.leave(self)
+        if nobody_left and not flight.landed and flight.leader is not None:
             flight.leader.left()
+        elif not nobody_left and not flight.landed:
+            # It may have been the one that the others waited for.
+            self._seeking.leader.moved_on()
 
 
 class Resuming:

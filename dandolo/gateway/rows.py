@@ -11,7 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dandolo.api.usage import facts
-from dandolo.cache.flight import Flight
+from dandolo.cache.flight import PIECES_BYTES_MAX, Flight
 from dandolo.net.outbox import Outbox
 from dandolo.wire import sse
 
@@ -46,8 +46,13 @@ class Row:
             return piece
         shown = self._shown.get(index)
         if shown is None:
-            # Few pieces tell usage; every one of the row asks for the same.
-            shown = self._shown[index] = _without_usage(piece)
+            shown = _without_usage(piece)
+            if self._flight.bytes > PIECES_BYTES_MAX:
+                # Nobody joins any more, and what everybody has is let go of: nothing is to hold it here.
+                self._shown.clear()
+            else:
+                # Many providers name usage in every piece, most without a figure; all of the row ask for the same.
+                self._shown[index] = shown
         return shown
 
     def enter(self, follower: Following, transport: asyncio.WriteTransport) -> None:
@@ -98,13 +103,14 @@ def row_of(flight: Flight[Any], client: Rows, *, hides: bool) -> Row:
 
 
 def _without_usage(piece: bytes) -> bytes:
-    """Events without those that hold nothing but usage."""
+    """Events without those that hold nothing but usage: the same object where there is none."""
     kept: list[bytes] = []
-    for event in sse.split(piece):
+    events = sse.split(piece)
+    for event in events:
         data = sse.parse(event)[1]
         if data is not None and data.find(_USAGE) >= 0:
             found = facts(data)
             if found is not None and found.choices == [] and found.usage is not None:
                 continue
         kept.append(event)
-    return b"".join(kept)
+    return piece if len(kept) == len(events) else b"".join(kept)

@@ -18,6 +18,7 @@ DONE_EVENT = b"data: [DONE]\n\n"
 
 # A line end followed by an empty line. '\r' followed by '\n' is one line end, never two.
 _BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+_ENDS = (b"\n\n", b"\n\r\n", b"\r\r", b"\n\r", b"\r\r\n")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
@@ -83,6 +84,11 @@ def split(complete: bytes) -> list[bytes]:
     if at < len(complete):
         events.append(complete[at:])
     return events
+
+
+def ends_event(content: bytes) -> bool:
+    """Whether part of a stream ends where an event does: a line's end, then an empty line."""
+    return content.endswith(_ENDS)
 
 
 def parse(event: bytes) -> tuple[bytes, bytes | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -39,6 +40,7 @@ class Transport:
         self.writes = 0
         self.room: int | None = None
         self.closing = False
+        self.reading = True
         self.client: Downstream | None = None
         self.paused = False
 
@@ -69,9 +71,11 @@ class Transport:
 
     def set_protocol(self, protocol: Any) -> None: ...
 
-    def pause_reading(self) -> None: ...
+    def pause_reading(self) -> None:
+        self.reading = False
 
-    def resume_reading(self) -> None: ...
+    def resume_reading(self) -> None:
+        self.reading = True
 
     def can_write_eof(self) -> bool:
         return False
@@ -91,15 +95,16 @@ class Stage:
         environ = {"KEY": "k-one", "PROVIDER_KEY": "p"}
         self.gateway = Gateway(parse(CONFIG, "test", environ), self.records.append)
         self.provider = Upstream(self.gateway.now(), secure=True)
-        self.provider.connection_made(Transport())  # type: ignore[arg-type]
+        self.wire = Transport()
+        self.provider.connection_made(self.wire)  # type: ignore[arg-type]
         self.provider.reader.begin()
         self.provider.reader._state = 5
         next(iter(self.gateway.plane.fleet)).pool._idle.append(self.provider)
         self.begun = False
 
-    def join(self, *, minor: int = 1, usage: bool = False) -> Transport:
+    def join(self, *, minor: int = 1, usage: bool = False, stream: bool = True) -> Transport:
         """Another client asks."""
-        asked: dict[str, Any] = {"model": "m", "temperature": 0, "stream": True}
+        asked: dict[str, Any] = {"model": "m", "temperature": 0, "stream": stream}
         asked["messages"] = [{"role": "user", "content": "hi"}]
         if usage:
             asked["stream_options"] = {"include_usage": True}
@@ -270,5 +275,114 @@ def test_a_stream_that_breaks_is_told_to_the_whole_row() -> None:
             assert b"upstream_stream_error" in payload(client)
             assert not client.sent.endswith(b"0\r\n\r\n")
             assert client.closing
+
+    run(story)
+
+
+BIG = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"' + b"x" * 200_000
+
+
+def test_no_error_is_told_within_an_event() -> None:
+    async def story(stage: Stage) -> None:
+        clients = [stage.join(), stage.join(usage=True), stage.join(minor=0), stage.join()]
+        stage.say(event("first"))
+        stage.say(event("second"))
+        slow = clients[3]
+        slow.room = len(slow.sent)
+        stage.say(BIG)
+        clients.append(stage.join())
+        stage.provider.connection_lost(ConnectionResetError())
+        stage.flush()
+        slow.drain()
+        for client in clients:
+            assert b"xxx" in client.sent
+            assert b"error" not in client.sent
+            assert not client.sent.endswith(b"0\r\n\r\n")
+            assert client.closing
+        stage.gateway.settle()
+        assert {record.code for record in stage.records} == {"upstream_stream_error"}
+
+    run(story)
+
+
+def test_an_error_is_told_after_an_event_that_came_in_pieces() -> None:
+    async def story(stage: Stage) -> None:
+        clients = [stage.join(), stage.join(minor=0)]
+        stage.say(event("first"))
+        stage.say(BIG)
+        stage.say(b'"}}]}\n\n')
+        stage.provider.connection_lost(ConnectionResetError())
+        stage.flush()
+        assert all(b"upstream_stream_error" in payload(client) for client in clients)
+
+    run(story)
+
+
+def test_a_long_stream_that_names_usage_in_every_piece_is_let_go_of() -> None:
+    async def story(stage: Stage) -> None:
+        clients = [stage.join(), stage.join(), stage.join(usage=True)]
+        stage.say(event("first"))
+        text = "word " * 6_000
+        tracemalloc.start()
+        try:
+            for number in range(400):
+                piece = event(f"{number} {text}")
+                stage.say(piece.replace(b"}]}", b'}], "usage": null}'))
+                assert all(text.encode() in client.sent for client in clients)
+                for client in clients:
+                    client.sent = b""
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        # 12 MB have passed; what is held is what a follower may be behind, at most.
+        assert held < 1_500_000
+        stage.end()
+        assert all(client.sent.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") for client in clients)
+
+    run(story)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_long_stream_waits_no_longer_for_who_has_left(more: int) -> None:
+    async def story(stage: Stage) -> None:
+        slow, quick = stage.join(), stage.join()
+        others = [stage.join() for _ in range(more)]
+        stage.say(event("first"))
+        slow.room = len(slow.sent)
+        for number in range(400):
+            if not stage.wire.reading:
+                break
+            stage.say(event(f"{number} " + "word " * 6_000))
+        assert not stage.wire.reading
+        for other in others:
+            assert other.client is not None
+            other.client.connection_lost(None)
+            assert not stage.wire.reading
+        assert slow.client is not None
+        slow.client.connection_lost(None)
+        assert stage.wire.reading
+        stage.end()
+        assert quick.sent.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+    run(story)
+
+
+def test_a_long_stream_does_not_wait_for_who_wants_it_whole() -> None:
+    async def story(stage: Stage) -> None:
+        quick = stage.join()
+        stage.say(event("first"))
+        whole = stage.join(stream=False)
+        assert len(stage.gateway.flights) == 1
+        for number in range(200):
+            stage.say(event(f"{number} " + "word " * 6_000))
+            assert stage.wire.reading
+        stage.end()
+        assert quick.sent.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        # It asks alone, as a connection is dialled which nobody answers here.
+        assert not whole.sent
+        assert whole.client is not None
+        whole.client.connection_lost(None)
+        stage.gateway.settle()
+        assert sorted(record.status for record in stage.records) == [200, 499]
 
     run(story)

@@ -259,3 +259,13 @@ VALUES = [
 @pytest.mark.parametrize(("event", "expected"), VALUES)
 def test_the_value_of_a_named_field(event: bytes, expected: bytes | None) -> None:
     assert sse.field_value(event, b"error") == expected
+
+
+@given(st.lists(st.sampled_from([b"a", b"\r", b"\n", b"\r\n", b"data: x"]), max_size=8).map(b"".join))
+def test_an_end_within_an_event_is_told_apart(data: bytes) -> None:
+    # Whether a line is open is all that counts: what follows an event may be empty lines of the next one.
+    stream = EventStream()
+    if stream.push(b"data: x" + data) == b"data: x" + data:
+        assert sse.ends_event(b"data: x" + data)
+    elif not data.endswith((b"\r", b"\n")):
+        assert not sse.ends_event(b"data: x" + data)
