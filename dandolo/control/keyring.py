@@ -59,7 +59,8 @@ class Keyring:
         self._board = board
         self._file = file
         self._adopt = adopt
-        self._spent = spent
+        self.spent = spent
+        """Changes with the configuration, which may want a ledger or none."""
         self._keys: Keys | None = None
         self._thread = ThreadPoolExecutor(1, "keys")
         self._waiting = 0
@@ -103,9 +104,7 @@ class Keyring:
         saved = self._open().spent((day, month)) if (self._folder / FILE).exists() else {}
         self._saved = dict(saved)
         # Neither knows all: what was saved is seconds old, and the ledger may have journals to read yet.
-        told: list[Mapping[str, int]] = (
-            [{}, {}] if self._spent is None else list(map(self._spent, self._calendar.began))
-        )
+        told: list[Mapping[str, int]] = [{}, {}] if self.spent is None else list(map(self.spent, self._calendar.began))
         for one in names:
             name = one.name.casefold()
             in_day = max(saved.get((name, day), 0), told[0].get(one.name, 0))
@@ -145,7 +144,7 @@ class Keyring:
         """Charge keys with what the ledger has and the board has not: what workers without a control process spent
         while this one came up and until they ended, what was set aside for calls of a worker that died, fractions of a
         micro-dollar. A call is written down before it is charged, so the ledger is asked first."""
-        spent, keys, calendar = self._spent, self._budgeted(), self._calendar.at(now)
+        spent, keys, calendar = self.spent, self._budgeted(), self._calendar.at(now)
         if spent is None or not keys:
             return
         periods = tuple(
