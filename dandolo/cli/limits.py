@@ -20,7 +20,6 @@ from dandolo.control.child import Child
 from dandolo.control.keyring import Keyring
 from dandolo.control.provisions import Provisions
 from dandolo.control.workers import RETIRING_MAX, Workers
-from dandolo.errors import GatewayError
 from dandolo.net.tasks import Tasks
 from dandolo.policy import Policy, pack
 
@@ -39,7 +38,8 @@ _log = logging.getLogger("dandolo")
 
 
 class Limits:
-    """Made before the first worker is given its part. Raises ConfigError for a database that cannot be used."""
+    """Made before the first worker is given its part. Raises ConfigError for more keys than there are places,
+    InternalError for a database that cannot be used."""
 
     def __init__(self, config: Config, provisions: Provisions) -> None:
         self.file = config.keys
@@ -57,7 +57,7 @@ class Limits:
         try:
             self.keyring.load()
             self.keyring.restore()
-        except (GatewayError, NoPlace) as error:
+        except NoPlace as error:
             raise ConfigError([Problem(config.source, 0, "", f"cannot be put to use: {error}")]) from error
         self._calendar = Calendar(time.time())
         self._rows: dict[tuple[int, int], int] = {}

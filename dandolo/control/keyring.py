@@ -81,7 +81,7 @@ class Keyring:
 
     def load(self) -> Policy:
         """The keys of the database, if there is one. Raises InternalError for one that cannot be used."""
-        if (self._folder / FILE).exists():
+        if self._there():
             self.policy = self._read(time.time())
         return self.policy
 
@@ -101,7 +101,7 @@ class Keyring:
         if not names:
             return
         day, month = self._calendar.at(time.time()).names
-        saved = self._open().spent((day, month)) if (self._folder / FILE).exists() else {}
+        saved = self._open().spent((day, month)) if self._there() else {}
         self._saved = dict(saved)
         # Neither knows all: what was saved is seconds old, and the ledger may have journals to read yet.
         told: list[Mapping[str, int]] = [{}, {}] if self.spent is None else list(map(self.spent, self._calendar.began))
@@ -129,7 +129,7 @@ class Keyring:
                 self._well = False
 
     async def _look(self, now: float) -> None:
-        if self._keys is not None or (self._folder / FILE).exists():
+        if self._keys is not None or self._there():
             policy = await self._in_thread(lambda: self._read(now))
             self._take(policy)
         if now >= self._save_at:
@@ -212,7 +212,7 @@ class Keyring:
     async def listed(self) -> list[dict[str, Any]]:
         """All keys, those that are revoked too: where each comes from, what it may, what it has used."""
         kept: list[Kept] = []
-        if self._keys is not None or (self._folder / FILE).exists():
+        if self._keys is not None or self._there():
             kept = await self._in_thread(lambda: self._open().listed())
         file, without = self._file(), self._places.without
         # Ten thousand keys take a second and a half, for which nobody else here should wait.
@@ -365,6 +365,13 @@ class Keyring:
     def lasting(self, seconds: float) -> None:
         """A request of a configuration that is to hold may take so long: as long may one of a key that is no more."""
         self._places.lasts_s = max(self._places.lasts_s, seconds)
+
+    def _there(self) -> bool:
+        """Whether there is a database. One that found no room on the disk when it was made is an empty file."""
+        try:
+            return (self._folder / FILE).stat().st_size > 0
+        except OSError:
+            return False
 
     def _open(self) -> Keys:
         if self._keys is None:

@@ -374,3 +374,20 @@ def test_a_change_is_told_to_workers_though_whoever_asked_for_it_has_left(tmp_pa
         await one.ring.close()
 
     run(story)
+
+
+def test_a_database_that_found_no_room_when_it_was_made_is_none(tmp_path: Path) -> None:
+    async def story() -> None:
+        (tmp_path / FILE).touch(0o600)
+        one = Ring(tmp_path, in_file("web", "budget_usd_per_day = 1.0"))
+        one.ring.load()
+        one.ring.restore()
+        assert [row["name"] for row in await one.ring.listed()] == ["web"]
+        assert (tmp_path / FILE).stat().st_size == 0
+        # And it is made where there is room again.
+        status, _ = await one.ask("POST", "/admin/keys", {"name": "new"})
+        assert status == 201
+        assert (tmp_path / FILE).stat().st_size > 0
+        await one.ring.close()
+
+    run(story)
