@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
                 passed = [one.sock for one in given if one.slot == sockets.SHARED]
         except OSError as error:
             return _say(f"the sockets in LISTEN_FDS cannot be used: {error.strerror}", EX_CANNOT_BEGIN)
+        opened += [*passed, *(one.sock for one in given), *([] if control is None else [control])]
         addresses = tuple(map(configured.listen_of, passed))
         choice = configured.Choice(
             args.config, args.host, args.port, args.admin, addresses, args.workers, args.log_format
