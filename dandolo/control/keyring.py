@@ -76,6 +76,8 @@ class Keyring:
         """What keys that have come, and are not on the board yet, have spent today and this month."""
         self._well = True
         self.policy = NO_POLICY
+        self._newest = self._taken = NO_POLICY
+        """As the database has them, keys without a place among them: read last (in the thread), and handed on last."""
 
     # -- at the start ------------------------------------------------------------------------------------
 
@@ -130,8 +132,8 @@ class Keyring:
 
     async def _look(self, now: float) -> None:
         if self._keys is not None or self._there():
-            policy = await self._in_thread(lambda: self._read(now))
-            self._take(policy)
+            await self._in_thread(lambda: self._read(now))
+            self._take()
         if now >= self._save_at:
             self._save_at = now + SAVE_S
             await self._catch_up(now)
@@ -161,9 +163,12 @@ class Keyring:
                 if missing > 0:
                     self._board.charge(place, cell, stamp, missing)
 
-    def _take(self, policy: Policy) -> None:
-        if policy is self.policy:
+    def _take(self) -> None:
+        # The newest, whoever has read it: what somebody else began to read before a change must not come after it.
+        policy = self._newest
+        if policy is self._taken:
             return
+        self._taken = policy
         # Who is not known here yet goes on with what he spent under this name before.
         fresh = [one for one in policy.keys if one.name in self._came and self._board.find(one.name) is None]
         fitting = self._places.fit(policy)
@@ -180,7 +185,7 @@ class Keyring:
             return
         held = [one.name for one in effective(self._file(), self.policy.keys) if one.limited]
         if self._places.tend(held, time.monotonic()) and self._places.without:
-            self._generation = -1
+            self._generation, self._taken = -1, NO_POLICY
 
     async def _save(self, now: float) -> None:
         day, month = self._calendar.at(now).names
@@ -320,11 +325,12 @@ class Keyring:
     async def _change_and_tell(self, change: Callable[[], T]) -> T:
         result = await self._in_thread(change)
         self._generation = -1
-        self._take(await self._in_thread(lambda: self._read(time.time())))
+        await self._in_thread(lambda: self._read(time.time()))
+        self._take()
         return result
 
     def _read(self, now: float) -> Policy:
-        """The policy that holds, the same object as long as it does (in the thread, once it runs)."""
+        """What the database says now, the same object as long as it does (in the thread, once it runs)."""
         keys = self._open()
         if keys.replaced():
             # Another file stands in its place (a backup that was put back).
@@ -334,7 +340,7 @@ class Keyring:
         generation = keys.generation()
         if generation != self._generation or now >= self._turns:
             policy = keys.policy(now)
-            if self.policy.closed and not policy.closed:
+            if self._newest.closed and not policy.closed:
                 # Nobody is let in without a key because the file with them is gone.
                 policy = msgspec.structs.replace(policy, closed=True)
             self._generation = generation
@@ -342,10 +348,10 @@ class Keyring:
                 (one.until for key in policy.keys for one in key.digests if one.until is not None),
                 default=float("inf"),
             )
-            if policy != self.policy:
-                self._came = self._spent_by(keys, policy, now)
-                return policy
-        return self.policy
+            self._came = self._spent_by(keys, policy, now)
+            if policy != self._newest:
+                self._newest = policy
+        return self._newest
 
     def _spent_by(self, keys: Keys, policy: Policy, now: float) -> dict[str, tuple[int, int]]:
         """What those with a budget have spent who are not on the board: under their names before, if at all."""
