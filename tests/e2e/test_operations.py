@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 from harness import KEY, MODEL, Client, Gateway, Provider, get, request, until
 from load import Load
-from test_ledger import Stub
 from test_supervisor import free_port, gone
+
+from tests.e2e.test_ledger import Stub
 
 SEED = int(os.environ.get("OPERATIONS_SEED", "7"))
 STEPS = int(os.environ.get("OPERATIONS_STEPS", "10"))
