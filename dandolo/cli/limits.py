@@ -1,11 +1,12 @@
 """Keys and their limits as the control process sees to them: the board, a row of it for each worker, and the policy.
 
-A worker is given the board's descriptor, its row and the policy when it begins; a change of keys goes to all that
-accept, and to those that came to accept since at the next `tick`. The row of a worker that has ended is taken over.
+A worker is given the board's descriptor, its row and the policy when it begins; a change of keys goes to all, to those
+that stand by or are being started as soon as they listen. The row of a worker that has ended is taken over.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -19,7 +20,6 @@ from dandolo.control.child import Child
 from dandolo.control.keyring import Keyring
 from dandolo.control.provisions import Provisions
 from dandolo.control.workers import RETIRING_MAX, Workers
-from dandolo.errors import GatewayError
 from dandolo.net.tasks import Tasks
 from dandolo.policy import Policy, pack
 
@@ -38,7 +38,8 @@ _log = logging.getLogger("dandolo")
 
 
 class Limits:
-    """Made before the first worker is given its part. Raises ConfigError for a database that cannot be used."""
+    """Made before the first worker is given its part. Raises ConfigError for more keys than there are places,
+    InternalError for a database that cannot be used."""
 
     def __init__(self, config: Config, provisions: Provisions) -> None:
         self.file = config.keys
@@ -49,13 +50,14 @@ class Limits:
         self.fd = Board.create(KEYS_MAX, workers, shared=config.limits.shared, opened=0)
         """Stays open: workers that begin later are given it too."""
         self.board = Board.attach(self.fd, None)
-        spent = _ledger(config.server.state_dir) if config.ledger.enabled else None
-        self.keyring = Keyring(config.server.state_dir, self.board, lambda: self.file, self._adopt, spent)
+        self.keyring = Keyring(config.server.state_dir, self.board, lambda: self.file, self._adopt)
+        self._ledger = _ledger(config.server.state_dir)
+        self._compare(config)
         self._lasting(config)
         try:
             self.keyring.load()
             self.keyring.restore()
-        except (GatewayError, NoPlace) as error:
+        except NoPlace as error:
             raise ConfigError([Problem(config.source, 0, "", f"cannot be put to use: {error}")]) from error
         self._calendar = Calendar(time.time())
         self._rows: dict[tuple[int, int], int] = {}
@@ -83,6 +85,15 @@ class Limits:
             self._hosts = Hosts(self.board, self._tasks)
         if self._hosts is not None:
             self._hosts.adopt(config)
+
+    def adopt(self, config: Config) -> None:
+        """Limit by another configuration, which was checked, from now on."""
+        self.file = config.keys
+        self._compare(config)
+
+    def _compare(self, config: Config) -> None:
+        """Hold what keys have spent against the ledger, where one is kept."""
+        self.keyring.spent = self._ledger if config.ledger.enabled else None
 
     def check(self, config: Config) -> None:
         """A configuration is about to be given to workers: its keys need places. Raises ConfigError."""
@@ -126,8 +137,7 @@ class Limits:
     def _adopt(self, policy: Policy) -> None:
         if self._workers is not None:
             for child in self._workers.children:
-                if child.ready_at is not None:
-                    self._tell(child, policy)
+                self._tell(child, policy)
 
     def _tell(self, child: Child, policy: Policy) -> None:
         assert self._tasks is not None
@@ -135,6 +145,11 @@ class Limits:
         self._tasks.spawn(self._ask(child, policy), "policy")
 
     async def _ask(self, child: Child, policy: Policy) -> None:
+        if child.ready_at is None and not child.waits:
+            # It has taken nothing yet, and begins with what held when it was started.
+            await asyncio.wait((child.ready, child.stands_by), return_when=asyncio.FIRST_COMPLETED)
+            if self._told.get(_which(child)) is not policy:
+                return  # there is another one by now, or it has ended
         try:
             if not await child.ask(POLICY, pack(policy), TELL_S):
                 _log.error("worker %d has not taken over the keys", child.slot)

@@ -22,11 +22,13 @@ from dandolo.control.spawn import Spawned, provide, spawn
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterable
 
     from dandolo.config.schema import Config, Listen
     from dandolo.control.provisions import Provisions
+    from dandolo.net.succession import Predecessor
 
-EX_CANNOT_LISTEN = 1
+EX_CANNOT_BEGIN = 1
 WORKERS_MAX = 256
 AT_ONCE_BYTES = 64 * 1024
 FIRST_S = 1.0
@@ -51,15 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal. Returns 0 after an orderly end, 1 when it cannot listen, 78 for a configuration
-    that cannot be used, 128 + N when a second signal N cut the end short."""
+    """Serve until a signal. Returns 0 after an orderly end, 1 when it cannot listen or read its keys, 78 for a
+    configuration that cannot be used, 128 + N when a second signal N cut the end short."""
     # Nothing that start-up makes is garbage worth looking for; `service` turns collection on again.
     gc.disable()
     try:
         early = spawn()
     except OSError as error:
-        return _say(f"no worker can be started: {error.strerror}", EX_CANNOT_LISTEN)
+        return _say(f"no worker can be started: {error.strerror}", EX_CANNOT_BEGIN)
     needed = False
+    opened: list[socket.socket | Predecessor] = []
     try:
         from dandolo.control import sockets, upgrade
         from dandolo.net import listen
@@ -72,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
                 # Such as systemd had passed to it.
                 passed = [one.sock for one in given if one.slot == sockets.SHARED]
         except OSError as error:
-            return _say(f"the sockets in LISTEN_FDS cannot be used: {error.strerror}", EX_CANNOT_LISTEN)
+            return _say(f"the sockets in LISTEN_FDS cannot be used: {error.strerror}", EX_CANNOT_BEGIN)
+        opened += [*passed, *(one.sock for one in given), *([] if control is None else [control])]
         addresses = tuple(map(configured.listen_of, passed))
         choice = configured.Choice(
             args.config, args.host, args.port, args.admin, addresses, args.workers, args.log_format
@@ -84,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         from dandolo.cli.descriptors import within_descriptors
         from dandolo.control.provisions import Provisions
         from dandolo.control.tenancy import Occupied, Tenancy
+        from dandolo.errors import GatewayError
         from dandolo.net import succession
 
         config, said = within_descriptors(config)
@@ -91,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
             _say(said)
         name = succession.identity(map(str, config.server.listen))
         if args.upgrade and not name:
-            return _say("--upgrade needs to know the ports: none of them may be 0", EX_CANNOT_LISTEN)
+            return _say("--upgrade needs to know the ports: none of them may be 0", EX_CANNOT_BEGIN)
         try:
             held, admin, before = sockets.take(
                 config.server.listen,
@@ -104,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
             )
         except OSError as error:
             in_use = "choose another with --port, or stop what uses it; --upgrade takes over from another Dandolo"
-            return _say(_cannot_listen(error, in_use), EX_CANNOT_LISTEN)
+            return _say(_cannot_listen(error, in_use), EX_CANNOT_BEGIN)
+        opened += [*(one.sock for one in held), *before]
         try:
             for sock in admin:
                 if listen.describe(sock) != str(config.server.admin):
@@ -113,21 +119,24 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             return _say(
                 "admin listener: " + _cannot_listen(error, "choose another with --admin, or stop what uses it"),
-                EX_CANNOT_LISTEN,
+                EX_CANNOT_BEGIN,
             )
+        opened += admin
         tenancy = Tenancy(config.server.state_dir)
         try:
             tenancy.take({one.pid for one in before})
         except Occupied as error:
-            sockets.close_all(held)
-            sockets.close_all(sockets.shared(admin))
-            for one in before:
-                one.close()
-            return _say(_occupied(error.pid, config), EX_CANNOT_LISTEN)
+            _close(opened)
+            return _say(_occupied(error.pid, config), EX_CANNOT_BEGIN)
         provisions = Provisions(document, document.workers, held, choice.form(config, 2), name)
         from dandolo.cli.limits import Limits
 
-        limits = Limits(config, provisions)
+        try:
+            limits = Limits(config, provisions)
+        except GatewayError as error:
+            # Not the configuration's fault, and it may be usable in a moment: whoever starts us may try again.
+            _close(opened)
+            return _say(error.message, EX_CANNOT_BEGIN)
         _begin(early, provisions)
 
         from dandolo.cli import service
@@ -136,6 +145,7 @@ def run(args: argparse.Namespace) -> int:
         needed = True
         return service.run(Start(config, choice, provisions, limits, admin, early, before, tenancy))
     except ConfigError as error:
+        _close(opened)
         print(error, file=sys.stderr)
         return error.exit_code
     finally:
@@ -161,6 +171,12 @@ def _provide(early: Spawned, frame: bytes, descriptors: list[int]) -> None:
         provide(early.channel, frame, descriptors)
     except OSError:
         pass  # it has ended: that is noticed, and told, soon enough
+
+
+def _close(opened: Iterable[socket.socket | Predecessor]) -> None:
+    """Let go of sockets, and leave predecessors alone: they go on."""
+    for one in opened:
+        one.close()
 
 
 def _workers(text: str) -> int | Literal["auto"]:

@@ -172,7 +172,7 @@ class Process:
                 *self._watching.routes(),
             ]
         )
-        self._afterwards = Afterwards(self.records, self._gauges, self._tasks)
+        self._afterwards = Afterwards(self.records, self.texts, self._gauges, self._tasks)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._notifier = Notifier()
         self._where = ""
@@ -399,7 +399,7 @@ class Process:
                 self._notifier.ready(status if self._reload.well else "the last reload was refused: see the log")
 
     def _changed(self, config: Config, changed: list[str]) -> None:
-        self._limits.file = config.keys
+        self._limits.adopt(config)
         self.administration.adopt(config)
         self._accounting.reload(config)
         self._texts.adopt(config.prompt_log)

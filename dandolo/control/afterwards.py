@@ -1,8 +1,8 @@
 """What workers of a control process that has gone still tell: to the one that came after it.
 
 With the word that it serves, a successor hands each of them one end of a new pipe. What they have kept since theirs
-broke comes through it, then the records of what they finish, and at the end their gauges. Bounded: one pipe for each
-predecessor, and each keeps no more than `cli.reporting` says.
+broke comes through it, then the records and texts of what they finish, and at the end their gauges. Bounded: one pipe
+for each predecessor, and each keeps no more than `cli.reporting` says.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dandolo.net.pipe import Pipe
 from dandolo.net.succession import Predecessor
 from dandolo.net.tasks import Tasks
 from dandolo.record import Record
+from dandolo.text import Text, unpack
 
 _records = msgspec.msgpack.Decoder(list[Record])
 _any = msgspec.msgpack.Decoder()
@@ -27,10 +28,17 @@ _log = logging.getLogger("dandolo")
 
 
 class Afterwards:
-    """Hears predecessors out. `take` is given their records, `gauges` what they counted."""
+    """Hears predecessors out. `take` is given their records, `take_texts` what was asked and answered, `gauges` what
+    they counted."""
 
-    def __init__(self, take: Callable[[list[Record]], None], gauges: Gauges, tasks: Tasks) -> None:
-        self._take, self._gauges, self._tasks = take, gauges, tasks
+    def __init__(
+        self,
+        take: Callable[[list[Record]], None],
+        take_texts: Callable[[list[Text]], None],
+        gauges: Gauges,
+        tasks: Tasks,
+    ) -> None:
+        self._take, self._take_texts, self._gauges, self._tasks = take, take_texts, gauges, tasks
         self._pipes: set[Pipe] = set()
 
     def hear(self, one: Predecessor) -> None:
@@ -64,6 +72,8 @@ class Afterwards:
         try:
             if kind is Kind.RECORDS:
                 self._take(_records.decode(payload))
+            elif kind is Kind.TEXTS:
+                self._take_texts(unpack(payload))
             elif kind is Kind.LAST:
                 last: list[Sample] = samples(_any.decode(payload))
                 self._gauges.report(pid, last)

@@ -59,7 +59,8 @@ class Keyring:
         self._board = board
         self._file = file
         self._adopt = adopt
-        self._spent = spent
+        self.spent = spent
+        """Changes with the configuration, which may want a ledger or none."""
         self._keys: Keys | None = None
         self._thread = ThreadPoolExecutor(1, "keys")
         self._waiting = 0
@@ -75,12 +76,14 @@ class Keyring:
         """What keys that have come, and are not on the board yet, have spent today and this month."""
         self._well = True
         self.policy = NO_POLICY
+        self._newest = self._taken = NO_POLICY
+        """As the database has them, keys without a place among them: read last (in the thread), and handed on last."""
 
     # -- at the start ------------------------------------------------------------------------------------
 
     def load(self) -> Policy:
         """The keys of the database, if there is one. Raises InternalError for one that cannot be used."""
-        if (self._folder / FILE).exists():
+        if self._there():
             self.policy = self._read(time.time())
         return self.policy
 
@@ -100,12 +103,10 @@ class Keyring:
         if not names:
             return
         day, month = self._calendar.at(time.time()).names
-        saved = self._open().spent((day, month)) if (self._folder / FILE).exists() else {}
+        saved = self._open().spent((day, month)) if self._there() else {}
         self._saved = dict(saved)
         # Neither knows all: what was saved is seconds old, and the ledger may have journals to read yet.
-        told: list[Mapping[str, int]] = (
-            [{}, {}] if self._spent is None else list(map(self._spent, self._calendar.began))
-        )
+        told: list[Mapping[str, int]] = [{}, {}] if self.spent is None else list(map(self.spent, self._calendar.began))
         for one in names:
             name = one.name.casefold()
             in_day = max(saved.get((name, day), 0), told[0].get(one.name, 0))
@@ -130,9 +131,9 @@ class Keyring:
                 self._well = False
 
     async def _look(self, now: float) -> None:
-        if self._keys is not None or (self._folder / FILE).exists():
-            policy = await self._in_thread(lambda: self._read(now))
-            self._take(policy)
+        if self._keys is not None or self._there():
+            await self._in_thread(lambda: self._read(now))
+            self._take()
         if now >= self._save_at:
             self._save_at = now + SAVE_S
             await self._catch_up(now)
@@ -145,7 +146,7 @@ class Keyring:
         """Charge keys with what the ledger has and the board has not: what workers without a control process spent
         while this one came up and until they ended, what was set aside for calls of a worker that died, fractions of a
         micro-dollar. A call is written down before it is charged, so the ledger is asked first."""
-        spent, keys, calendar = self._spent, self._budgeted(), self._calendar.at(now)
+        spent, keys, calendar = self.spent, self._budgeted(), self._calendar.at(now)
         if spent is None or not keys:
             return
         periods = tuple(
@@ -162,9 +163,12 @@ class Keyring:
                 if missing > 0:
                     self._board.charge(place, cell, stamp, missing)
 
-    def _take(self, policy: Policy) -> None:
-        if policy is self.policy:
+    def _take(self) -> None:
+        # The newest, whoever has read it: what somebody else began to read before a change must not come after it.
+        policy = self._newest
+        if policy is self._taken:
             return
+        self._taken = policy
         # Who is not known here yet goes on with what he spent under this name before.
         fresh = [one for one in policy.keys if one.name in self._came and self._board.find(one.name) is None]
         fitting = self._places.fit(policy)
@@ -181,7 +185,7 @@ class Keyring:
             return
         held = [one.name for one in effective(self._file(), self.policy.keys) if one.limited]
         if self._places.tend(held, time.monotonic()) and self._places.without:
-            self._generation = -1
+            self._generation, self._taken = -1, NO_POLICY
 
     async def _save(self, now: float) -> None:
         day, month = self._calendar.at(now).names
@@ -213,7 +217,7 @@ class Keyring:
     async def listed(self) -> list[dict[str, Any]]:
         """All keys, those that are revoked too: where each comes from, what it may, what it has used."""
         kept: list[Kept] = []
-        if self._keys is not None or (self._folder / FILE).exists():
+        if self._keys is not None or self._there():
             kept = await self._in_thread(lambda: self._open().listed())
         file, without = self._file(), self._places.without
         # Ten thousand keys take a second and a half, for which nobody else here should wait.
@@ -321,11 +325,12 @@ class Keyring:
     async def _change_and_tell(self, change: Callable[[], T]) -> T:
         result = await self._in_thread(change)
         self._generation = -1
-        self._take(await self._in_thread(lambda: self._read(time.time())))
+        await self._in_thread(lambda: self._read(time.time()))
+        self._take()
         return result
 
     def _read(self, now: float) -> Policy:
-        """The policy that holds, the same object as long as it does (in the thread, once it runs)."""
+        """What the database says now, the same object as long as it does (in the thread, once it runs)."""
         keys = self._open()
         if keys.replaced():
             # Another file stands in its place (a backup that was put back).
@@ -335,7 +340,7 @@ class Keyring:
         generation = keys.generation()
         if generation != self._generation or now >= self._turns:
             policy = keys.policy(now)
-            if self.policy.closed and not policy.closed:
+            if self._newest.closed and not policy.closed:
                 # Nobody is let in without a key because the file with them is gone.
                 policy = msgspec.structs.replace(policy, closed=True)
             self._generation = generation
@@ -343,10 +348,10 @@ class Keyring:
                 (one.until for key in policy.keys for one in key.digests if one.until is not None),
                 default=float("inf"),
             )
-            if policy != self.policy:
-                self._came = self._spent_by(keys, policy, now)
-                return policy
-        return self.policy
+            self._came = self._spent_by(keys, policy, now)
+            if policy != self._newest:
+                self._newest = policy
+        return self._newest
 
     def _spent_by(self, keys: Keys, policy: Policy, now: float) -> dict[str, tuple[int, int]]:
         """What those with a budget have spent who are not on the board: under their names before, if at all."""
@@ -366,6 +371,13 @@ class Keyring:
     def lasting(self, seconds: float) -> None:
         """A request of a configuration that is to hold may take so long: as long may one of a key that is no more."""
         self._places.lasts_s = max(self._places.lasts_s, seconds)
+
+    def _there(self) -> bool:
+        """Whether there is a database. One that found no room on the disk when it was made is an empty file."""
+        try:
+            return (self._folder / FILE).stat().st_size > 0
+        except OSError:
+            return False
 
     def _open(self) -> Keys:
         if self._keys is None:

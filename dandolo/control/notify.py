@@ -48,8 +48,9 @@ class Notifier:
         return self._send("WATCHDOG=1\n", 0.0)
 
     def main_pid(self, pid: int) -> bool:
-        """Another process is the main one from now on."""
-        return self._send(f"MAINPID={pid}\n", WAIT_S)
+        """Another process is the main one from now on, and ready. Should a reload be under way here, nobody else could
+        say that it is over: we are not listened to any more, and the other one knows of none."""
+        return self._send(f"MAINPID={pid}\nREADY=1\n", WAIT_S)
 
     def status(self, text: str) -> bool:
         """One line for `systemctl status`."""

@@ -7,6 +7,7 @@ for it in a thread. Where the folder cannot be written to there is nothing that 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -63,7 +64,8 @@ class Tenancy:
                 self._have()
                 return
             holder = self._holder()
-            if holder in predecessors:
+            # On a full disk a holder cannot say who it is: then it is taken for the one that we follow.
+            if holder in predecessors or (predecessors and not holder):
                 threading.Thread(target=self._wait, name="state folder", daemon=True).start()
                 return
             if time.monotonic() > until:
@@ -95,9 +97,11 @@ class Tenancy:
     def _have(self) -> None:
         with self._turn:
             if self._file >= 0:
-                os.ftruncate(self._file, 0)
-                os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
                 self.held = True
+                with contextlib.suppress(OSError):
+                    # For people, and for successors; the lock holds on a full disk, too.
+                    os.ftruncate(self._file, 0)
+                    os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
 
     def _holder(self) -> int:
         text = os.pread(self._file, 32, 0).strip()

@@ -14,6 +14,7 @@ import pytest
 
 from dandolo.board import DAY, MONTH, RESERVED, Board, Calendar, add_spent
 from dandolo.config import Config, parse
+from dandolo.control import keyring
 from dandolo.control.keyring import WAITING_MAX, Keyring
 from dandolo.control.keyring_routes import routes
 from dandolo.control.keys import FILE, Keys
@@ -371,6 +372,53 @@ def test_a_change_is_told_to_workers_though_whoever_asked_for_it_has_left(tmp_pa
         with pytest.raises(asyncio.CancelledError):
             await asking
         await until(lambda: not one.adopted[-1].keys)
+        await one.ring.close()
+
+    run(story)
+
+
+def test_a_database_that_found_no_room_when_it_was_made_is_none(tmp_path: Path) -> None:
+    async def story() -> None:
+        (tmp_path / FILE).touch(0o600)
+        one = Ring(tmp_path, in_file("web", "budget_usd_per_day = 1.0"))
+        one.ring.load()
+        one.ring.restore()
+        assert [row["name"] for row in await one.ring.listed()] == ["web"]
+        assert (tmp_path / FILE).stat().st_size == 0
+        # And it is made where there is room again.
+        status, _ = await one.ask("POST", "/admin/keys", {"name": "new"})
+        assert status == 201
+        assert (tmp_path / FILE).stat().st_size > 0
+        await one.ring.close()
+
+    run(story)
+
+
+def test_a_key_that_was_revoked_stays_so_while_the_database_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a look finds that began before a change must not come after what the change has told."""
+    monkeypatch.setattr(keyring, "WATCH_S", 0.0)
+
+    async def story() -> None:
+        one = Ring(tmp_path)
+        one.ring.load()
+        watching = [asyncio.ensure_future(one.ring.watch()) for _ in range(3)]
+        wrong = []
+        for number in range(40):
+            name = f"k{number}"
+            await one.ring.create(name, {})
+            await one.ring.revoke(name)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            await one.ring._in_thread(lambda: None)
+            await asyncio.sleep(0)
+            if any(key.name == name for key in one.ring.policy.keys):
+                wrong.append(name)
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
+        assert wrong == []
         await one.ring.close()
 
     run(story)

@@ -35,6 +35,9 @@ def test_each_state_is_one_datagram(manager: tuple[socket.socket, dict[str, str]
     assert sock.recv(4096) == b"STOPPING=1\n"
     assert notifier.reloading()
     assert re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=\d+\n", sock.recv(4096))
+    # Whoever is the main process from then on has no reload under way.
+    assert notifier.main_pid(77)
+    assert sock.recv(4096) == b"MAINPID=77\nREADY=1\n"
     assert notifier.status("a\nREADY=1")
     assert sock.recv(4096) == b"STATUS=a READY=1\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -118,3 +119,25 @@ def test_where_nothing_can_be_written_there_is_no_lock(tmp_path: Path) -> None:
     (tmp_path / "other" / FILE).symlink_to(tmp_path / "state")
     Tenancy(tmp_path / "other").take()
     assert (tmp_path / "state").read_text() == "a file where the folder should be"
+
+
+def test_on_a_full_disk_it_is_held_without_a_name_and_whoever_takes_over_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tenancy, "WAIT_S", 0.1)
+    with monkeypatch.context() as now:
+        now.setattr(os, "pwrite", full)
+        first = Tenancy(tmp_path)
+        first.take()
+        assert first.held
+    with pytest.raises(Occupied):
+        Tenancy(tmp_path).take()
+    second = Tenancy(tmp_path)
+    second.take({os.getpid()})
+    assert not second.held
+    first.close()
+    until_held(second)
+    second.close()

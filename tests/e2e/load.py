@@ -23,7 +23,14 @@ class Load:
     """
 
     def __init__(
-        self, port: int, *, connections: int = 8, fresh: bool = False, stream: bool = False, pause_s: float = 0.002
+        self,
+        port: int,
+        *,
+        connections: int = 8,
+        fresh: bool = False,
+        stream: bool = False,
+        pause_s: float = 0.002,
+        key: str | None = None,
     ) -> None:
         self.answers = 0
         self.failures: list[str] = []
@@ -34,6 +41,7 @@ class Load:
         self._fresh = fresh
         self._stream = stream
         self._pause_s = pause_s
+        self._key = key
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(connections)]
         self._lock = threading.Lock()
@@ -68,7 +76,7 @@ class Load:
                     sock.settimeout(PATIENCE_S)
                     with self._lock:
                         self.opened += 1
-                sock.sendall(request(body=chat(user=f"{number}-{serial}", stream=self._stream)))
+                sock.sendall(request(body=chat(user=f"{number}-{serial}", stream=self._stream), key=self._key))
                 head, body = self._answer(sock)
                 if not head.startswith(b"HTTP/1.1 200 "):
                     raise OSError(f"{head[:40]!r} {body[:200]!r}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from dandolo.sim import Fault, Script, SimProvider, SimThread
 from tests.e2e.harness import KEY, Answer, Client, Gateway, Provider, chat, get, request, until
+from tests.e2e.test_supervisor import free_port
 
 CLIENT = "sk-client-0123456789abcdef0123456789abcdef"
 SHY = "sk-shy-0123456789abcdef0123456789abcdef"
@@ -260,3 +261,55 @@ def test_it_is_off_unless_asked_for_and_needs_somebody_who_may_read(tmp_path: Pa
         gateway.signal(signal.SIGHUP)
         until(lambda: "needs a key with admin = true" in gateway.said())
         gateway.errors_expected = True
+
+
+def test_texts_of_workers_that_lost_their_control_process_come_to_its_successor(tmp_path: Path) -> None:
+    asked, answers = threading.Event(), threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            asked.set()
+            answers.wait(30)
+            body = b'{"id":"1","object":"chat.completion","model":"m","choices":[],"note":"%b"}' % ANSWERED.encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    upstream = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    upstream.daemon_threads = True
+    thread = threading.Thread(target=upstream.serve_forever)
+    thread.start()
+    provider = Provider(SimProvider("late"), options={"base_url": f"http://127.0.0.1:{upstream.server_port}/v1"})
+    server = {"listen": [f"127.0.0.1:{free_port()}"], "admin": f"127.0.0.1:{free_port()}", "drain_timeout": "20s"}
+    try:
+        with (
+            Gateway(tmp_path, [provider], keys=KEYS, toml=ON, server=server, errors_expected=True) as gateway,
+            gateway.client() as client,
+        ):
+            client.send(asking(temperature=0.5))
+            assert asked.wait(10)
+            (worker,) = gateway.workers()
+            gateway.signal(signal.SIGKILL)
+            gateway.wait()
+            gateway.start()
+            # The one before finishes what it has begun, and is heard out.
+            answers.set()
+            answer = client.answer()
+            assert answer.status == 200
+            assert worker not in gateway.workers()
+            told = kept(gateway, answer)
+            assert ASKED in told["asked"]
+            assert ANSWERED in told["answered"]
+    finally:
+        answers.set()
+        upstream.shutdown()
+        thread.join()
+        upstream.server_close()

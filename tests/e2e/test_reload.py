@@ -8,13 +8,15 @@ import os
 import re
 import signal
 import socket
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Gateway, chat, request, until
+from harness import KEY, Client, Gateway, chat, request, until
 from load import Load
 from test_supervisor import gone, of_group, running, words
 
@@ -357,3 +359,42 @@ def test_what_no_worker_can_begin_with_changes_nothing(tmp_path: Path) -> None:
         assert metrics["dandolo_worker_restarts_total"] == 0
         it.reload(workers=3)
         assert gateway.metrics()["dandolo_config_reload_successful"] == 1
+
+
+# -- what changes while new workers stand by -----------------------------------------------------------------------
+
+
+def test_keys_made_and_revoked_while_workers_stand_by_hold_when_these_begin(tmp_path: Path) -> None:
+    with changing(tmp_path, keys=[KEY]) as it:
+        gateway = it.gateway
+
+        def admin(method: str, path: str, body: object = None) -> Any:
+            with Client(gateway.admin_port) as client:
+                client.send(request(path, body, method=method, key=KEY, headers={"Connection": "close"}))
+                answer = client.answer()
+            assert answer.status in (200, 201), answer.body
+            return answer.json
+
+        def status(key: str) -> int:
+            return gateway.ask(request("/v1/models", None, method="GET", key=key)).status
+
+        old = admin("POST", "/admin/keys", {"name": "old"})["key"]
+        until(lambda: all(status(old) == 200 for _ in range(8)))
+        before = gateway.workers()
+        it.write(workers=4)
+        gateway.signal(signal.SIGHUP)
+        midway(gateway, before)
+        new = admin("POST", "/admin/keys", {"name": "new"})["key"]
+        admin("DELETE", "/admin/keys/old")
+        # Those that serve know at once.
+        until(lambda: all(status(new) == 200 and status(old) == 401 for _ in range(8)))
+        assert not it.taken()
+        wrong, end = Counter[str](), time.monotonic() + 20.0
+        began: float | None = None
+        while began is None or time.monotonic() < began + 1.2:
+            assert time.monotonic() < end, "no reload"
+            wrong["new is refused"] += status(new) != 200
+            wrong["old is let in"] += status(old) != 401
+            if began is None and it.taken():
+                began = time.monotonic()
+        assert not +wrong

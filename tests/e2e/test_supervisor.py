@@ -496,3 +496,13 @@ def test_who_takes_over_has_the_state_folder(tmp_path: Path) -> None:
             successor.start()
             assert lock.read_text() == f"{successor.pid}\n"
             assert successor.ask(request()).status == 200
+
+
+def test_keys_that_cannot_be_read_end_a_start_so_that_it_is_tried_again(tmp_path: Path) -> None:
+    """78 would have a service manager give up, and sockets that are not let go of are told of as warnings."""
+    with running(tmp_path, fixed=True, errors_expected=True) as gateway:
+        (tmp_path / "state" / "keys.sqlite").write_bytes(b"no database" * 100)
+        with pytest.raises(AssertionError, match=r"(?s)exit 1: .*keys\.sqlite cannot be used") as refused:
+            Gateway.beside(gateway, "--upgrade").start()
+        assert "Warning" not in str(refused.value)
+        assert gateway.ask(request()).status == 200
