@@ -247,7 +247,9 @@ def test_long_names_and_many_keys_leave_room_for_the_rest(begin, configure, sims
     expect(page.locator("#providers")).to_contain_text("70b-instruct", timeout=PATIENCE_MS)
     expect(page.locator("#keys tbody tr")).to_have_count(91)
     for table in ("providers", "workers"):
-        assert page.evaluate(f"(e => e.scrollWidth <= e.clientWidth)(document.getElementById('{table}').parentElement)")
+        widths = f"(e => [e.scrollWidth, e.clientWidth])(document.getElementById('{table}').parentElement)"
+        whole, seen = page.evaluate(widths)
+        assert whole <= seen, page.locator(f"#{table}").inner_text()
     assert page.locator("#keys").locator("..").bounding_box()["height"] < 500
     assert page.evaluate("document.documentElement.scrollHeight") < 3000
 
