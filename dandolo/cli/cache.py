@@ -24,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints what was purged. Returns 1 when not all of it could be, or nobody answers."""
+    """Prints what was purged. Returns 2 for a tag that is none, 1 when not all could be purged, or nobody answers."""
+    if args.tag is not None and not all(args.tag.partition("=")[:2]):
+        print("dandolo cache: --tag takes NAME=VALUE", file=sys.stderr)
+        return 2
     wish = {
         kind: value
         for kind in ("key", "tag", "model", "scope", "class", "all")

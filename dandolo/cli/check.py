@@ -101,7 +101,7 @@ def _provider(provider: Provider) -> str:
         *([provider.region] if provider.region else []),
         provider.role,
         f"{keyed} account{'s' * (keyed != 1)}" if keyed else "no key",
-        f"{len(provider.models)} models listed" if provider.models else "any model",
+        f"{count} model{'s' if count > 1 else ''} listed" if (count := len(provider.models)) else "any model",
         f"at most {provider.concurrency_max} at one time",
         *([f"headers {', '.join(provider.headers)}"] if provider.headers else []),
         *([f"defaults for {', '.join(provider.defaults)}"] if provider.defaults else []),

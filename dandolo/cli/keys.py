@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -58,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--rpm", type=int, metavar="N", help="requests per minute")
     create.add_argument("--tpm", type=int, metavar="N", help="tokens per minute")
     create.add_argument("--concurrent", type=int, metavar="N", help="requests at one time")
-    create.add_argument("--budget-day", type=float, metavar="USD", help="spending in a day (UTC)")
-    create.add_argument("--budget-month", type=float, metavar="USD", help="spending in a month (UTC)")
+    create.add_argument("--budget-day", type=_usd, metavar="USD", help="spending in a day (UTC)")
+    create.add_argument("--budget-month", type=_usd, metavar="USD", help="spending in a month (UTC)")
     create.add_argument("--model", action="append", metavar="PATTERN", help="a model it may use; several: repeat")
     create.add_argument("--cache-scope", choices=("key", "shared"), help="whose cached answers it sees")
     create.add_argument("--privacy", action="store_true", help="privacy mode for this key")
@@ -176,6 +177,17 @@ def _terms(args: argparse.Namespace) -> dict[str, Any]:
             raise ValueError("--tag takes NAME=VALUE")
         given["tags"] = {name: value for name, _, value in pairs}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _usd(text: str) -> float:
+    """A number for argparse, which JSON can hold: neither infinity nor none at all."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise argparse.ArgumentTypeError(f"observed {text!r}, expected a number of USD")
+    return found
 
 
 def _overlap(text: str) -> float:

@@ -111,7 +111,7 @@ def place_of(config: Config) -> Where:
 
 def connect(args: argparse.Namespace) -> tuple[http.client.HTTPConnection, str]:
     """A connection that is made when it is used, and where to. Raises ConfigError, NotAnswered for files that are no
-    certificates."""
+    certificates and for certificates that nobody would look at."""
     where: Where = args.admin or _configured(args.config)
     if where.listen.kind == "unix":
         return _Unix(where.listen.path), f"unix:{where.listen.path}"
@@ -119,6 +119,10 @@ def connect(args: argparse.Namespace) -> tuple[http.client.HTTPConnection, str]:
     port = where.listen.port
     named = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if not where.secure:
+        if args.ca is not None or args.cert is not None:
+            # Whoever names certificates takes it for granted that nobody else can listen to the key.
+            said = f"{named} is asked without TLS: --ca and --cert go with --admin https://{named}"
+            raise NotAnswered(said, TLS_FAILED)
         return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S), named
     try:
         if where.pinned is not None and args.ca is None:
@@ -133,7 +137,9 @@ def connect(args: argparse.Namespace) -> tuple[http.client.HTTPConnection, str]:
         if where.pinned is not None and args.ca is None:
             return _Pinned(host, port, where.pinned, context), f"https://{named}"
     except (OSError, ValueError) as error:
-        raise NotAnswered(f"certificates cannot be used ({_why(error)}): expected PEM files") from error
+        files = " and ".join(str(file) for file in (args.ca or where.pinned, args.cert) if file is not None)
+        said = f"certificates cannot be used ({_why(error)}): expected PEM in {files or 'the system’s list'}"
+        raise NotAnswered(said, TLS_FAILED) from error
     return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context), f"https://{named}"
 
 

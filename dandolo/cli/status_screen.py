@@ -27,7 +27,7 @@ def screen(snapshot: dict[str, Any], columns: int, coloured: bool) -> list[str]:
         *_table("LAST ERRORS", _ERRORS, _errors(snapshot), columns, paint),
     ]
     if kept := snapshot.get("prompt_log"):
-        text = f"PROMPTS ARE KEPT: {kept['texts']}, {kept['bytes']} bytes (prompt_log.enabled)"
+        text = f"PROMPTS ARE KEPT: {kept['texts']}, {kept['bytes'] / 1048576:.1f} MiB (prompt_log.enabled)"
         lines.insert(1, paint(_cut(text, columns), _YELLOW))
     for alert in snapshot.get("alerts") or ():
         lines.insert(

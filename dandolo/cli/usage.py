@@ -51,10 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", metavar="WHEN", help=PARAMETERS["since"])
     parser.add_argument("--until", metavar="WHEN", help=PARAMETERS["until"])
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table", help="left out: table")
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--slo", action="store_true", help="how objectives were kept, of the last 30 days or since WHEN"
     )
-    parser.add_argument(
+    instead.add_argument(
         "--unsettled", action="store_true", help="single calls whose cost is not known, since their worker died"
     )
 
@@ -63,6 +64,9 @@ def run(args: argparse.Namespace) -> int:
     """Prints the answer. Returns 1 when there is no ledger to be read, 2 for a question that cannot be read, 78 for a
     configuration that cannot be used."""
     now = time.time()
+    if args.by and (args.slo or args.unsettled):
+        print("dandolo usage: --by goes with neither --slo nor --unsettled", file=sys.stderr)
+        return EX_USAGE
     asked = {name: value for name in ("by", "since", "until") if (value := getattr(args, name))}
     try:
         question_of(asked, now)

@@ -235,7 +235,8 @@ def _finish_provider(values: dict[str, Any], at: At) -> None:
     profile = values.get("profile", "generic")
     if "base_url" not in values:
         if profile not in BASE_URLS and at.child("profile").is_sound():
-            at.child("base_url").report(f"is missing: profile {profile} has no address of its own")
+            hint = f'; profile = "{name}" has' if (name := values.get("name")) in BASE_URLS else ""
+            at.child("base_url").report(f"is missing: profile {profile} has no address of its own{hint}")
         values["base_url"] = BASE_URLS.get(profile, "")
 
 

@@ -1,1 +1,3 @@
-"""What an operator looks at: logs, metrics, keys."""
+"""The control process: its workers and what they share, the ledger, keys, logs, metrics, alerts, the admin listener.
+
+`cli.service` puts these together."""

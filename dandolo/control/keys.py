@@ -171,7 +171,8 @@ class Keys:
         """
         if not 0.0 <= overlap_s <= OVERLAP_S_MAX:
             raise RequestError(
-                f"observed an overlap of {overlap_s:g} s, expected 0 to {OVERLAP_S_MAX:g}", param="overlap_s"
+                f"observed an overlap of {overlap_s:.0f} s, expected 0 to {OVERLAP_S_MAX:.0f} (30 days)",
+                param="overlap_s",
             )
         key = new_key()
         with self._changing():

@@ -102,7 +102,10 @@ def question_of(given: Mapping[str, str], now: float) -> Question:
         raise RequestError(
             f"by names too much: expected at most {BY_MAX} different ones, one of them a tag", param="by"
         )
-    return Question(by, *(moment(given[one], now, one) if one in given else None for one in ("since", "until")))
+    since, until = (moment(given[one], now, one) if one in given else None for one in ("since", "until"))
+    if since is not None and since >= (now if until is None else until):
+        raise RequestError("since is not before until: nothing can be between them", param="since")
+    return Question(by, since, until)
 
 
 def moment(text: str, now: float, param: str) -> float:

@@ -225,7 +225,7 @@ class Following:
         if (
             exchange.first_token_at is not None
             and self._place == len(pieces)
-            and not (self._paused or flight.landed or client.lost)
+            and not (self._paused or flight.landed or client.lost or client.watched)
         ):
             row = self._row = row_of(flight, client, hides=hides)
             self._payload_bytes -= row.sent_bytes

@@ -19,6 +19,7 @@ from dandolo.config.schema import Config
 from dandolo.gateway.exchange import Exchange
 from dandolo.gateway.gateway import Admitted, Gateway
 from dandolo.net.downstream import Downstream
+from dandolo.net.outbox import Outbox
 from dandolo.record import Record
 from dandolo.text import Text
 from dandolo.values import cut
@@ -70,6 +71,7 @@ class Witness:
 
     __slots__ = ("_client", "_gateway", "_kept", "_most", "_pieces", "_whole", "answered_bytes", "kind")
 
+    watched = True
     chunked = False
     """So that the relay sends nothing past it."""
 
@@ -99,6 +101,11 @@ class Witness:
     def stalled(self) -> bool:
         """The connection's own."""
         return self._client.stalled
+
+    @property
+    def outbox(self) -> Outbox:
+        """The connection's own."""
+        return self._client.outbox
 
     @property
     def held_bytes(self) -> int:

@@ -36,6 +36,8 @@ class Answering(asyncio.Protocol):
     _requests_max: int
     _service: Service
     _stalled: bool
+    watched = False
+    """Whether all that it sends must pass through its own methods: nothing is written to its transport beside them."""
     chunked: bool
     """Whether the stream now being sent is in the chunked coding."""
     lost: bool

@@ -313,10 +313,14 @@ class Downstream(Answering):
             self.transport.resume_reading()
         if self.transport.is_closing():
             return
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
+        if not self.transport.can_write_eof():
             self.transport.close()
+            return
+        try:
+            self.transport.write_eof()
+        except OSError:
+            # The client is gone already, which asyncio's own loop says here and uvloop as the loss of the connection.
+            self.transport.abort()
 
     @property
     def stalled(self) -> bool:

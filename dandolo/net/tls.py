@@ -386,8 +386,12 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
             raw.write(self._session.end())
         if self._closing:
             raw.close()
-        else:
+            return
+        try:
             raw.write_eof()
+        except OSError:
+            # The peer is gone already, which asyncio's own loop says here and uvloop as the loss of the connection.
+            raw.abort()
 
 
 class _Sips(asyncio.BufferedProtocol):

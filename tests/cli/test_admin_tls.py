@@ -101,6 +101,13 @@ def test_commands_ask_by_https_and_trust_whom_they_are_told_to(begin, configure,
         assert done.returncode == 1, name
         assert "https://" in done.stderr
         assert "internal error" not in done.stderr
+        # Whoever names an authority is not content with no TLS at all, and a file that is none is named.
+        done = command(tmp_path, *words, "--admin", f"127.0.0.1:{served.admin}", "--ca", papers.ca)
+        assert done.returncode == 1, name
+        assert f"--admin https://127.0.0.1:{served.admin}" in done.stderr
+        done = command(tmp_path, *words, "--admin", where, "--ca", tmp_path / "nowhere.pem")
+        assert done.returncode == 1, name
+        assert "nowhere.pem" in done.stderr
     wrong = command(tmp_path, "status", "--once", "--admin", f"https://127.0.0.1:{served.port}")
     assert wrong.returncode == 1
     assert "does not speak TLS" in wrong.stderr
@@ -118,6 +125,9 @@ def test_the_configurations_own_certificate_is_known_and_no_other(begin, configu
     for words in (("status", "--once"), ("keys", "list")):
         done = command(tmp_path, *words, "--config", path)
         assert (done.returncode, done.stderr) == (0, "")
+    # A key is not made in the database instead where papers do not fit.
+    done = command(tmp_path, "keys", "create", "web", "--config", path, "--ca", tmp_path / "nowhere.pem")
+    assert (done.returncode, done.stdout) == (1, "")
     # Of the same authority, but another: nobody is told the key.
     papers.renew()
     done = command(tmp_path, "status", "--once", "--config", path)

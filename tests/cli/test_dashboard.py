@@ -233,6 +233,27 @@ def test_with_keys_it_asks_for_one_and_forgets_it_with_the_tab(begin, configure,
     assert page.evaluate("sessionStorage.length") == 0
 
 
+def test_long_names_and_many_keys_leave_room_for_the_rest(begin, configure, sims, watch):
+    many = "".join(
+        f'[[keys]]\nname = "tenant-{n}"\nrpm = 60\nsha256 = "{hashlib.sha256(b"%d" % n).hexdigest()}"\n'
+        for n in range(90)
+    )
+    served = begin("serve", "--config", configure(sims["first"], more=ADMIN + many)).ready()
+    watched = watch(served, viewport={"width": 1280, "height": 900})
+    watched.page.locator("#key").fill(KEY)
+    watched.page.keyboard.press("Enter")
+    page = watched.live()
+    served.chat("meta-llama/llama-3.3-70b-instruct", [("Authorization", f"Bearer {KEY}")])
+    expect(page.locator("#providers")).to_contain_text("70b-instruct", timeout=PATIENCE_MS)
+    expect(page.locator("#keys tbody tr")).to_have_count(91)
+    for table in ("providers", "workers"):
+        widths = f"(e => [e.scrollWidth, e.clientWidth])(document.getElementById('{table}').parentElement)"
+        whole, seen = page.evaluate(widths)
+        assert whole <= seen, page.locator(f"#{table}").inner_text()
+    assert page.locator("#keys").locator("..").bounding_box()["height"] < 500
+    assert page.evaluate("document.documentElement.scrollHeight") < 3000
+
+
 def test_names_are_shown_and_never_run(begin, configure, sims, watch):
     name = "<img src=x onerror=alert(1)><script>alert(2)</script>"
     served = begin("serve", "--config", configure(sims["first"])).ready()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dandolo.config import parse
 from dandolo.sim import SimProvider, SimThread
 
 UNITS = Path(__file__).parents[2] / "systemd"
@@ -56,6 +57,13 @@ def test_five_commands_install_it(installed):
     # systemd.exec(5): of a folder, each file is a credential named by the id, an underscore and the file.
     identifier = re.search(r"^LoadCredential=(\w+):/etc/dandolo/credentials$", SERVICE, re.MULTILINE)[1]
     assert set(re.findall(r'credential = "(\w+)"', config)) == {f"{identifier}_{name}" for name in keys}
+
+
+def test_the_configuration_of_the_service_is_whole_as_it_is(tmp_path):
+    for name in ("venice", "client"):
+        (tmp_path / f"key_{name}").write_text(f"dnd_{name}-0123456789abcdef")
+    config = parse((UNITS / "dandolo.toml").read_text(), "d", {"CREDENTIALS_DIRECTORY": str(tmp_path), "HOME": "/h"})
+    assert config.providers[0].base_url.startswith("https://api.venice.ai")
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not here")

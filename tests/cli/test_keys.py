@@ -77,6 +77,19 @@ def test_an_overlap_that_is_none_names_its_flag(run: Run, capsys: Any) -> None:
     assert '--overlap: observed "soon", expected' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("amount", ["nan", "inf", "much"])
+def test_a_budget_that_is_no_number_names_its_flag(run: Run, amount: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as left:
+        run("create", "web", "--budget-day", amount)
+    assert left.value.code == 2
+    assert f"--budget-day: observed '{amount}', expected" in capsys.readouterr().err
+
+
+def test_an_overlap_that_is_too_long_is_told_what_is_not(run: Run, capsys: Any) -> None:
+    assert run("rotate", "web", "--offline", "--overlap", "31d") == 1
+    assert "observed an overlap of 2678400 s, expected 0 to 2592000 (30 days)" in capsys.readouterr().err
+
+
 def test_a_key_is_kept_in_the_database_and_shown_once(run: Run, tmp_path: Path, capsys: Any) -> None:
     assert (
         run("create", "web", "--rpm", "60", "--budget-day", "1.5", "--model", "a", "--model", "b/*", "--tag", "t=v")

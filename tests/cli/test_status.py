@@ -148,6 +148,24 @@ def test_no_line_is_wider_than_the_screen_and_no_name_is_obeyed():
         assert any("\x1b" in line for line in lines) is coloured
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("usage", "--by", "key", "--slo"), "--by goes with neither"),
+        (("usage", "--by", "key", "--unsettled"), "--by goes with neither"),
+        (("usage", "--slo", "--unsettled"), "not allowed with"),
+        (("usage", "--since", "2026-02-01", "--until", "2026-01-01"), "since is not before until"),
+        (("usage", "--since", "24h", "--until", "30d", "--slo"), "since is not before until"),
+        (("usage", "--since", "2999-01-01"), "since is not before until"),
+        (("cache", "purge", "--tag", "web"), "--tag takes NAME=VALUE"),
+    ],
+)
+def test_words_that_do_not_go_together_are_refused_before_anybody_is_asked(words, said, dandolo):
+    code, out, err = dandolo(*words)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
 def test_sparklines():
     assert sparkline([0, 1, 8]) == " ▁█"
     assert sparkline([0, 0]) == "  "

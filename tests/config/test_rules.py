@@ -144,6 +144,12 @@ def test_header_values_that_cannot_be_configured(value):
     assert problems(LOCAL + f'headers = {{ X = "{value}" }}\n')
 
 
+def test_a_name_that_is_a_profile_is_no_profile_yet():
+    with pytest.raises(ConfigError) as refused:
+        parse('[[providers]]\nname = "venice"\n', "d", {"HOME": "/h"})
+    assert 'profile generic has no address of its own; profile = "venice" has' in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dandolo.sim import Fault, Script, SimProvider, SimThread
 from tests.e2e.harness import KEY, Answer, Client, Gateway, Provider, chat, get, request, until
 from tests.e2e.test_supervisor import free_port
@@ -95,6 +97,24 @@ def test_a_stream_that_breaks_off_is_kept_as_far_as_it_went(tmp_path: Path) -> N
         told = kept(gateway, answer)
         assert not told["complete"]
         assert told["answered"] == answer.body.decode()
+
+
+@pytest.mark.parametrize("usage", [False, True])
+def test_streams_that_are_shared_reach_all_and_are_kept_for_each(tmp_path: Path, usage: bool) -> None:
+    """A follower's pieces are written to its transport together with those of others, which nobody could watch."""
+    script = Script(words=SCRIPT.words, tokens=30, tokens_per_s=60)
+    options = {"stream_options": {"include_usage": True}} if usage else {}
+    with running(tmp_path, script) as gateway, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(gateway.client()) for _ in range(3)]
+        for client in clients:
+            client.send(asking(stream=True, temperature=0, **options))
+        answers = [client.answer() for client in clients]
+        assert sorted(answer.header("x-cache") or "" for answer in answers) == ["COLLAPSED", "COLLAPSED", "MISS"]
+        for answer in answers:
+            assert answer.events[-1] == b"[DONE]"
+            assert (b'"usage":{' in answer.body) is usage
+            told = kept(gateway, answer)
+            assert (told["answered"], told["complete"]) == (answer.body.decode(), True)
 
 
 def test_only_admin_keys_read_and_each_reading_is_written_down(tmp_path: Path) -> None:

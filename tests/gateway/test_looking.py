@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -20,6 +19,7 @@ from dandolo.net.downstream import Downstream
 from dandolo.net.outbox import running_outbox
 from dandolo.net.upstream import Upstream
 from dandolo.record import Record
+from tests.gateway.transport import Transport
 
 CONFIG = """
 [[keys]]
@@ -32,43 +32,6 @@ key = { env = "PROVIDER_KEY" }
 [[providers.models]]
 id = "m"
 """
-
-
-class Transport:
-    """Keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.sent = b""
-        self.closing = False
-
-    def write(self, data: bytes) -> None:
-        self.sent += data
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def get_extra_info(self, name: str) -> None: ...
-
-    def set_write_buffer_limits(self, high: int = 0, low: int = 0) -> None: ...
-
-    def set_read_buffer_limits(self, high: int = 0) -> None: ...
-
-    def set_protocol(self, protocol: Any) -> None: ...
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        self.closing = True
-
-    abort = close
 
 
 class Tiers:

@@ -16,6 +16,7 @@ from dandolo.net.downstream import Downstream
 from dandolo.net.outbox import running_outbox
 from dandolo.net.upstream import Upstream
 from dandolo.record import Record
+from tests.gateway.transport import Transport
 
 CONFIG = """
 [[keys]]
@@ -32,14 +33,13 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding
 USAGE = b'data: {"id":"x","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}\n\n'
 
 
-class Transport:
+class Paced(Transport):
     """Keeps what it is given; beyond `room` bytes its client is slow."""
 
     def __init__(self) -> None:
-        self.sent = b""
+        super().__init__()
         self.writes = 0
         self.room: int | None = None
-        self.closing = False
         self.reading = True
         self.client: Downstream | None = None
         self.paused = False
@@ -57,34 +57,11 @@ class Transport:
         assert self.client is not None
         self.client.resume_writing()
 
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def get_extra_info(self, name: str) -> None: ...
-
-    def set_write_buffer_limits(self, high: int = 0, low: int = 0) -> None: ...
-
-    def set_read_buffer_limits(self, high: int = 0) -> None: ...
-
-    def set_protocol(self, protocol: Any) -> None: ...
-
     def pause_reading(self) -> None:
         self.reading = False
 
     def resume_reading(self) -> None:
         self.reading = True
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        self.closing = True
-
-    def abort(self) -> None:
-        self.closing = True
 
 
 class Stage:
@@ -95,21 +72,21 @@ class Stage:
         environ = {"KEY": "k-one", "PROVIDER_KEY": "p"}
         self.gateway = Gateway(parse(CONFIG, "test", environ), self.records.append)
         self.provider = Upstream(self.gateway.now(), secure=True)
-        self.wire = Transport()
+        self.wire = Paced()
         self.provider.connection_made(self.wire)  # type: ignore[arg-type]
         self.provider.reader.begin()
         self.provider.reader._state = 5
         next(iter(self.gateway.plane.fleet)).pool._idle.append(self.provider)
         self.begun = False
 
-    def join(self, *, minor: int = 1, usage: bool = False, stream: bool = True) -> Transport:
+    def join(self, *, minor: int = 1, usage: bool = False, stream: bool = True) -> Paced:
         """Another client asks."""
         asked: dict[str, Any] = {"model": "m", "temperature": 0, "stream": stream}
         asked["messages"] = [{"role": "user", "content": "hi"}]
         if usage:
             asked["stream_options"] = {"include_usage": True}
         body = json.dumps(asked).encode()
-        transport = Transport()
+        transport = Paced()
         client = transport.client = Downstream(self.gateway, "127.0.0.1")
         client.connection_made(transport)  # type: ignore[arg-type]
         client.data_received(
@@ -140,7 +117,7 @@ def event(text: str, finish: str | None = None) -> bytes:
     return b"data: %b\n\n" % json.dumps({"id": "x", "object": "chat.completion.chunk", "choices": [choice]}).encode()
 
 
-def payload(transport: Transport) -> bytes:
+def payload(transport: Paced) -> bytes:
     """The body that a client was sent, out of its framing."""
     head, _, body = transport.sent.partition(b"\r\n\r\n")
     if b"transfer-encoding: chunked" not in head.lower():
