@@ -83,6 +83,34 @@ class Allowance:
                 return False
         return True
 
+    def pass_through(self, now: float) -> bool:
+        """`enter` and `leave` at once, for a request that is answered before anything else can begin."""
+        cells, tally = self._cells, self._tally
+        if tally.several and cells[OPENED] != tally.opened:
+            tally.see_rows()
+        most = self._concurrent
+        if most is not None:
+            count = tally.in_flight
+            for row in tally.others:
+                count += cells[row + IN_FLIGHT]
+            if count >= most:
+                return False
+        if self._rpm is not None:
+            if now >= tally.until:
+                tally.turn(now)
+            count = tally.requests + 1
+            used = count + tally.requests_before
+            # Counted before it is judged, as by all who count: two workers never both let in the last one.
+            tally.requests = count
+            cells[tally.requests_at] = tally.stamp + count
+            if tally.others:
+                used += tally.elsewhere(tally.low)
+            if used > self._rpm:
+                tally.requests = count - 1
+                cells[tally.requests_at] = tally.stamp + count - 1
+                return False
+        return True
+
     def leave(self) -> None:
         """Count a request out."""
         if self._concurrent is not None:

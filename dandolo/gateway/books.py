@@ -32,7 +32,6 @@ from dandolo.journal import (
     ESTIMATED,
     NAMES_MAX,
     REPEATED_ENTRY,
-    REPEATED_MAX,
     REQUEST,
     STREAM,
     UNKNOWN,
@@ -46,7 +45,7 @@ from dandolo.values import cut
 if TYPE_CHECKING:
     from dandolo.gateway.admission import Tenant
     from dandolo.gateway.exchange import Exchange
-    from dandolo.gateway.repeats import Hit
+    from dandolo.gateway.repeats import Hit, Repeat
     from dandolo.gateway.ways import Lane
 
 FOLDER = "journal"
@@ -266,39 +265,21 @@ class Books:
             flags |= ESTIMATED
         self._call(exchange, usage or _NOTHING, flags)
 
-    def hits(self, hits: Sequence[Hit]) -> None:
-        """Requests that repeat one were answered as that was: what the answer cost once is saved again, by each.
-        In the order in which they came."""
-        alike: dict[int, list[Hit]] = {}
-        for hit in hits:
-            key = id(hit.repeat)
-            same = alike.get(key)
-            if same is None:
-                alike[key] = [hit]
-            else:
-                same.append(hit)
-        for same in alike.values():
-            for at in range(0, len(same), REPEATED_MAX):
-                self._hits(same[at : at + REPEATED_MAX])
-
-    def _hits(self, hits: Sequence[Hit]) -> None:
-        first = hits[0]
-        repeat = first.repeat
+    def hits(self, repeat: Repeat, hits: Sequence[Hit]) -> None:
+        """Requests that repeat one were answered as that was, at most REPEATED_MAX, in the order of their numbers: what
+        the answer cost once is saved again, by each."""
         tenant, usage, saved = repeat.admitted.tenant, repeat.usage, repeat.kept.entry.cost_usd
         known = self._names.get((id(None), tenant.name, repeat.endpoint, repeat.model))
         name = known[0] if known is not None else self._name(tenant, repeat.endpoint, repeat.model, None, None)
         if name < 0:
             self.journal.drop(len(hits))
             return
-        number, started, prefix = int(first.encoded_id[ID_PREFIX_BYTES:], 16), first.at, ID_PREFIX_BYTES
+        first, started, _ = hits[0]
         try:
             self.journal.repeated(
                 name, CACHE_CODES["hit"], usage.input_tokens, usage.output_tokens, usage.cached_tokens,
-                usage.reasoning_tokens, _nano(saved), number, started,
-                b"".join([
-                    _entry(int(one.encoded_id[prefix:], 16) - number, int((one.at - started) * 1e6), one.took_s)
-                    for one in hits
-                ]),
+                usage.reasoning_tokens, _nano(saved), first, started,
+                b"".join([_entry(number - first, int((at - started) * 1e6), took_s) for number, at, took_s in hits]),
             )  # fmt: skip
         except struct.error:
             # Of a kept answer, from a store that others may write to: no count can be so.

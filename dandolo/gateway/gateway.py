@@ -29,7 +29,7 @@ from dandolo.gateway.hedging import begin_hedge
 from dandolo.gateway.leading import Begun, landed
 from dandolo.gateway.pins import Pins
 from dandolo.gateway.plane import Plane, limits_of
-from dandolo.gateway.repeats import Hit, Repeats
+from dandolo.gateway.repeats import Repeats
 from dandolo.gateway.spending import settle
 from dandolo.gateway.steering import STEERING
 from dandolo.gateway.summary import record
@@ -111,7 +111,6 @@ class Gateway:
         self.batches = Batches()
         self.flights: Flights[Begun] = Flights()
         self.repeats = Repeats(self)
-        self._hits: list[Hit] = []
         self.sharing: Sharing | None = None
         """Other processes with the same cache, where there are any."""
         self.store = Store(self)
@@ -336,19 +335,8 @@ class Gateway:
         finished, self._finished = self._finished, []
         for exchange in finished:
             self._take(record(exchange))
-        if self._hits:
-            hits, self._hits = self._hits, []
-            for one in hits:
-                self._take(one.record(self._unix_offset))
-            if self.books is not None:
-                self.books.hits(hits)
-
-    def hit(self, hit: Hit) -> None:
-        """Record a repeated request at the next beat."""
-        hits = self._hits
-        hits.append(hit)
-        if len(hits) >= FINISHED_MAX:
-            self.settle()
+        if self.repeats.pending:
+            self.repeats.settle(self._take, self._unix_offset)
 
     def keep(self, runtime: Runtime, connection: Upstream, *, ended: bool) -> None:
         """Put a provider's connection back, or let it go.
@@ -429,7 +417,7 @@ class Gateway:
                     runtime.slots.dismiss()
         self._unix_offset = time.time() - now
         self.sweep.tick(now)
-        if self._finished or self._hits:
+        if self._finished or self.repeats.pending:
             self.settle()
 
     def tend(self) -> None:

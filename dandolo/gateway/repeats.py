@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import xxhash
@@ -28,6 +29,7 @@ from dandolo.clock import timestamp
 from dandolo.gateway import site
 from dandolo.gateway.answers import JSON
 from dandolo.gateway.keeping import STEADY_OFFSET_S
+from dandolo.journal import REPEATED_MAX
 from dandolo.record import Record
 
 if TYPE_CHECKING:
@@ -45,50 +47,19 @@ _now = time.monotonic
 _hash = xxhash.xxh3_64_intdigest
 
 
-class Hit:
-    """One answer that was given to a request which has come again since: who was told what, for its record."""
-
-    __slots__ = ("at", "encoded_id", "repeat", "took_s")
-
-    def __init__(self, repeat: Repeat, encoded_id: bytes, at: float, took_s: float) -> None:
-        self.repeat = repeat
-        self.encoded_id = encoded_id
-        self.at = at
-        self.took_s = took_s
-
-    def record(self, unix_offset: float) -> Record:
-        """As `summary.record` makes it of an exchange."""
-        repeat = self.repeat
-        usage = repeat.usage
-        took_ms = int(self.took_s * 1e6) / 1e3
-        return Record(
-            timestamp(self.at + unix_offset),
-            self.encoded_id.decode("ascii"),
-            200,
-            "POST",
-            repeat.endpoint,
-            repeat.tenant,
-            repeat.client,
-            repeat.model,
-            bytes_in=repeat.bytes_in,
-            bytes_out=repeat.bytes_out,
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cached_tokens=usage.cached_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            cost_usd=0.0 if repeat.counted else None,
-            duration_ms=took_ms,
-            overhead_ms=took_ms,
-            cache="hit",
-        )
+Hit = tuple[int, float, float]
+"""Somebody was given the answer to a request which has come again: that request's number, when it came (monotonic), how
+long it took in seconds."""
+PENDING_MAX = REPEATED_MAX
+"""Hits that wait for the next beat to be recorded; beyond, they do not wait."""
 
 
 class Repeat:
     """A request and its answer."""
 
     __slots__ = (
-        "admitted", "bytes_in", "bytes_out", "client", "counted", "data", "endpoint", "first", "kept", "last", "model",
-        "peer", "tenant", "until", "usage",
+        "_told", "admitted", "bytes_out", "data", "endpoint", "first", "hits", "kept", "last", "model", "peer", "until",
+        "usage",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange, call: Call, kept: Kept) -> None:
@@ -98,13 +69,17 @@ class Repeat:
         self.peer = exchange.client.peer
         self.kept = kept
         self.endpoint = admitted.endpoint.name
-        self.tenant = admitted.tenant.name
-        self.client = admitted.client
         self.model = call.model
-        self.bytes_in = len(call.raw)
         self.bytes_out = len(kept.entry.body)
-        self.counted = exchange.usage is not None
-        self.usage = exchange.usage or Usage()
+        usage = self.usage = exchange.usage or Usage()
+        self.hits: list[Hit] = []
+        """Those that are not recorded yet."""
+        # What all records of it have in common, in the order of their fields: nobody was asked.
+        self._told = (
+            200, "POST", self.endpoint, admitted.tenant.name, admitted.client, self.model, "", "", "", False, 0, "", "",
+            len(call.raw), self.bytes_out, usage.input_tokens, usage.output_tokens, usage.cached_tokens,
+            usage.reasoning_tokens, False, 0.0 if exchange.usage is not None else None,
+        )  # fmt: skip
         self.until = 0.0
         self.first = self.last = b""
 
@@ -112,6 +87,15 @@ class Repeat:
     def size(self) -> int:
         """Bytes that it holds, about: the request, the answer, and the answer as it is sent."""
         return len(self.data) + 2 * self.bytes_out + ENTRY_BYTES
+
+    def records(self, hits: Sequence[Hit], prefix: str, unix_offset: float) -> Iterator[Record]:
+        """As `summary.record` makes them of exchanges. `prefix` is what all request ids begin with."""
+        told = self._told
+        for number, at, took_s in hits:
+            took_ms = int(took_s * 1e6) / 1e3
+            yield Record(
+                timestamp(at + unix_offset), f"{prefix}{number:010x}", *told, took_ms, None, None, None, took_ms, "hit"
+            )
 
     def answer(self, gateway: Gateway, encoded_id: bytes, now: float) -> bytes:
         """The whole answer."""
@@ -137,13 +121,17 @@ class Repeat:
 class Repeats:
     """The requests of one worker that may repeat. Empty, it costs others nothing."""
 
-    __slots__ = ("_bytes", "_gateway", "_seed", "candidate", "slots")
+    __slots__ = ("_bytes", "_gateway", "_hit", "_seed", "candidate", "pending", "slots")
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._seed = secrets.randbits(64)
         self._bytes = 0
         self.slots: dict[int, Repeat] = {}
+        self._hit: list[Repeat] = []
+        """Those that have hits which are not recorded yet."""
+        self.pending = 0
+        """How many hits those are."""
         self.candidate: Any = None
         """What has been answered from memory just now: to whom, and the body that was asked. It counts only within the
         call that brought the request; whoever makes that call sets it to None before."""
@@ -171,17 +159,30 @@ class Repeats:
             self.forget(data)
             return None
         entry = tenant.entry
-        if entry is not None:
-            if not entry.enter(now):
-                # Not counted; the usual way words the refusal.
-                return None
-            if tenant.exit is not None:
-                # It is answered before anything else can begin.
-                tenant.exit.leave()
-        encoded_id = gateway.next_id()
-        answer = repeat.answer(gateway, encoded_id, now)
-        gateway.hit(Hit(repeat, encoded_id, now, _now() - now))
+        if entry is not None and not entry.pass_through(now):
+            # Not counted; the usual way words the refusal.
+            return None
+        number = gateway.requests = gateway.requests + 1
+        answer = repeat.answer(gateway, b"%b%010x" % (gateway.request_prefix, number), now)
+        hits = repeat.hits
+        if not hits:
+            self._hit.append(repeat)
+        hits.append((number, now, _now() - now))
+        pending = self.pending = self.pending + 1
+        if pending >= PENDING_MAX:
+            gateway.settle()
         return answer
+
+    def settle(self, take: Callable[[Record], None], unix_offset: float) -> None:
+        """Record the hits that are not, together: every beat, and before anybody looks at the records."""
+        gateway, (repeated, self._hit), self.pending = self._gateway, (self._hit, []), 0
+        books, prefix = gateway.books, gateway.request_prefix.decode("ascii")
+        for repeat in repeated:
+            hits, repeat.hits = repeat.hits, []
+            for one in repeat.records(hits, prefix, unix_offset):
+                take(one)
+            if books is not None:
+                books.hits(repeat, hits)
 
     def learn(self, connection: Downstream, data: bytes) -> None:
         """Remember a request whose answer came from memory, if that is what the last call has done for it."""

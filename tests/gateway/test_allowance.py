@@ -119,6 +119,21 @@ def test_requests_under_way_are_counted_over_all_workers() -> None:
     assert other.used(REQUESTS, 1.0) == 4
 
 
+def test_what_is_answered_at_once_counts_by_its_rate_and_waits_for_nobodys_end() -> None:
+    one, other = workers(2, concurrent=2, rpm=5)
+    assert [one.pass_through(1.0), other.pass_through(1.0), one.enter(1.0)] == [True] * 3
+    assert one.pass_through(1.0)
+    assert other.enter(1.0)
+    # Two are under way, of both workers, and that is as many as may be.
+    assert not one.pass_through(1.0)
+    assert not other.pass_through(1.0)
+    one.leave()
+    # The sixth within a minute.
+    assert not one.pass_through(1.0)
+    assert (one.used(REQUESTS, 1.0), other.used(REQUESTS, 1.0)) == (5, 5)
+    assert one.pass_through(61.5 + 1.0)
+
+
 def test_tokens_are_set_aside_and_corrected() -> None:
     one, other = workers(2, tpm=1000)
     first = Held(one, 1000.0, UNIX, 100, 600, 0)
