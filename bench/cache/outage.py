@@ -265,7 +265,7 @@ def main() -> int:
         missed |= not lines[-1].endswith("met |")
         print(lines[-1], flush=True)
     machine = (
-        f"{platform.system()} {platform.release()}, Python {platform.python_version()},"
+        f"{platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()},"
         f" {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     )
     if options.write:
