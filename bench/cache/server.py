@@ -365,7 +365,8 @@ def main() -> int:
             print(lines[-1], flush=True)
     if options.write:
         head = (
-            f"# What the cache costs and saves, through whole servers\n\n{platform.system()} {platform.release().partition('-')[0]},"
+            "# What the cache costs and saves, through whole servers\n\n"
+            f"{platform.system()} {platform.release().partition('-')[0]},"
             f" Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC;"
             f" {options.rounds} rounds of {options.duration:g} s. Made by `python -m bench.cache.server --write`.\n\n"
         )
