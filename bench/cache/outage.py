@@ -16,10 +16,7 @@ import asyncio
 import json
 import os
 import platform
-import signal
-import socket
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,9 +27,9 @@ from pathlib import Path
 
 import uvloop
 
+from bench.cache.redis_server import RedisServer
 from bench.cache.server import ROOT, dandolo
-from bench.load.processes import pinned
-from bench.load.targets import CLIENT_KEY, MODEL, Place, free_port, stub
+from bench.load.targets import CLIENT_KEY, MODEL, Place, stub
 
 CLIENTS = 50
 EVERY_S = 0.100
@@ -42,41 +39,6 @@ FIRST_S = 0.25
 MORE_MS = 20.0
 HEALED_S = 10.0
 RESULTS = Path(__file__).parent / "results" / "outage.md"
-
-
-class Redis:
-    """A redis-server on a port of its own, that keeps what it has nowhere."""
-
-    def __init__(self, folder: Path, core: int) -> None:
-        self.port = free_port()
-        self._core = core
-        self._argv = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-                      "--appendonly", "no", "--dir", str(folder), "--logfile", str(folder / "redis.log")]  # fmt: skip
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it and wait until it listens."""
-        self._process = subprocess.Popen(self._argv, preexec_fn=pinned(self._core))
-        end = time.monotonic() + 10.0
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1.0).close()
-                return
-            except OSError:
-                assert time.monotonic() < end, "redis-server does not listen"
-                time.sleep(0.01)
-
-    def kill(self) -> None:
-        """kill -9."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def signal(self, number: int) -> None:
-        """Send it a signal."""
-        assert self._process is not None
-        self._process.send_signal(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +126,7 @@ def share(waits: list[float], part: float) -> float:
 
 def outage(place: Place, how: str) -> Outage:
     """One loss of a server, from a fresh start of everything."""
-    redis = Redis(place.folder, place.load_core)
+    redis = RedisServer(place.folder, place.load_core)
     redis.start()
     more = f'\n[cache]\nlevels = ["redis"]\n[cache.redis]\nurl = "redis://127.0.0.1:{redis.port}/0"\n'
     asked: list[Asked] = []
@@ -175,7 +137,7 @@ def outage(place: Place, how: str) -> Outage:
             if how == "killed":
                 lose, mend = redis.kill, redis.start
             else:
-                lose, mend = (lambda: redis.signal(signal.SIGSTOP)), (lambda: redis.signal(signal.SIGCONT))
+                lose, mend = redis.stand_still, redis.go_on
             lost, back = uvloop.run(_load(running.port, asked, lose, mend))
     finally:
         redis.kill()

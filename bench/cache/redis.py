@@ -21,8 +21,6 @@ import asyncio
 import gc
 import os
 import platform
-import shutil
-import signal
 import statistics
 import tempfile
 import time
@@ -35,7 +33,7 @@ import redis
 import redis.asyncio
 import uvloop
 
-from bench.load.processes import Child
+from bench.cache.redis_server import RedisServer
 from dandolo.cache.redis import tier as tier_module
 from dandolo.cache.redis.tier import LOOK_UP_S, PREFIX, RedisTier
 from dandolo.config.redisurl import RedisUrl
@@ -259,67 +257,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write the tables to bench/cache/results/redis.md")
     write = parser.parse_args().write
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if program is None:
-        raise SystemExit("redis-server is not here: apt-get install redis-server")
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[-1]})
     with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/r.sock"
-        port = 20_000 + os.getpid() % 10_000
-        arguments = [program, "--port", str(port), "--bind", "127.0.0.1", "--unixsocket", path, "--save", ""]
-
-        def started() -> Child:
-            return Child([*arguments, "--dir", folder], cores[0], Path(folder) / "log")
-
-        server = started()
-
-        def kill() -> None:
-            server.process.kill()
-            server.process.wait()
-
-        def restart() -> None:
-            nonlocal server
-            server = started()
-
+        server = RedisServer(Path(folder), cores[0])
+        server.start()
         try:
-            until = time.monotonic() + 5
-            while not os.path.exists(path):
-                if not server.alive() or time.monotonic() > until:
-                    raise SystemExit(f"redis-server did not start:\n{server.log_tail()}")
-                time.sleep(0.01)
             lines = [machine(), ""]
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 lines += runner.run(
                     compare(
                         "Loopback",
-                        RedisUrl(host="127.0.0.1", port=port),
-                        lambda most: redis.asyncio.Redis(host="127.0.0.1", port=port, max_connections=most),
+                        RedisUrl(host="127.0.0.1", port=server.port),
+                        lambda most: redis.asyncio.Redis(host="127.0.0.1", port=server.port, max_connections=most),
                     )
                 )
                 lines += runner.run(
                     compare(
                         "Unix socket",
-                        RedisUrl(path=path),
-                        lambda most: redis.asyncio.Redis(unix_socket_path=path, max_connections=most),
+                        RedisUrl(path=server.path),
+                        lambda most: redis.asyncio.Redis(unix_socket_path=server.path, max_connections=most),
                     )
                 )
-                url = RedisUrl(host="127.0.0.1", port=port)
+                url = RedisUrl(host="127.0.0.1", port=server.port)
                 lines += [
                     *LOSS_HEAD,
-                    runner.run(lose("killed, started again", url, kill, restart)),
+                    runner.run(lose("killed, started again", url, server.kill, server.start)),
                     runner.run(
                         lose(
                             "stopped, continued",
                             url,
-                            lambda: server.process.send_signal(signal.SIGSTOP),
-                            lambda: server.process.send_signal(signal.SIGCONT),
+                            server.stand_still,
+                            server.go_on,
                         )
                     ),
                     "",
                 ]
         finally:
-            server.stop()
+            server.kill()
     text = "\n".join(lines)
     print(text)
     if write:
