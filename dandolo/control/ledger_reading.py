@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dandolo.clock import timestamp
-from dandolo.control.ledger_batch import CACHE, NUMBER_MAX, SOURCES, SUMS, Known, cost_of
+from dandolo.control.ledger_batch import CACHE, NUMBER_MAX, SOURCES, SUMS, TIME_MAX, Known, cost_of
 from dandolo.journal import (
     ANSWERED,
     CALL,
@@ -219,10 +219,15 @@ def _parts(connection: sqlite3.Connection, prefix: str | None = None, number: in
             fields = (0, *inner)
             name = known.get(fields[7]) or Known(0, None, None, None, None)
             paid, source = cost_of(fields, name) if fields[3] & CALL else (0, 0)
-            yield Part(of, fields[6], name.id, paid, source, fields, fields[17] + offset_s)
+            yield Part(of, fields[6], name.id, paid, source, fields, _time(fields[17] + offset_s))
         for fields in _repeated(repeated):
             name = known.get(fields[7]) or Known(0, None, None, None, None)
-            yield Part(of, fields[6], name.id, 0, 0, fields, fields[17] + offset_s)
+            yield Part(of, fields[6], name.id, 0, 0, fields, _time(fields[17] + offset_s))
+
+
+def _time(unix_s: float) -> float:
+    """A time that can be told: 1970 for one that no clock shows."""
+    return unix_s if 0.0 <= unix_s < TIME_MAX else 0.0
 
 
 def _repeated(slots: bytes) -> Iterator[tuple[Any, ...]]:

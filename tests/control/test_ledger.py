@@ -516,6 +516,10 @@ def test_slots_that_cannot_be_do_not_stop_the_ledger(tmp_path: Path) -> None:
                     intent, most, name, BOTH, 65535, 255, 255, tokens, tokens, most, most, cost, saved, at, nan, nan
                 )
                 journal.intent(most, name, -(2**63), at)
+            for number in (8, most):
+                intent = journal.intent(number, name, 0, at)
+                journal.settle(intent, number, name, BOTH, 200, 1, 1, 1, 1, 0, 0, 1, 1, at, nan, nan)
+                journal.repeated(2**31, 255, most, most, most, most, saved, number, at, REPEATED_ENTRY.pack(1, 2, nan))
         journal.intent(5, 2**31, 0, 1.0)
         call(journal, 7, cost=123)
         assert ledger.flush(10)
@@ -524,7 +528,9 @@ def test_slots_that_cannot_be_do_not_stop_the_ledger(tmp_path: Path) -> None:
         assert one is not None
         assert one["paid_usd"] == 1.23e-7
         assert json.dumps(reading.usage(ledger.path, Question(("model", "hour"))))
-        reading.request(ledger.path, "req_0123456789ab" + "f" * 10)
+        for number in ("f" * 10, f"{8:010x}", f"{9:010x}"):
+            assert json.dumps(reading.request(ledger.path, "req_0123456789ab" + number), allow_nan=False)
+        assert reading.settlements(ledger.path)
 
 
 @pytest.mark.parametrize("read_before", [False, True], ids=["unread", "read before"])
